@@ -1,0 +1,304 @@
+"""From a config file to a Runner: what the tools and the trials of a search have in common.
+
+Only mmengine and torch are needed here. A mistake of the user becomes a
+:class:`~mmfixnorm.errors.ConfigError`; everything else keeps its traceback.
+"""
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import tempfile
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
+from mmengine.device import get_device
+from mmengine.logging import print_log
+from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmfixnorm.errors import ConfigError
+
+__all__ = [
+    'CPUDistributedDataParallel',
+    'add_launch_arguments',
+    'build_runner',
+    'build_testing',
+    'build_training',
+    'load_config',
+    'set_work_dir',
+    'use_amp',
+]
+
+# Import name of a toolbox and of what it stands on: the packages, maintained fork first.
+PACKAGES = {
+    'mmcv': ('onedl-mmcv', 'mmcv'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+}
+AMP_WRAPPERS = {
+    'OptimWrapper': 'AmpOptimWrapper',
+    'AmpOptimWrapper': 'AmpOptimWrapper',
+    'FixNormOptimWrapper': 'FixNormAmpOptimWrapper',
+    'FixNormAmpOptimWrapper': 'FixNormAmpOptimWrapper',
+}
+# What mmengine, the toolboxes and our own classes raise when a config asks for what cannot be
+# built. mmengine guards its arguments by assertions as well.
+_BUILD_ERRORS = (
+    AssertionError,
+    ImportError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+)
+
+
+def load_config(
+    filename: str | os.PathLike[str], *, cfg_options: Mapping[str, Any] | None = None
+) -> Config:
+    """Read a config file, import its ``custom_imports`` and merge ``--cfg-options`` into it.
+
+    Args:
+        filename: A config of any toolbox.
+        cfg_options: Dotted keys and their values, e.g. ``{'optim_wrapper.optimizer.lr': 0.4}``.
+
+    Raises:
+        ConfigError: If the file is missing or no valid config, if an option does not fit, or if
+            the toolbox that the config needs is not installed.
+    """
+    filename = os.fspath(filename)
+    if not os.path.isfile(filename):
+        raise ConfigError(f'no such config file: {filename!r} (in {os.getcwd()})')
+    # Lets `_base_ = 'mmfixnorm::...'` find the configs of the installed package.
+    MODULE2PACKAGE.setdefault('mmfixnorm', 'mmfixnorm')
+    try:
+        cfg = Config.fromfile(filename)
+    except ImportError as err:
+        raise ConfigError(_explain_import(err)) from err
+    except (ConfigParsingError, SyntaxError, OSError, KeyError, TypeError) as err:
+        raise ConfigError(f'not a valid config: {_message(err)}') from err
+    if cfg_options:
+        try:
+            cfg.merge_from_dict(dict(cfg_options))
+        except (KeyError, TypeError, AssertionError) as err:
+            raise ConfigError(f'--cfg-options {dict(cfg_options)}: {_message(err)}') from err
+    scope = cfg.get('default_scope')
+    if scope in PACKAGES and importlib.util.find_spec(scope) is None:
+        raise ConfigError(f"default_scope = '{scope}': {_how_to_install(scope)}")
+    return cfg
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that every tool of an OpenMMLab project has."""
+    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change settings of the config, e.g. optim_wrapper.optimizer.lr=0.4; '
+        'a list is written key="[a,b]" or key=a,b, without white space',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='what started this process (default: %(default)s)',
+    )
+    # torch.distributed.launch passes it as an option, torchrun in the environment.
+    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
+
+
+def set_work_dir(cfg: Config, work_dir: str | None) -> None:
+    """Set ``cfg.work_dir``: the option first, then the config, then the config's file name."""
+    stem = os.path.splitext(os.path.basename(cfg.filename))[0]
+    cfg.work_dir = work_dir or cfg.get('work_dir') or os.path.join('work_dirs', stem)
+
+
+def use_amp(cfg: Config) -> None:
+    """Exchange the optim wrapper for its automatic-mixed-precision sibling, in place.
+
+    Raises:
+        ConfigError: If the wrapper of the config has no such sibling.
+    """
+    wrapper = cfg.get('optim_wrapper')
+    if not isinstance(wrapper, ConfigDict):
+        raise ConfigError(f'--amp: optim_wrapper must be a dict, got {wrapper!r}')
+    kind = wrapper.get('type', 'OptimWrapper')
+    kind = kind if isinstance(kind, str) else kind.__name__
+    if kind not in AMP_WRAPPERS:
+        raise ConfigError(
+            f'--amp: optim_wrapper.type must be one of {sorted(AMP_WRAPPERS)}, got {kind!r}; '
+            'name the mixed-precision wrapper in the config instead'
+        )
+    wrapper['type'] = AMP_WRAPPERS[kind]
+    wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner of a config, on any number of processes, with or without a GPU.
+
+    ``cfg.launcher`` and ``cfg.work_dir`` must be set. On a machine without an accelerator and
+    with launcher ``pytorch`` or ``slurm``, the processes talk by gloo and SyncBN layers become BN.
+
+    Raises:
+        ConfigError: If something in the config cannot be built, or the work dir not be written.
+    """
+    _check_work_dir(cfg.work_dir)
+    _fill_dataloader_defaults(cfg)
+    if cfg.get('launcher', 'none') in ('pytorch', 'slurm') and get_device() == 'cpu':
+        _join_gloo_group(cfg)
+        _wrap_for_cpu(cfg)
+    with _config_errors():
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return Runner.from_cfg(cfg)
+
+
+def build_training(runner: Runner) -> None:
+    """Build what ``runner.train()`` would build first: loops, data sets, optim wrapper.
+
+    Doing it ahead tells a mistake in the config (a missing data folder, an empty set of
+    weights to fix) from an error of the training itself. ``train`` keeps what is there already.
+
+    Raises:
+        ConfigError: If something in the config cannot be built.
+    """
+    with _config_errors():
+        if runner.train_loop is None:  # a property that builds; so is val_loop
+            raise ConfigError('train_cfg, train_dataloader and optim_wrapper must be set to train')
+        if isinstance(runner, Runner):  # the strategy of a FlexibleRunner builds its own
+            runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+        _ = runner.val_loop
+
+
+def build_testing(runner: Runner) -> None:
+    """Build what ``runner.test()`` needs, for the same reason as :func:`build_training`."""
+    with _config_errors():
+        if runner.test_loop is None:
+            raise ConfigError('test_cfg, test_dataloader and test_evaluator must be set to test')
+
+
+@MODEL_WRAPPERS.register_module()
+class CPUDistributedDataParallel(MMDistributedDataParallel):
+    """``MMDistributedDataParallel`` for a machine without a GPU.
+
+    Differs in two points only: no device ids, which torch refuses for a model on the CPU, and
+    BN instead of SyncBN, which needs a GPU.
+    """
+
+    def __init__(
+        self, module: nn.Module, device_ids: list[int] | None = None, **kwargs: Any
+    ) -> None:
+        del device_ids
+        if any(isinstance(m, nn.SyncBatchNorm) for m in module.modules()):
+            print_log('No GPU: every SyncBN layer becomes BN.', logger='current')
+            module = revert_sync_batchnorm(module)
+        super().__init__(module=module, device_ids=None, **kwargs)
+
+
+def _check_work_dir(work_dir: str) -> None:
+    try:
+        os.makedirs(work_dir, exist_ok=True)
+        with tempfile.TemporaryFile(dir=work_dir):
+            pass
+    except OSError as err:
+        raise ConfigError(f'work_dir: cannot write to {work_dir!r} ({err.strerror})') from err
+
+
+def _fill_dataloader_defaults(cfg: Config) -> None:
+    """Set what mmpretrain's own train.py sets: its configs rely on it, other toolboxes' do not."""
+    if cfg.get('default_scope') != 'mmpretrain':
+        return
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = cfg.get(key)
+        if isinstance(loader, ConfigDict):
+            loader.setdefault('pin_memory', torch.cuda.is_available())
+            loader.setdefault('persistent_workers', loader.get('num_workers', 0) > 0)
+            loader.setdefault('collate_fn', dict(type='default_collate'))
+
+
+def _join_gloo_group(cfg: Config) -> None:
+    """Start the process group ahead of ``Runner.setup_env``, which would ask for a GPU."""
+    if dist.is_initialized():
+        return
+    env = os.environ
+    if cfg.launcher == 'slurm':
+        env.setdefault('MASTER_PORT', '29500')
+        if 'MASTER_ADDR' not in env:
+            nodes = ['scontrol', 'show', 'hostnames', env['SLURM_NODELIST']]
+            env['MASTER_ADDR'] = subprocess.check_output(nodes, text=True).split()[0]
+        env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
+        env['LOCAL_RANK'] = env['SLURM_LOCALID']
+    missing = [
+        name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in env
+    ]
+    if missing:
+        raise ConfigError(
+            f'--launcher {cfg.launcher}: {", ".join(missing)} not set in the environment; '
+            'start it by tools/dist_train.sh, or leave the option away for one process'
+        )
+    dist.init_process_group(backend='gloo')
+
+
+def _wrap_for_cpu(cfg: Config) -> None:
+    wrapper = cfg.get('model_wrapper_cfg')
+    if wrapper is None:
+        wrapper = ConfigDict(
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        )
+    if wrapper.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+        wrapper['type'] = 'CPUDistributedDataParallel'
+    cfg.model_wrapper_cfg = wrapper
+
+
+@contextmanager
+def _config_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ImportError as err:
+        raise ConfigError(_explain_import(err)) from err
+    except _BUILD_ERRORS as err:
+        where = traceback.extract_tb(err.__traceback__)[-1]
+        raise ConfigError(
+            f'{type(err).__name__}: {_message(err)} (raised in {where.filename}:{where.lineno})'
+        ) from err
+
+
+def _message(err: BaseException) -> str:
+    """The text of an exception; ``str(KeyError)`` would put quotes around it."""
+    return str(err.args[0]) if isinstance(err, KeyError) and err.args else str(err)
+
+
+def _explain_import(err: BaseException) -> str:
+    """Name the module that is missing, at the bottom of a chain of import errors."""
+    while isinstance(cause := err.__cause__ or err.__context__, ImportError):
+        err = cause
+    name = getattr(err, 'name', None) or ''
+    if name == 'mmcv._ext':
+        return 'mmcv was built without its ops, which this config needs: see README, "Installation"'
+    name = name.split('.')[0]
+    if name in PACKAGES:
+        return _how_to_install(name)
+    return f'custom_imports: {err}'
+
+
+def _how_to_install(module: str) -> str:
+    fork, classic = PACKAGES[module]
+    return (
+        f"{module} is not installed: pip install 'mmfixnorm[onedl]' "
+        f'(or {fork}, or the classic {classic})'
+    )
