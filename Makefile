@@ -1,0 +1,64 @@
+# make demo   the main job on the default data set, from nothing, with a report
+# make test   the whole test suite, with the complete environment
+
+PYTHON ?= python3.11
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+
+VENV := .venv
+BIN := $(VENV)/bin
+# No isolation: whatever is built sees the pinned torch and setuptools. Bytecode is made on use.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q \
+       --no-build-isolation -c requirements/constraints.txt
+# mmcv and others ask for opencv-python, which needs libGL. The headless build is the same module
+# without it: put there last, it wins.
+HEADLESS := $(PIP) --no-deps --force-reinstall opencv-python-headless
+DEMO_CONFIG := configs/digits/resnet8_fixnorm_1xb64-20e_digits.py
+DEMO_REPORT := work_dirs/resnet8_fixnorm_1xb64-20e_digits_search/report.html
+
+.PHONY: demo test lint types dist clean
+
+demo: $(VENV)/cls data/digits
+	$(BIN)/python tools/fixnorm_search.py run $(DEMO_CONFIG) --workers 2
+	@echo "The report: $(abspath $(DEMO_REPORT))"
+
+test: $(VENV)/all
+	@$(BIN)/python -c 'import mmcv.ops' || \
+	  { echo "mmcv's ops are missing: rm $(VENV)/all, then make test again" >&2; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/dev
+	$(BIN)/mypy
+
+dist: $(VENV)/dev
+	$(BIN)/python -m build --no-isolation
+
+data/digits: tools/dataset_converters/digits.py | $(VENV)/cls
+	$(BIN)/python $< --out $@
+
+# The environment, in three steps; each leaves a stamp.
+$(VENV)/cls: $(filter-out %/test.txt %/onedl.txt,$(wildcard requirements/*.txt)) setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -r requirements/build.txt
+	$(PIP) -r requirements/torch.txt
+	MMCV_WITH_OPS=0 $(PIP) --no-cache-dir --no-deps onedl-mmcv
+	$(PIP) -r requirements/cls.txt -r requirements/data.txt -r requirements/runtime.txt
+	$(HEADLESS)
+	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/cls requirements/test.txt
+	$(PIP) -r requirements/test.txt
+	@touch $@
+
+$(VENV)/all: $(VENV)/dev requirements/onedl.txt requirements/install_mmcv_ops.sh
+	PYTHON=$(BIN)/python requirements/install_mmcv_ops.sh
+	$(PIP) -r requirements/onedl.txt
+	$(HEADLESS)
+	@touch $@
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
