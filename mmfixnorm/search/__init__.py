@@ -1,0 +1,16 @@
+"""Tuned FixNorm (Algorithm 4) and plain grids over any config with a ``search`` block.
+
+The parts, in the order in which a search uses them:
+
+- :mod:`.settings`: the ``search`` block as checked, frozen data;
+- :mod:`.problem`: settings, config, data and work dir of one search, checked before anything runs;
+- :mod:`.planner`: which trainings come next, a pure function of settings and history;
+- :mod:`.schedule`: a config whose whole schedule is shorter;
+- :mod:`.executor`: runs trials as processes, knows nothing of rounds or learning rates;
+- :mod:`.trial`: one training, the program inside such a process;
+- :mod:`.study`: the record, one Optuna study in sqlite with one writer;
+- :mod:`.driver`: the loop plan, submit, poll, record;
+- :mod:`.report`: tables and figures of a record.
+
+Nothing here imports model code: a search knows configs, processes and numbers.
+"""

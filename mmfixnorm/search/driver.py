@@ -1,0 +1,335 @@
+"""The loop of a search: plan, submit, poll, record, plan again.
+
+The driver keeps nothing that it could not find again: what has ended is in the record, what runs or
+has ended unseen is in the trials' folders, and the plan is a function of the record. So it may be
+killed anywhere; the same command goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.events import Event, Listener, ignore
+from mmfixnorm.search.executor import Executor, Exit, LocalExecutor, visible_gpus
+from mmfixnorm.search.files import make_folder, write_json, write_text
+from mmfixnorm.search.interrupt import StopFlag, stop_on_signals
+from mmfixnorm.search.lock import driver_lock
+from mmfixnorm.search.planner import Best, Done, Run, Spec, Stuck, plan, replay
+from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.result import CONFIG_FILE, LOG_FILE, SPEC_FILE, TrialResult, read_result
+from mmfixnorm.search.study import StudyRecord, fingerprint, open_record
+
+TRIAL_COMMAND = (sys.executable, '-m', 'mmfixnorm.search.trial')
+_LOG_LINES = 8
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run of the search command ended.
+
+    Attributes:
+        kind: ``done`` (there is a winner), ``stuck`` (there is none) or ``interrupted``.
+        best: The winner.
+        message: Why there is none.
+        seconds: Wall-clock time of this run.
+    """
+
+    kind: str
+    best: Best | None
+    message: str
+    seconds: float
+
+
+@dataclass
+class _Running:
+    spec: Spec
+    attempt: int
+    handle: str
+    since: float
+
+
+def run_search(
+    problem: SearchProblem,
+    *,
+    command: Sequence[str] = TRIAL_COMMAND,
+    executor: Executor | None = None,
+    listener: Listener = ignore,
+    poll_s: float = 0.2,
+) -> Outcome:
+    """Run a search to its end, or go on with one that was interrupted in any way.
+
+    Args:
+        problem (SearchProblem): What to search, from :func:`.problem.load_problem`.
+        command (Sequence[str]): The trial's command; it gets the trial's folder as last argument
+            and leaves a :class:`.result.TrialResult` there.
+        executor (Executor, optional): Runs the trials; by default on this machine.
+        listener (Listener): Is told each :class:`.events.Event`.
+        poll_s (float): Time between two looks at the running trials, in seconds.
+
+    Returns:
+        Outcome: ``done``, ``stuck`` or ``interrupted``.
+
+    Raises:
+        ConfigError: Something that the user has to put right; nothing is lost.
+    """
+    make_folder(problem.trials_dir, named_by='--work-dir')
+    with driver_lock(problem.work_dir), stop_on_signals() as stop:
+        record = open_record(problem.work_dir, problem.identity(), rule=problem.settings.rule)
+        make_folder(problem.trials_dir, named_by='--work-dir')  # it may have been moved aside
+        executor = executor or LocalExecutor(
+            problem.settings.workers, command, gpus=visible_gpus()
+        )
+        return _Driver(problem, record, executor, listener, stop, poll_s).run()
+
+
+class _Driver:
+    def __init__(
+        self,
+        problem: SearchProblem,
+        record: StudyRecord,
+        executor: Executor,
+        listener: Listener,
+        stop: StopFlag,
+        poll_s: float,
+    ) -> None:
+        self._problem = problem
+        self._record = record
+        self._executor = executor
+        self._tell = listener
+        self._stop = stop
+        self._poll_s = poll_s
+        self._running: dict[str, _Running] = {}
+        self._failures: dict[str, int] = {}
+        self._given_up: dict[str, str] = {}
+        self._stages_told = 0
+
+    def run(self) -> Outcome:
+        begin = time.monotonic()
+        self._emit('opened', f'search in {self._problem.work_dir}', recorded=self._recorded())
+        try:
+            kind, best, message = self._loop()
+        except ConfigError:
+            self._cancel_all()
+            raise
+        if kind == 'interrupted':
+            self._cancel_all()
+        outcome = Outcome(kind, best, message, time.monotonic() - begin)
+        winner = asdict(best) if best else None
+        text = f'winner {_values(best)}, {self._problem.settings.metric} {best.value:g}' if best else ''
+        self._emit('finished', f'{kind}: {text or message}', outcome=kind, best=winner)
+        return outcome
+
+    def _loop(self) -> tuple[str, Best | None, str]:
+        while not self._stop:
+            step = plan(self._problem.settings, self._record.closed(), self._running.keys())
+            self._tell_closed_stages()
+            if isinstance(step, Done):
+                return 'done', step.best, ''
+            if isinstance(step, Stuck):
+                return 'stuck', None, step.reason
+            if self._given_up and not self._running:
+                return 'stuck', None, '\n'.join(self._given_up.values())
+            started = isinstance(step, Run) and self._start(step.specs)
+            if not self._poll() and not started:
+                time.sleep(self._poll_s)
+        return 'interrupted', None, f'ended by {self._stop.signal_name}'
+
+    def _start(self, specs: Sequence[Spec]) -> bool:
+        """Adopt what runs already, then fill the free places; say whether there was anything."""
+        before = len(self._running)
+        for spec in specs:
+            attempt = self._record.next_attempt(spec.key)
+            handle = self._executor.adopt(self._problem.trial_dir(spec.key), attempt)
+            if handle:
+                self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
+                self._emit('adopted', f'{spec.key} found, attempt {attempt}', key=spec.key)
+        for spec in specs:
+            full = len(self._running) >= self._executor.workers
+            if full or self._given_up or self._stop:
+                break
+            if spec.key not in self._running:
+                self._submit(spec)
+        return len(self._running) > before
+
+    def _submit(self, spec: Spec) -> None:
+        attempt = self._record.next_attempt(spec.key)
+        trial_dir = self._problem.trial_dir(spec.key)
+        self._write_task(spec, attempt, trial_dir)
+        data = {**asdict(spec), 'attempt': attempt}
+        self._emit('submitting', f'{spec.key} {_values(spec)}, attempt {attempt}', **data)
+        handle = self._executor.submit(trial_dir, attempt)
+        self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
+        self._emit('submitted', f'{spec.key} started', **data)
+
+    def _write_task(self, spec: Spec, attempt: int, trial_dir: Path) -> None:
+        settings = self._problem.settings
+        trial_dir.mkdir(parents=True, exist_ok=True)
+        config = self._problem.trial_config(spec)
+        write_text(trial_dir / CONFIG_FILE, config.pretty_text)
+        task = {
+            **asdict(spec),
+            'attempt': attempt,
+            'fingerprint': self._record.fingerprint,
+            'metric': settings.metric,
+            'rule': settings.rule,
+            'select': settings.select,
+            'alpha_keys': list(settings.alpha_keys) if spec.alpha is not None else [],
+        }
+        write_json(trial_dir / SPEC_FILE, task)
+
+    def _poll(self) -> bool:
+        """Record the trials that have ended; say whether there was one."""
+        ended = False
+        for run in list(self._running.values()):
+            exit_ = self._executor.poll(run.handle)
+            if exit_ is None and self._is_late(run):
+                self._executor.cancel(run.handle)
+                self._finish(run, None)
+                ended = True
+            elif exit_ is not None:
+                self._finish(run, exit_)
+                ended = True
+        return ended
+
+    def _is_late(self, run: _Running) -> bool:
+        limit = self._problem.settings.timeout_s
+        return limit is not None and time.monotonic() - run.since > limit
+
+    def _finish(self, run: _Running, exit_: Exit | None) -> None:
+        """Record the end of an attempt; ``exit_`` is None if it was ended for its time limit."""
+        key = run.spec.key
+        result = self._result(run) or self._failure(run, exit_)
+        self._emit('ended', f'{key} {result.outcome}', key=key, outcome=result.outcome)
+        self._write_down(run, result)
+        if result.outcome == 'broken':
+            raise ConfigError(f'trial {key}: {result.message}')
+        unwatched = exit_ is not None and exit_.code is None
+        if result.outcome == 'failed' and not unwatched:
+            self._failures[key] = self._failures.get(key, 0) + 1
+            if self._failures[key] >= self._problem.settings.max_attempts:
+                self._give_up(key, result)
+
+    def _give_up(self, key: str, result: TrialResult) -> None:
+        log = self._problem.trial_dir(key) / LOG_FILE
+        self._given_up[key] = (
+            f'{key} failed {self._failures[key]} times (search.max_attempts): {result.message}\n'
+            f'its log is {log}; the same command tries it again'
+        )
+        self._emit('stopping', f'{key} is out of attempts; no other trial is started', key=key)
+
+    def _result(self, run: _Running) -> TrialResult | None:
+        return read_result(
+            self._problem.trial_dir(run.spec.key),
+            key=run.spec.key,
+            attempt=run.attempt,
+            fingerprint=self._record.fingerprint,
+        )
+
+    def _failure(self, run: _Running, exit_: Exit | None) -> TrialResult:
+        reason = f'search.timeout_s = {self._problem.settings.timeout_s} passed'
+        message = str(exit_) if exit_ else reason
+        last = _last_lines(self._problem.trial_dir(run.spec.key) / LOG_FILE)
+        return self._without_value(run, 'failed', f'{message}\n{last}'.strip())
+
+    def _without_value(self, run: _Running, outcome: str, message: str) -> TrialResult:
+        return TrialResult(
+            key=run.spec.key,
+            attempt=run.attempt,
+            fingerprint=self._record.fingerprint,
+            outcome=outcome,
+            message=message,
+            seconds=round(time.monotonic() - run.since, 3),
+        )
+
+    def _write_down(self, run: _Running, result: TrialResult) -> None:
+        cost = self._problem.cost(run.spec.fraction)
+        self._record.add(run.spec, result, cost=cost)
+        del self._running[run.spec.key]
+        self._prune_weights()
+        value = f', {self._problem.settings.metric} {result.value:g}' if result.value is not None else ''
+        first_line = result.message.split('\n')[0]
+        self._emit(
+            'recorded',
+            f'{run.spec.key} {_values(run.spec)}: {result.outcome}{value or ", " + first_line}'
+            f' in {result.seconds:.1f} s',
+            **asdict(run.spec),
+            outcome=result.outcome,
+            value=result.value,
+            attempt=run.attempt,
+            cost=cost,
+            progress=self._recorded(),
+        )
+
+    def _prune_weights(self) -> None:
+        """Delete checkpoints of closed trials, but those of the best so far."""
+        if self._problem.settings.keep_weights == 'all':
+            return
+        closed = self._record.closed()
+        done = [c for c in closed if c.value is not None]
+        sign = 1 if self._problem.settings.rule == 'greater' else -1
+        leading = max((sign * (c.value or 0.0) for c in done), default=None)
+        for c in closed:
+            if c.value is None or sign * c.value != leading:
+                for weights in (self._problem.trial_dir(c.key) / 'run').glob('*.pth'):
+                    weights.unlink(missing_ok=True)
+
+    def _cancel_all(self) -> None:
+        for run in list(self._running.values()):
+            self._emit('stopping', f'{run.spec.key} is ended', key=run.spec.key)
+            self._executor.cancel(run.handle)
+            try:
+                result = self._result(run)  # it may have made it
+            except ConfigError:
+                continue  # the next run of the command says so
+            self._write_down(
+                run, result or self._without_value(run, 'cancelled', 'ended by the driver')
+            )
+
+    def _tell_closed_stages(self) -> None:
+        replayed = replay(self._problem.settings, self._record.closed())
+        stages = [s for s in replayed.stages if not s.missing]
+        for stage in stages[self._stages_told :]:
+            text = f'{_values(stage.best)}, {stage.best.value:g}' if stage.best else 'none'
+            self._emit(
+                'closed',
+                f'{stage.name} closed, best: {text}',
+                stage=stage.name,
+                best=asdict(stage.best) if stage.best else None,
+            )
+        if len(stages) > self._stages_told and replayed.finished:
+            for warning in replayed.warnings:
+                self._emit('warning', warning)
+        self._stages_told = max(self._stages_told, len(stages))
+
+    def _recorded(self) -> str:
+        """Closed trainings out of those planned, as text."""
+        total = sum(n for _, n, _ in self._problem.outline_cost())
+        return f'{len(self._record.closed())}/{total}'
+
+    def _emit(self, kind: str, text: str, **data: object) -> None:
+        self._tell(Event(kind, text, data))
+
+
+def _values(of: Spec | Best | None) -> str:
+    if of is None:
+        return ''
+    return f'lr {of.lr:g}' + (f', alpha {of.alpha:g}' if of.alpha is not None else '')
+
+
+def _last_lines(log: Path) -> str:
+    if not log.exists():
+        return ''
+    with open(log, 'rb') as f:
+        f.seek(max(0, log.stat().st_size - 4000))
+        lines = f.read().decode(errors='replace').strip().splitlines()
+    return '\n'.join(lines[-_LOG_LINES:])
+
+
+def search_fingerprint(problem: SearchProblem) -> str:
+    """The fingerprint that the trials of this problem carry."""
+    return fingerprint(problem.identity())

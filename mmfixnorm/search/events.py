@@ -1,0 +1,31 @@
+"""What happens in a search, told as it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    Attributes:
+        kind: ``opened``, ``planned``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
+            ``recorded``, ``closed`` (a stage), ``warning``, ``stopping``, ``finished``.
+        text: It as one line for people.
+        data: It as plain data for programs.
+    """
+
+    kind: str
+    text: str
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event) -> None:
+    """A listener for those who do not want to know."""
+    del event

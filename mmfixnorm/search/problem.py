@@ -1,0 +1,152 @@
+"""One search: its config, settings, data and work dir, checked before anything runs."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import load_config
+from mmfixnorm.search.data import check_data, describe_data
+from mmfixnorm.search.dotted import flatten, get_key
+from mmfixnorm.search.planner import Spec, outline
+from mmfixnorm.search.schedule import scale_schedule, shortened_length, training_length
+from mmfixnorm.search.settings import SearchSettings, parse_settings
+
+#: Parts of a config that say where and how a training runs, not what it computes.
+_EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level'})
+_EXECUTION_LEAVES = frozenset(
+    {'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'}
+)
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """What a search is about.
+
+    Attributes:
+        filename: The config that was given.
+        cfg: It, resolved, with ``cfg_options`` merged.
+        cfg_options: Dotted keys changed on the command line.
+        settings: Its ``search`` block.
+        work_dir: Folder of the record and of the trials.
+    """
+
+    filename: str
+    cfg: Config
+    cfg_options: dict[str, Any]
+    settings: SearchSettings
+    work_dir: Path
+
+    @property
+    def trials_dir(self) -> Path:
+        """Folder with one folder per trial."""
+        return self.work_dir / 'trials'
+
+    def trial_dir(self, key: str) -> Path:
+        """Folder of one trial."""
+        return self.trials_dir / key
+
+    def cost(self, fraction: float) -> float:
+        """Length of a training in T_max, by its real number of epochs or iterations."""
+        return shortened_length(self.cfg, fraction) / training_length(self.cfg)[0]
+
+    def outline_cost(self) -> list[tuple[str, int, float]]:
+        """Every stage as ``(name, trainings, cost in T_max)``."""
+        return [(name, n, n * self.cost(fraction)) for name, n, fraction in outline(self.settings)]
+
+    def config_with(self, lr: float, alpha: float | None) -> Config:
+        """The resolved config with these values at the keys that are tuned."""
+        cfg = copy.deepcopy(self.cfg)
+        cfg.merge_from_dict(self.tuned(lr, alpha))
+        return cfg
+
+    def tuned(self, lr: float, alpha: float | None) -> dict[str, float]:
+        """The dotted keys that are tuned, with their values."""
+        values = dict.fromkeys(self.settings.lr_keys, lr)
+        if alpha is not None:
+            values.update(dict.fromkeys(self.settings.alpha_keys, alpha))
+        return values
+
+    def trial_config(self, spec: Spec) -> Config:
+        """The config that a trial trains: values, schedule, seed and work dir set."""
+        cfg = scale_schedule(self.config_with(spec.lr, spec.alpha), spec.fraction)
+        if self.settings.seed is not None:
+            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': self.settings.seed}
+        cfg.work_dir = str(self.trial_dir(spec.key) / 'run')
+        cfg.launcher = 'none'
+        cfg.resume = False  # the trial decides, by what it finds in its work dir
+        cfg.pop('search', None)
+        return cfg
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the results of this search, as flat plain data."""
+        tuned = {*self.settings.lr_keys, *self.settings.alpha_keys}
+        config = {
+            f'config.{key}': value
+            for key, value in flatten(self.cfg.to_dict())
+            if key.split('.')[0] not in _EXECUTION
+            and key.rsplit('.', 1)[-1] not in _EXECUTION_LEAVES
+            and key not in tuned
+        }
+        settings = {f'search.{key}': value for key, value in self.settings.identity().items()}
+        data = {f'data at {key}': value for key, value in describe_data(self.cfg).items()}
+        return {k: repr(v) for k, v in sorted({**settings, **config, **data}.items())}
+
+
+def load_problem(
+    filename: str | os.PathLike[str],
+    *,
+    work_dir: str | os.PathLike[str] | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+) -> SearchProblem:
+    """Read a config with a ``search`` block and check everything that can be checked now.
+
+    Args:
+        filename: The config.
+        work_dir: Default ``work_dirs/<config stem>_search``.
+        cfg_options: Dotted keys to change, e.g. ``{'search.num_splits': 3}``.
+        workers: Trials at a time, instead of ``search.workers``.
+
+    Raises:
+        ConfigError: Settings, keys, schedule, metric or data are not usable.
+    """
+    cfg = load_config(filename, cfg_options=dict(cfg_options) if cfg_options else None)
+    settings = parse_settings(cfg.get('search'))
+    if workers is not None:
+        if workers < 1:
+            raise ConfigError(f'--workers: must be an integer >= 1, got {workers}')
+        settings = replace(settings, workers=workers)
+    _check_keys(cfg, settings)
+    for fraction in settings.fractions:
+        scale_schedule(cfg, fraction)
+    for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+        if cfg.get(key) is None:
+            raise ConfigError(f'{key}: a search needs validation to compare trials, got None')
+    check_data(cfg)
+    stem = Path(filename).stem
+    folder = Path(work_dir) if work_dir else Path('work_dirs') / f'{stem}_search'
+    return SearchProblem(
+        filename=os.fspath(filename),
+        cfg=cfg,
+        cfg_options=dict(cfg_options or {}),
+        settings=settings,
+        work_dir=folder.absolute(),
+    )
+
+
+def _check_keys(cfg: Config, settings: SearchSettings) -> None:
+    named = [('search.lr_key', k) for k in settings.lr_keys]
+    named += [('search.alpha_key', k) for k in settings.alpha_keys]
+    plain = cfg.to_dict()
+    for setting, key in named:
+        value = get_key(plain, key, named_by=setting)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f'{setting}: {key!r} must be a number in the config, got {value!r}')

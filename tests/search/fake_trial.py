@@ -1,0 +1,62 @@
+"""A trial in milliseconds: a formula of lr and alpha instead of a training.
+
+Run as ``python -S fake_trial.py MODE TRIAL_DIR``. It appends to ``ledger.txt`` beside the trials'
+folder when it has trained to the end, so a test can count trainings.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+
+MODES = ('plain', 'diverge-high', 'diverge-all', 'kill-once', 'fail', 'broken', 'slow', 'tie')
+
+
+def accuracy(lr, alpha, fraction):
+    """Unimodal in log lr, best near 1.1; best alpha near 4; longer is better."""
+    score = 90 - 10 * math.log(lr / 1.1) ** 2 - math.log((alpha or 4) / 4) ** 2
+    return round(score - 5 * (1 - fraction), 6)
+
+
+def main(mode, trial_dir):
+    with open(os.path.join(trial_dir, 'spec.json')) as f:
+        spec = json.load(f)
+    outcome, value, message = 'done', accuracy(spec['lr'], spec['alpha'], spec['fraction']), ''
+    if mode == 'tie':
+        value = 50.0
+    if mode == 'slow':
+        time.sleep(0.3)
+    if mode == 'hang':
+        time.sleep(60)
+    if mode == 'diverge-all' or (mode == 'diverge-high' and spec['lr'] > 2.5):
+        outcome, value, message = 'diverged', None, 'the loss is nan'
+    if mode == 'kill-once' and spec['key'] == 'r0-k1' and spec['attempt'] == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if mode == 'fail-last' and spec['key'] == 'r0-k4' or mode == 'fail':
+        sys.exit('out of memory, says the fake')
+    if mode == 'broken':
+        outcome, value, message = 'broken', None, 'the set of weights to fix is empty'
+    if mode == 'corrupt' and spec['key'] == 'r0-k2':
+        with open(os.path.join(trial_dir, 'result.json'), 'w') as f:
+            f.write('{"key": "r0-k2", "att')
+        return
+    with open(os.path.join(os.path.dirname(trial_dir), '..', 'ledger.txt'), 'a') as f:
+        f.write(f'{spec["key"]}\n')
+    result = {
+        'key': spec['key'],
+        'attempt': spec['attempt'],
+        'fingerprint': spec['fingerprint'],
+        'outcome': outcome,
+        'value': value,
+        'message': message,
+    }
+    temporary = os.path.join(trial_dir, 'result.tmp')
+    with open(temporary, 'w') as f:
+        json.dump(result, f)
+    os.replace(temporary, os.path.join(trial_dir, 'result.json'))
+
+
+if __name__ == '__main__':
+    main(sys.argv[1], sys.argv[2])
