@@ -1,0 +1,31 @@
+"""The method in plain PyTorch: layers, norm fixing, cross-boundary risk. Imports no OpenMMLab package."""
+
+from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
+from mmfixnorm.core.layers import (
+    FixNormConv2d,
+    FixNormLinear,
+    WeightNormalized,
+    WNConv2d,
+    WNLinear,
+    fill_scales_,
+)
+from mmfixnorm.core.norm_fixing import (
+    NormAnchor,
+    fix_norm,
+    global_norm,
+    norm_fixing_parameters,
+)
+
+__all__ = [
+    'FixNormConv2d',
+    'FixNormLinear',
+    'NormAnchor',
+    'WNConv2d',
+    'WNLinear',
+    'WeightNormalized',
+    'cross_boundary_risk',
+    'fill_scales_',
+    'fix_norm',
+    'global_norm',
+    'norm_fixing_parameters',
+]

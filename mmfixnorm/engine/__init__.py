@@ -1,0 +1,25 @@
+"""FixNorm in mmengine: optim wrappers, their constructor, hooks, and the layers in the root registry."""
+
+from mmengine.registry import MODELS
+
+from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear
+from mmfixnorm.engine.cross_boundary_risk_hook import CrossBoundaryRiskHook
+from mmfixnorm.engine.ema_hook import FixNormEMAHook
+from mmfixnorm.engine.fix_norm_hook import FixNormHook
+from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
+from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
+from mmfixnorm.engine.weight_norm_hook import WeightNormHook
+
+# The root registry is the one that `conv_cfg=dict(type='WNConv2d')` of every toolbox falls back to.
+for _layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d):
+    MODELS.register_module(module=_layer)
+
+__all__ = [
+    'CrossBoundaryRiskHook',
+    'FixNormAmpOptimWrapper',
+    'FixNormEMAHook',
+    'FixNormHook',
+    'FixNormOptimWrapper',
+    'FixNormOptimWrapperConstructor',
+    'WeightNormHook',
+]

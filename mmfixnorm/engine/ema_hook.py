@@ -1,0 +1,72 @@
+"""EMA whose weights are evaluated and saved at the right norm."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.hooks import EMAHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor
+
+from mmfixnorm.core.norm_fixing import flagged, global_norm, scale_
+from mmfixnorm.engine.fix_norm_hook import find_anchor, optimizer_of
+
+
+@HOOKS.register_module()
+class FixNormEMAHook(EMAHook):
+    """:class:`mmengine.hooks.EMAHook` that rescales the averaged norm-fixing set to its target.
+
+    The mean of weights on a sphere is shorter than the sphere's radius, while the statistics of batch norm, by
+    default taken from the source, belong to weights of full length. So the set is rescaled wherever the average
+    stands in for the weights: during validation and testing, and in the ``state_dict`` of a checkpoint. The
+    average itself goes on without the rescaling. Takes the arguments of the base class.
+    """
+
+    _averages: list[Tensor] | None = None
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        super().before_val_epoch(runner)
+        self._rescale(runner)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._restore(runner)
+        super().after_val_epoch(runner, metrics)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        super().before_save_checkpoint(runner, checkpoint)
+        anchor = find_anchor(runner)
+        if anchor is None or anchor.target is None:
+            return
+        state = checkpoint['state_dict']
+        names = self._names(runner)
+        scale = anchor.target / global_norm([state[name] for name in names])
+        for name in names:
+            state[name] = state[name] * scale.to(state[name].dtype)
+        checkpoint['fix_norm_ema'] = {'names': names, 'scale': scale}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        rescaled = checkpoint.get('fix_norm_ema')
+        if rescaled is not None and runner._resume:
+            state = checkpoint['state_dict']
+            for name in rescaled['names']:
+                state[name] = state[name] / rescaled['scale'].to(state[name])
+        super().after_load_checkpoint(runner, checkpoint)
+
+    def _names(self, runner: Runner) -> list[str]:
+        in_set = {id(t) for t in flagged(optimizer_of(runner))}
+        return [name for name, param in self.src_model.named_parameters() if id(param) in in_set]
+
+    @torch.no_grad()
+    def _rescale(self, runner: Runner) -> None:
+        anchor = find_anchor(runner)
+        if anchor is None or anchor.target is None:  # no training, or no step yet
+            return
+        tensors = flagged(optimizer_of(runner))
+        self._averages = [t.detach().clone() for t in tensors]  # dividing again would not be exact
+        scale_(tensors, anchor.target / global_norm(tensors))
+
+    @torch.no_grad()
+    def _restore(self, runner: Runner) -> None:
+        if self._averages is not None:
+            torch._foreach_copy_(flagged(optimizer_of(runner)), self._averages)
+            self._averages = None

@@ -1,0 +1,98 @@
+"""Norm fixing for configs whose optim wrapper must stay as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmfixnorm.core.layers import fill_scales_
+from mmfixnorm.core.norm_fixing import NormAnchor, flag_, norm_fixing_parameters, warn_of_decay
+
+
+@HOOKS.register_module()
+class FixNormHook(Hook):
+    """Keeps the joint norm of all conv and FC weights, whatever the optim wrapper and its constructor.
+
+    The usual way is :class:`FixNormOptimWrapper`; this hook reaches the same core from outside. It flags the
+    tensors in the optimizer's groups before training, after weights are initialised, loaded or resumed; the
+    norm itself is put back inside ``optimizer.step``, so no priority of another hook matters. The target is
+    saved in checkpoints under ``'fix_norm'`` and required on resume. Groups stay as they are: setting
+    ``weight_decay=0`` is up to the config, with a warning where it was not done.
+
+    Args:
+        fc (bool): Whether FC weights belong to the set; ``False`` for Algorithm 1. Defaults to True.
+        exclude (Sequence[str]): Regular expressions of weight names to leave out. Defaults to none.
+        target (float, optional): The norm to keep. Defaults to None: the norm before the first step.
+
+    Raises:
+        ValueError: If the set is empty, or on resume from a checkpoint without norm fixing or of another set.
+    """
+
+    def __init__(self, fc: bool = True, exclude: Sequence[str] = (), target: float | None = None) -> None:
+        self.fc = fc
+        self.exclude = exclude
+        self.anchor = NormAnchor(target)
+        self._resumed: dict[str, Any] | None = None
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        if not runner._resume:
+            return
+        if 'fix_norm' not in checkpoint:
+            raise ValueError(
+                "the checkpoint has no state 'fix_norm': it was not written by a run with FixNormHook. "
+                'Use load_from instead of resume to start from its weights'
+            )
+        self._resumed = checkpoint['fix_norm']
+
+    def before_train(self, runner: Runner) -> None:
+        if find_anchor(runner) is not self.anchor:
+            raise ValueError(
+                'norm fixing is set up twice: FixNormHook in custom_hooks, and '
+                f"optim_wrapper.type='{type(runner.optim_wrapper).__name__}'; remove one of them"
+            )
+        model = unwrapped_model(runner)
+        params = norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude)
+        optimizer = optimizer_of(runner)
+        if self._resumed is None:
+            fill_scales_(model)
+            flag_(optimizer, params.values())
+        else:  # the flags came with the optimizer's groups, without what had no gradient at the start
+            self.anchor.load_state_dict(self._resumed, optimizer)
+        warn_of_decay(optimizer)
+        self.anchor.install(optimizer)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['fix_norm'] = self.anchor.state_dict()
+
+
+def find_anchor(runner: Runner) -> NormAnchor | None:
+    """The anchor of a run, from its optim wrapper or its :class:`FixNormHook`; None without norm fixing."""
+    anchor = getattr(runner.optim_wrapper, 'anchor', None)
+    hooks = [hook for hook in runner.hooks if isinstance(hook, FixNormHook)]
+    return anchor or (hooks[0].anchor if hooks else None)
+
+
+def optimizer_of(runner: Runner) -> torch.optim.Optimizer:
+    """The optimizer of a run.
+
+    Raises:
+        TypeError: If the run has several, or none.
+    """
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(
+            f'norm fixing needs an optim wrapper with one optimizer, got {type(runner.optim_wrapper).__name__}'
+        )
+    return optimizer
+
+
+def unwrapped_model(runner: Runner) -> nn.Module:
+    """The model without the wrapper of distributed training."""
+    return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,0 +1,112 @@
+"""Optim wrappers with norm fixing."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS
+
+from mmfixnorm.core.layers import fill_scales_
+from mmfixnorm.core.norm_fixing import FLAG, NormAnchor, flagged, global_norm
+
+
+class NormFixingMixin:
+    """Adds norm fixing to a class of optim wrappers; clipping, loss scaling and accumulation stay the base's.
+
+    The hooks sit inside the optimizer and are installed at each step if they are not there, so an optimizer
+    that somebody replaced or copied is served as well. The state of the wrapper carries the target under
+    ``'fix_norm'``; a run is resumed only from a checkpoint that has it.
+
+    Args:
+        target (float, optional): The norm to keep. Defaults to None: the norm before the first step, that is
+            after the initialisation and after ``load_from``.
+
+    Raises:
+        ValueError: If no parameter group is flagged, which is the constructor's job.
+    """
+
+    optimizer: torch.optim.Optimizer
+
+    def __init__(self, *args: Any, target: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not any(FLAG in group for group in self.optimizer.param_groups):
+            raise ValueError(
+                f'no parameter group is flagged for norm fixing; {type(self).__name__} needs '
+                "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
+            )
+        self.anchor = NormAnchor(target)
+
+    def initialize_count_status(self, model: torch.nn.Module, *args: Any) -> None:
+        # The runner's last call before the loop: weights are initialised and loaded.
+        super().initialize_count_status(model, *args)  # type: ignore[misc]
+        fill_scales_(model)
+
+    def step(self, **kwargs: Any) -> None:
+        self.anchor.install(self.optimizer)
+        super().step(**kwargs)  # type: ignore[misc]
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()  # type: ignore[misc]
+        self._check_norm()
+        state['fix_norm'] = self.anchor.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load the states of the optimizer and of norm fixing.
+
+        Raises:
+            ValueError: If the state comes from a run without norm fixing or with another set.
+        """
+        if 'fix_norm' not in state_dict:
+            raise ValueError(
+                "the checkpoint has no state 'fix_norm': it was not written by a run with norm fixing. "
+                'Use load_from instead of resume to start from its weights'
+            )
+        state = dict(state_dict)  # the base class pops keys: never hand it the caller's dict
+        fix_norm_state = state.pop('fix_norm')
+        flags = [group.get(FLAG) for group in self.optimizer.param_groups]
+        super().load_state_dict(state)  # type: ignore[misc]
+        for group, flag in zip(self.optimizer.param_groups, flags, strict=True):
+            if flag is not None:  # the optimizer takes the checkpoint's groups, flags or not
+                group.setdefault(FLAG, flag)
+        self.anchor.load_state_dict(fix_norm_state, self.optimizer)
+
+    def _check_norm(self) -> None:
+        # A checkpoint costs a host synchronisation anyway.
+        if self.anchor.target is None:
+            return
+        norm = global_norm(flagged(self.optimizer)).item()
+        if not math.isclose(norm, self.anchor.target, rel_tol=1e-3):
+            print_log(
+                f'The norm of the weights to fix is {norm}, its target {self.anchor.target}: '
+                'the training has diverged, or something else writes to these weights.',
+                logger='current',
+                level=logging.ERROR,
+            )
+
+
+@OPTIM_WRAPPERS.register_module()
+class FixNormOptimWrapper(NormFixingMixin, OptimWrapper):
+    """:class:`mmengine.optim.OptimWrapper` that keeps the joint norm of the flagged groups (Algorithm 1, 5, 6).
+
+    Takes the arguments of the base class and ``target``, see :class:`NormFixingMixin`.
+
+    Example of a config:
+        >>> optim_wrapper = dict(
+        ...     type='FixNormOptimWrapper',
+        ...     constructor='FixNormOptimWrapperConstructor',
+        ...     optimizer=dict(type='SGD', lr=0.8, momentum=0.9, nesterov=True))
+    """
+
+
+@OPTIM_WRAPPERS.register_module()
+class FixNormAmpOptimWrapper(NormFixingMixin, AmpOptimWrapper):
+    """:class:`mmengine.optim.AmpOptimWrapper` with norm fixing; a step that the loss scaler skips changes nothing.
+
+    Takes the arguments of the base class and ``target``, see :class:`NormFixingMixin`.
+    """

@@ -1,0 +1,271 @@
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from mmengine.model import BaseModule, initialize
+from torch import nn
+
+from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales_
+
+CONV_CASES = {
+    'plain': dict(),
+    'no_bias': dict(bias=False),
+    'stride': dict(stride=2),
+    'padding': dict(padding=(1, 2)),
+    'same': dict(padding='same'),
+    'dilation': dict(dilation=2, padding=2),
+    'groups': dict(groups=2),
+    'depthwise': dict(groups=4),
+    'reflect': dict(padding=1, padding_mode='reflect'),
+    'circular': dict(padding=1, padding_mode='circular'),
+    'zeros_5x3': dict(kernel_size=(5, 3), padding=2),
+}
+LAYERS = {
+    'WNLinear': lambda **kw: WNLinear(6, 4, **kw),
+    'FixNormLinear': lambda **kw: FixNormLinear(6, 4, alpha=0.1, **kw),
+    'WNConv2d': lambda **kw: WNConv2d(6, 4, 3, **kw),
+    'FixNormConv2d': lambda **kw: FixNormConv2d(6, 4, 3, alpha=0.1, **kw),
+}
+layers = pytest.mark.parametrize('make', LAYERS.values(), ids=LAYERS)
+
+
+@pytest.mark.parametrize('alpha', [None, 0.2, 5.0], ids=['wn', 'above_bound', 'below_bound'])
+@pytest.mark.parametrize('case', CONV_CASES.values(), ids=CONV_CASES)
+def test_convolution_matches_float64_reference(case, alpha):
+    torch.manual_seed(0)
+    args = dict(in_channels=4, out_channels=8, kernel_size=3) | case
+    plain = nn.Conv2d(**args).double()
+    layer = WNConv2d(**args) if alpha is None else FixNormConv2d(**args, alpha=alpha)
+    layer.load_state_dict({**plain.float().state_dict(), 'g': torch.tensor([1.7])})
+    x = torch.randn(2, 4, 9, 10)
+    plain = plain.double()
+    bias = 0 if plain.bias is None else plain.bias[:, None, None]
+    raw = plain(x.double()) - bias
+    scale = 1.7 if alpha is None else min(1.7, alpha * math.sqrt(8))
+    expected = raw / plain.weight.norm() * scale + bias
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('alpha', [None, 0.2, 5.0])
+@pytest.mark.parametrize('bias', [True, False])
+def test_linear_matches_float64_reference(alpha, bias):
+    torch.manual_seed(0)
+    layer = WNLinear(6, 9, bias) if alpha is None else FixNormLinear(6, 9, bias, alpha=alpha)
+    nn.init.constant_(layer.g, 1.7)
+    x = torch.randn(3, 2, 6)
+    w = layer.weight.double()
+    scale = 1.7 if alpha is None else min(1.7, alpha * 3)
+    expected = x.double() @ w.T / w.square().sum().sqrt() * scale + (layer.bias.double() if bias else 0)
+    torch.testing.assert_close(layer(x).double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@layers
+def test_gradients_pass_gradcheck_in_float64(make):
+    torch.manual_seed(0)
+    layer = make(dtype=torch.float64)
+    nn.init.constant_(layer.g, 0.15)  # below the bound of 0.2
+    x = torch.randn(2, 6, 5, 5, dtype=torch.float64) if layer.weight.ndim == 4 else torch.randn(2, 6).double()
+    params = tuple(layer.parameters())
+    names = [name for name, _ in layer.named_parameters()]
+
+    def run(*values):
+        return torch.func.functional_call(layer, dict(zip(names, values)), (x,))
+
+    assert torch.autograd.gradcheck(run, params)
+
+
+@pytest.mark.parametrize('alpha, g, flows', [(0.5, 1.1, False), (0.5, 0.9, True), (0.5, 1.0, True)])
+def test_scale_gets_a_gradient_only_up_to_the_bound(alpha, g, flows):
+    torch.manual_seed(0)
+    layer = FixNormLinear(3, 4, alpha=alpha)  # bound 0.5 * sqrt(4) = 1
+    nn.init.constant_(layer.g, g)
+    layer(torch.randn(2, 3)).sum().backward()
+    assert (layer.g.grad != 0).item() is flows
+
+
+def test_equation_8_equals_autograd():
+    torch.manual_seed(0)
+    layer = FixNormLinear(5, 7, bias=False, alpha=2.0).double()
+    nn.init.constant_(layer.g, 1.3)
+    x = torch.randn(1, 5, dtype=torch.float64, requires_grad=True)
+    k = 3
+    nn.functional.cross_entropy(layer(x), torch.tensor([k])).backward()
+    w, p = layer.weight.detach(), layer(x).softmax(1)[0].detach()
+    descent = sum(p[j] * (w[k] - w[j]) for j in range(7) if j != k) * 1.3 / w.norm()
+    torch.testing.assert_close(-x.grad[0], descent)
+
+
+@layers
+def test_state_keys_are_the_plain_layers_plus_g(make):
+    assert sorted(make().state_dict()) == ['bias', 'g', 'weight']
+    assert make().g.shape == (1,)
+
+
+def norm_equals_scale(layer):
+    torch.testing.assert_close(layer.g.detach(), layer.weight.detach().double().norm().float().reshape(1))
+
+
+@layers
+def test_scale_is_the_norm_after_default_init_and_reset(make):
+    torch.manual_seed(0)
+    layer = make()
+    norm_equals_scale(layer)
+    before = layer.g.item()
+    layer.reset_parameters()
+    norm_equals_scale(layer)
+    assert layer.g.item() != before
+
+
+@pytest.mark.parametrize(
+    'init_cfg',
+    [
+        dict(type='Normal', layer='Linear', std=0.01),
+        dict(type='Xavier', layer='Linear'),
+        dict(type='Constant', layer='Linear', val=0.5),
+        dict(type='TruncNormal', layer='Linear', std=0.02),
+        dict(type='Kaiming', layer='Linear'),
+    ],
+    ids=lambda cfg: cfg['type'],
+)
+@pytest.mark.parametrize('kind', ['WNLinear', 'FixNormLinear'])
+def test_scale_is_the_norm_after_an_init_cfg_that_names_the_plain_layer(kind, init_cfg):
+    torch.manual_seed(0)
+
+    class Head(BaseModule):
+        def __init__(self):
+            super().__init__(init_cfg=init_cfg)
+            self.fc = LAYERS[kind]()
+
+    head = Head()
+    before = head.fc.weight.detach().clone()
+    head.init_weights()
+    assert not torch.equal(head.fc.weight, before)
+    norm_equals_scale(head.fc)
+
+
+def test_scale_is_the_norm_after_initialize_with_conv_layers():
+    model = nn.Sequential(WNConv2d(3, 4, 3), FixNormConv2d(4, 4, 3, alpha=1.0))
+    initialize(model, dict(type='Normal', layer='Conv2d', std=0.3))
+    for layer in model:
+        norm_equals_scale(layer)
+
+
+@layers
+def test_scale_is_the_norm_after_a_plain_checkpoint(make):
+    torch.manual_seed(0)
+    state = {k: v for k, v in make().state_dict().items() if k != 'g'}
+    given = dict(state)
+    layer = make()
+    assert layer.load_state_dict(state).missing_keys == []
+    norm_equals_scale(layer)
+    assert state.keys() == given.keys()  # the caller's dict is not touched
+
+
+@layers
+def test_checkpoint_with_a_scale_brings_its_own(make):
+    layer, state = make(), {**make().state_dict(), 'g': torch.tensor([42.0])}
+    layer.load_state_dict(state)
+    fill_scales_(layer)
+    assert layer.g.item() == 42.0
+
+
+def test_scale_of_a_weight_that_does_not_fit_is_not_taken_alone():
+    layer = FixNormLinear(4, 10, alpha=1.0)
+    state = {**FixNormLinear(4, 1000, alpha=1.0).state_dict(), 'g': torch.tensor([42.0])}
+    with pytest.raises(RuntimeError, match='size mismatch for weight'):
+        layer.load_state_dict(state)
+    norm_equals_scale(layer)
+
+
+@layers
+def test_fill_scales_catches_up_with_a_direct_write_once(make):
+    layer = make()
+    nn.init.normal_(layer.weight, std=3.0)
+    fill_scales_(nn.ModuleList([layer]))
+    norm_equals_scale(layer)
+    nn.init.constant_(layer.g, 42.0)
+    fill_scales_(nn.ModuleList([layer]))
+    assert layer.g.item() == 42.0
+
+
+@layers
+def test_scale_stays_when_apply_does_not_touch_the_weight(make):
+    layer = make()
+    nn.init.constant_(layer.g, 42.0)
+    nn.Sequential(layer).apply(lambda module: module.train())
+    assert layer.g.item() == 42.0
+
+
+@layers
+def test_layer_computes_what_the_plain_one_would_below_the_bound(make):
+    torch.manual_seed(0)
+    layer = make()
+    plain = nn.Linear(6, 4) if layer.weight.ndim == 2 else nn.Conv2d(6, 4, 3)
+    nn.init.normal_(plain.weight, std=1e-3)  # a norm below the bound of 0.2
+    layer.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 6) if layer.weight.ndim == 2 else torch.randn(2, 6, 5, 5)
+    torch.testing.assert_close(layer(x), plain(x))
+
+
+@layers
+def test_output_does_not_depend_on_the_weight_norm(make):
+    torch.manual_seed(0)
+    layer = make()
+    x = torch.randn(2, 6) if layer.weight.ndim == 2 else torch.randn(2, 6, 5, 5)
+    before = layer(x)
+    with torch.no_grad():
+        layer.weight.mul_(7)
+    torch.testing.assert_close(layer(x), before)
+
+
+@layers
+def test_factor_is_computed_in_float32_under_autocast(make):
+    torch.manual_seed(0)
+    layer = make()
+    x = torch.randn(2, 6) if layer.weight.ndim == 2 else torch.randn(2, 6, 5, 5)
+    with torch.autocast('cpu', torch.bfloat16):
+        assert layer.effective_weight().dtype == torch.float32
+        low = layer(x)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), layer(x), rtol=0.02, atol=0.02)
+
+
+def test_half_weights_with_a_norm_beyond_half_range_stay_finite():
+    layer = WNLinear(300, 300, bias=False, dtype=torch.float16)
+    nn.init.constant_(layer.weight, 1000.0)  # norm 3e5 > 65504
+    nn.init.constant_(layer.g, 2.0)
+    weight = layer.effective_weight()
+    assert weight.dtype == torch.float16
+    torch.testing.assert_close(weight.float().norm().item(), 2.0, rtol=1e-2, atol=0)
+
+
+@layers
+def test_copies_and_pickles_are_equal(make):
+    layer = make()
+    nn.init.constant_(layer.g, 0.1)
+    x = torch.randn(2, 6) if layer.weight.ndim == 2 else torch.randn(2, 6, 5, 5)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(twin(x), layer(x))
+
+
+@layers
+def test_forward_compiles_to_one_graph(make):
+    layer = make()
+    x = torch.randn(2, 6) if layer.weight.ndim == 2 else torch.randn(2, 6, 5, 5)
+    compiled = torch.compile(layer, backend='eager', fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+
+
+@pytest.mark.parametrize('alpha', [0, -1.0, math.nan])
+@pytest.mark.parametrize('cls, args', [(FixNormLinear, (2, 2)), (FixNormConv2d, (2, 2, 1))])
+def test_alpha_must_be_positive(cls, args, alpha):
+    with pytest.raises(ValueError, match=rf'alpha must be > 0 .*got {alpha!r}'):
+        cls(*args, alpha=alpha)
+
+
+def test_meta_layers_can_be_materialised():
+    layer = WNLinear(3, 2, device='meta').apply(lambda module: None).to_empty(device='cpu')
+    layer.reset_parameters()
+    norm_equals_scale(layer)
