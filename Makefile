@@ -6,9 +6,9 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
 VENV := .venv
 BIN := $(VENV)/bin
-# No isolation: whatever is built sees the pinned torch and setuptools. Bytecode is made on use.
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q \
-       --no-build-isolation -c requirements/constraints.txt
+export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints.txt
+# Bytecode is made on first use: much of what is installed is never imported.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q
 # mmcv and others ask for opencv-python, which needs libGL. The headless build is the same module
 # without it: put there last, it wins.
 HEADLESS := $(PIP) --no-deps --force-reinstall opencv-python-headless
@@ -44,10 +44,10 @@ $(VENV)/cls: $(filter-out %/test.txt %/onedl.txt,$(wildcard requirements/*.txt))
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements/build.txt
 	$(PIP) -r requirements/torch.txt
-	MMCV_WITH_OPS=0 $(PIP) --no-cache-dir --no-deps onedl-mmcv
+	$(PIP) --no-cache-dir --no-deps onedl-mmcv  # an isolated build sees no torch: no ops, seconds
 	$(PIP) -r requirements/cls.txt -r requirements/data.txt -r requirements/runtime.txt
 	$(HEADLESS)
-	$(PIP) --no-deps -e .
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/cls requirements/test.txt
