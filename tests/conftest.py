@@ -1,7 +1,7 @@
 """What every test starts from: few threads, a known seed, no state left by the one before."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -19,16 +19,21 @@ def _seeded() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _fresh_mmengine() -> Iterator[None]:
+def forget_runs() -> Iterator[Callable[[], None]]:
     """Forget the loggers, hubs, visualizers and scopes of the Runners that a test has built.
 
-    mmengine keeps them by name for the life of the process, so that a second Runner of the same
-    name would write into the files of the first one.
+    mmengine keeps them for the life of the process, by a name that ends in the time to the
+    second: a second Runner within that second would share them. A test that builds two calls this
+    in between.
     """
-    yield
-    for manager in (DefaultScope, MessageHub, Visualizer, MMLogger):
-        for instance in list(manager._instance_dict.values()):
-            if isinstance(instance, logging.Logger):
-                for handler in list(instance.handlers):
-                    handler.close()
-        manager._instance_dict.clear()
+
+    def forget() -> None:
+        for manager in (DefaultScope, MessageHub, Visualizer, MMLogger):
+            for instance in manager._instance_dict.values():
+                if isinstance(instance, logging.Logger):
+                    for handler in instance.handlers:
+                        handler.close()
+            manager._instance_dict.clear()
+
+    yield forget
+    forget()

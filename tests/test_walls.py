@@ -1,0 +1,128 @@
+"""The walls between the parts of the package, held by reading their imports."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / 'mmfixnorm'
+MM = {'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg'}
+HEADS = {'mmfixnorm.cls', 'mmfixnorm.det', 'mmfixnorm.seg'}
+# part -> what none of its files may import, not even inside a function
+WALLS = {
+    'core': MM | HEADS | {'mmfixnorm.engine', 'mmfixnorm.search', 'mmfixnorm.launch'},
+    'engine': MM - {'mmengine'} | HEADS | {'mmfixnorm.search'},
+    'cls': {'mmdet', 'mmseg', 'mmfixnorm.det', 'mmfixnorm.seg', 'mmfixnorm.search'},
+    'det': {'mmpretrain', 'mmseg', 'mmfixnorm.cls', 'mmfixnorm.seg', 'mmfixnorm.search'},
+    'seg': {'mmpretrain', 'mmdet', 'mmfixnorm.cls', 'mmfixnorm.det', 'mmfixnorm.search'},
+    'search': MM - {'mmengine'} | HEADS | {'mmfixnorm.core', 'mmfixnorm.engine'},
+    'launch.py': MM - {'mmengine'}
+    | HEADS
+    | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search')},
+    '__init__.py': MM | HEADS | {'mmfixnorm.search', 'optuna', 'plotly'},
+}
+
+
+def imported_modules(source: str, package: str) -> set[str]:
+    """Full names of all modules that a source file imports; ``package`` is the one it is in."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split('.')[: len(package.split('.')) - node.level + 1]
+            base = '.'.join([*(parents if node.level else []), *filter(None, [node.module])])
+            names |= {base} | {f'{base}.{alias.name}' for alias in node.names}
+    return names
+
+
+def crossings(source: str, package: str, forbidden: set[str]) -> set[str]:
+    return {
+        name
+        for name in imported_modules(source, package)
+        if any(name == wall or name.startswith(f'{wall}.') for wall in forbidden)
+    }
+
+
+@pytest.mark.parametrize('part', WALLS)
+def test_no_part_reaches_over_its_walls(part: str) -> None:
+    root = PACKAGE / part
+    files = [root] if root.suffix else sorted(root.rglob('*.py'))
+    found = {}
+    for file in files:
+        package = '.'.join(file.parent.relative_to(PACKAGE.parent).parts)
+        if crossed := crossings(file.read_text(), package, WALLS[part]):
+            found[file.name] = crossed
+    assert not found
+
+
+@pytest.mark.parametrize(
+    'source',
+    [
+        'import mmengine.model',
+        'from mmengine import Config',
+        'def f():\n    import mmengine',
+        'from .. import engine',
+        'from ..engine.hooks import FixNormHook',
+        'from mmfixnorm import engine',
+    ],
+)
+def test_every_kind_of_import_is_seen(source: str) -> None:
+    assert crossings(source, 'mmfixnorm.core', {'mmengine', 'mmfixnorm.engine'})
+
+
+@pytest.mark.parametrize('source', ['from .layers import WNLinear', 'import mmenginex'])
+def test_an_import_on_this_side_of_the_wall_is_let_through(source: str) -> None:
+    assert not crossings(source, 'mmfixnorm.core', WALLS['core'])
+
+
+BLOCK = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {blocked!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def run_without(modules: set[str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python in which some modules are not installed."""
+    script = BLOCK.format(blocked=modules) + code
+    return subprocess.run(
+        [sys.executable, '-c', script],
+        capture_output=True,
+        text=True,
+        cwd=PACKAGE.parent,
+        timeout=120,
+    )
+
+
+@pytest.mark.slow
+def test_the_package_imports_with_torch_and_mmengine_alone() -> None:
+    others = MM - {'mmengine'} | {'optuna', 'plotly', 'sklearn'}
+    done = run_without(others, 'import mmfixnorm; print(mmfixnorm.__version__)')
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_core_needs_torch_alone() -> None:
+    # By file, as `import mmfixnorm` brings mmengine.
+    code = (
+        'import types; package = types.ModuleType("mmfixnorm")\n'
+        'package.__path__ = ["mmfixnorm"]; sys.modules["mmfixnorm"] = package\n'
+        'import mmfixnorm.core\n'
+    )
+    done = run_without(MM | {'optuna', 'plotly', 'numpy'}, code)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_missing_toolbox_is_named_with_what_to_install() -> None:
+    done = run_without({'mmpretrain'}, 'import mmfixnorm.cls')
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('ImportError')
+    assert 'mmpretrain' in last
+    assert 'pip install' in last
