@@ -1,0 +1,10 @@
+# @WN-FC: convolutions and a weight-normalised classifier share one fixed norm; g has no bound.
+_base_ = ['./mobilenet-v2_wd_1xb128-100e_cifar10.py', '../_base_/search/grid.py']
+
+model = dict(head=dict(type='WNLinearClsHead'))
+optim_wrapper = dict(
+    type='FixNormOptimWrapper',
+    constructor='FixNormOptimWrapperConstructor',
+    optimizer=dict(lr=0.4, weight_decay=0.0),
+)
+search = dict(lr_range=(0.1, 1.6))

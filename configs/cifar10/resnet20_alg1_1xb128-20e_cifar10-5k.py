@@ -1,0 +1,10 @@
+# Algorithm 1: the convolutions' joint norm is fixed, the classifier keeps its weight decay.
+_base_ = ['./resnet20_wd_1xb128-20e_cifar10-5k.py', '../_base_/search/grid.py']
+
+optim_wrapper = dict(
+    type='FixNormOptimWrapper',
+    constructor='FixNormOptimWrapperConstructor',
+    optimizer=dict(lr=0.4, weight_decay=0.0),
+    paramwise_cfg=dict(lambda_fc=1e-4),
+)
+search = dict(lr_range=(0.1, 1.6))
