@@ -22,7 +22,7 @@ from mmfixnorm.search.lock import driver_lock
 from mmfixnorm.search.planner import Best, Done, Run, Spec, Stuck, plan, replay
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.result import CONFIG_FILE, LOG_FILE, SPEC_FILE, TrialResult, read_result
-from mmfixnorm.search.study import StudyRecord, fingerprint, open_record
+from mmfixnorm.search.study import StudyRecord, open_record
 
 TRIAL_COMMAND = (sys.executable, '-m', 'mmfixnorm.search.trial')
 _LOG_LINES = 8
@@ -81,9 +81,8 @@ def run_search(
     with driver_lock(problem.work_dir), stop_on_signals() as stop:
         record = open_record(problem.work_dir, problem.identity(), rule=problem.settings.rule)
         make_folder(problem.trials_dir, named_by='--work-dir')  # it may have been moved aside
-        executor = executor or LocalExecutor(
-            problem.settings.workers, command, gpus=visible_gpus()
-        )
+        if executor is None:
+            executor = LocalExecutor(problem.settings.workers, command, gpus=visible_gpus())
         return _Driver(problem, record, executor, listener, stop, poll_s).run()
 
 
@@ -120,8 +119,9 @@ class _Driver:
             self._cancel_all()
         outcome = Outcome(kind, best, message, time.monotonic() - begin)
         winner = asdict(best) if best else None
-        text = f'winner {_values(best)}, {self._problem.settings.metric} {best.value:g}' if best else ''
-        self._emit('finished', f'{kind}: {text or message}', outcome=kind, best=winner)
+        metric = self._problem.settings.metric
+        text = f'winner {_values(best)}, {metric} {best.value:g}' if best else message
+        self._emit('finished', f'{kind}: {text}', outcome=kind, best=winner)
         return outcome
 
     def _loop(self) -> tuple[str, Best | None, str]:
@@ -251,12 +251,13 @@ class _Driver:
         self._record.add(run.spec, result, cost=cost)
         del self._running[run.spec.key]
         self._prune_weights()
-        value = f', {self._problem.settings.metric} {result.value:g}' if result.value is not None else ''
-        first_line = result.message.split('\n')[0]
+        if result.value is not None:
+            detail = f'{self._problem.settings.metric} {result.value:g}'
+        else:
+            detail = result.message.split('\n')[0]
         self._emit(
             'recorded',
-            f'{run.spec.key} {_values(run.spec)}: {result.outcome}{value or ", " + first_line}'
-            f' in {result.seconds:.1f} s',
+            f'{run.spec.key} {_values(run.spec)}: {result.outcome}, {detail}, {result.seconds:.1f} s',
             **asdict(run.spec),
             outcome=result.outcome,
             value=result.value,
@@ -281,14 +282,12 @@ class _Driver:
     def _cancel_all(self) -> None:
         for run in list(self._running.values()):
             self._emit('stopping', f'{run.spec.key} is ended', key=run.spec.key)
-            self._executor.cancel(run.handle)
             try:
+                self._executor.cancel(run.handle)
                 result = self._result(run)  # it may have made it
             except ConfigError:
-                continue  # the next run of the command says so
-            self._write_down(
-                run, result or self._without_value(run, 'cancelled', 'ended by the driver')
-            )
+                continue  # a second mistake: the next run of the command tells it
+            self._write_down(run, result or self._without_value(run, 'cancelled', 'ended by the driver'))
 
     def _tell_closed_stages(self) -> None:
         replayed = replay(self._problem.settings, self._record.closed())
@@ -328,8 +327,3 @@ def _last_lines(log: Path) -> str:
         f.seek(max(0, log.stat().st_size - 4000))
         lines = f.read().decode(errors='replace').strip().splitlines()
     return '\n'.join(lines[-_LOG_LINES:])
-
-
-def search_fingerprint(problem: SearchProblem) -> str:
-    """The fingerprint that the trials of this problem carry."""
-    return fingerprint(problem.identity())

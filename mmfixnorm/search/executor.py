@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.result import LOG_FILE
 
 # The process claims the attempt before it does anything: `set -C` makes the shell create the file
 # exclusively. So however a driver was killed around the start of a trial, an attempt runs once.
-_CLAIM = 'set -C; echo "$$ $(date +%s) $(uname -n)" > "$0" || exit 75; exec "$@"'
+# The claim says who: number and start time of the process (which `exec` keeps) and its machine.
+_CLAIM = (
+    'set -C; started=$(cut -d" " -f22 /proc/$$/stat 2>/dev/null || echo unknown); '
+    'echo "$$ $started $(uname -n)" > "$0" || exit 75; exec "$@"'
+)
 _NOT_CLAIMED = 75
 _CLAIM_WRITTEN_S = 5.0  # an empty claim older than this is that of a shell that was killed
 
@@ -161,9 +163,9 @@ def _claim_file(trial_dir: Path, attempt: int) -> Path:
     return trial_dir / f'attempt-{attempt}.claim'
 
 
-def _read_claim(handle: str) -> tuple[int, int, str] | None:
+def _read_claim(handle: str) -> tuple[int, str, str] | None:
     words = Path(handle).read_text().split() if Path(handle).exists() else []
-    return (int(words[0]), int(words[1]), words[2]) if len(words) == 3 else None
+    return (int(words[0]), words[1], words[2]) if len(words) == 3 else None
 
 
 def _is_claim_of(handle: str, pid: int) -> bool:
@@ -180,19 +182,33 @@ def _claimed_pid(handle: str) -> int | None:
             time.sleep(0.05)
             return _claimed_pid(handle)
         return None
-    pid, claimed_at, host = claim
+    pid, started, host = claim
     if host != os.uname().nodename:
         raise ConfigError(
             f'{handle}: this attempt was started on {host!r}, this is {os.uname().nodename!r}; '
             'go on there, or delete that file if it has ended'
         )
+    return pid if _start_time(pid) == started else None
+
+
+def _start_time(pid: int) -> str | None:
+    """Start time of a living process, in ticks since boot: tells it from one that reuses its number.
+
+    ``'unknown'`` where there is no ``/proc``.
+    """
+    if not os.path.isdir('/proc/self'):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        return 'unknown'
     try:
-        process = psutil.Process(pid)
-        alive = process.status() != psutil.STATUS_ZOMBIE
-        # A process that only reuses the number was born after the claim was written.
-        return pid if alive and process.create_time() <= claimed_at + 1 else None
-    except psutil.NoSuchProcess:
+        text = Path(f'/proc/{pid}/stat').read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return None
+    fields = text.rpartition(')')[2].split()  # the name before it can hold anything
+    state, started = fields[0], fields[19]
+    return None if state == 'Z' else started
 
 
 def _kill_group(pid: int, sig: signal.Signals) -> None:

@@ -37,6 +37,4 @@ def make_folder(path: Path, *, named_by: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as err:
-        raise ConfigError(
-            f'{named_by}: cannot write to {str(path)!r} ({err.strerror}); choose another folder'
-        ) from err
+        raise ConfigError(f'{named_by}: cannot write to {str(path)!r} ({err.strerror}); choose another folder') from err

@@ -123,9 +123,7 @@ class Stuck:
 Step = Run | Wait | Done | Stuck
 
 
-def plan(
-    settings: SearchSettings, history: Iterable[Closed], running: Collection[str] = ()
-) -> Step:
+def plan(settings: SearchSettings, history: Iterable[Closed], running: Collection[str] = ()) -> Step:
     """Say what to do next.
 
     Args:
@@ -179,9 +177,7 @@ def outline(settings: SearchSettings) -> list[tuple[str, int, float]]:
         return [('grid', len(_grid_specs(settings)), settings.schedule_fraction)]
     if not isinstance(settings, FixNormSearch):
         raise TypeError(f'no plan for settings of type {type(settings).__name__}')
-    rounds = [
-        (f'round {r}', settings.num_splits, f) for r, f in enumerate(settings.schedule_fractions)
-    ]
+    rounds = [(f'round {r}', settings.num_splits, f) for r, f in enumerate(settings.schedule_fractions)]
     alphas = ('alpha', len(settings.alphas) - 1, settings.schedule_fractions[-1])
     return [*rounds, alphas] if len(settings.alphas) > 1 else rounds
 
@@ -210,11 +206,7 @@ def best_of(rule: str, trainings: Sequence[Closed]) -> Best | None:
     for t in trainings:
         if t.value is None:
             continue
-        if (
-            best is None
-            or better(rule, t.value, best.value)
-            or (t.value == best.value and t.lr < best.lr)
-        ):
+        if best is None or better(rule, t.value, best.value) or (t.value == best.value and t.lr < best.lr):
             best = Best(t.key, t.lr, t.alpha, t.value)
     return best
 
@@ -315,8 +307,7 @@ def _replay_grid(settings: GridSearch, closed: Mapping[str, Closed]) -> Replay:
         return Replay((stage,), None, False, _all_diverged(stage), ())
     lrs = sorted({s.lr for s in specs})
     warnings = [
-        f'the best learning rate, {stage.best.lr}, is the {end} end of the grid: '
-        'the grid is probably too small'
+        f'the best learning rate, {stage.best.lr}, is the {end} end of the grid: the grid is probably too small'
         for end, lr in (('lower', lrs[0]), ('upper', lrs[-1]))
         if len(lrs) > 1 and stage.best.lr == lr
     ]

@@ -21,9 +21,7 @@ from mmfixnorm.search.settings import SearchSettings, parse_settings
 
 #: Parts of a config that say where and how a training runs, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level'})
-_EXECUTION_LEAVES = frozenset(
-    {'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'}
-)
+_EXECUTION_LEAVES = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'})
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,7 @@ class SearchProblem:
         cfg.launcher = 'none'
         cfg.resume = False  # the trial decides, by what it finds in its work dir
         cfg.pop('search', None)
+        _confine_checkpoints(cfg, keep_all=self.settings.keep_weights == 'all')
         return cfg
 
     def identity(self) -> dict[str, Any]:
@@ -140,6 +139,15 @@ def load_problem(
         settings=settings,
         work_dir=folder.absolute(),
     )
+
+
+def _confine_checkpoints(cfg: Config, *, keep_all: bool) -> None:
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    if hook is None:
+        return
+    hook.pop('out_dir', None)  # one folder for all trials: they would overwrite each other's
+    if not keep_all:
+        hook.setdefault('max_keep_ckpts', 2)  # two: a kill may leave the newest one torn
 
 
 def _check_keys(cfg: Config, settings: SearchSettings) -> None:

@@ -55,9 +55,7 @@ def training_length(cfg: Config) -> tuple[int, str]:
         length = train_cfg.get(f'max_{unit}')
         if length is not None:
             return int(length), unit
-    raise ConfigError(
-        f'train_cfg: must have max_epochs or max_iters for a search, got {dict(train_cfg)!r}'
-    )
+    raise ConfigError(f'train_cfg: must have max_epochs or max_iters for a search, got {dict(train_cfg)!r}')
 
 
 def shortened_length(cfg: Config, fraction: float) -> int:
@@ -121,8 +119,7 @@ def _scale_validation(train_cfg: MutableMapping[str, Any], whole: Callable[[floa
             train_cfg[key] = whole(train_cfg[key])
     if train_cfg.get('dynamic_intervals'):
         train_cfg['dynamic_intervals'] = [
-            (whole(milestone), whole(interval))
-            for milestone, interval in train_cfg['dynamic_intervals']
+            (whole(milestone), whole(interval)) for milestone, interval in train_cfg['dynamic_intervals']
         ]
 
 
@@ -182,15 +179,11 @@ def _scale_scheduler(
         if scheduler.get(key):
             new[key] = whole(scheduler[key])
     if 'milestones' in scheduler:  # compared to whole steps, so never a part of one
-        new['milestones'] = [
-            max(1, whole(begin + m) - whole(begin)) for m in scheduler['milestones']
-        ]
+        new['milestones'] = [max(1, whole(begin + m) - whole(begin)) for m in scheduler['milestones']]
     if 'periods' in scheduler:
         ends = [sum(scheduler['periods'][: i + 1]) for i in range(len(scheduler['periods']))]
         starts = [0, *ends[:-1]]
-        new['periods'] = [
-            max(1, whole(e) - (whole(s) if s else 0)) for s, e in zip(starts, ends, strict=True)
-        ]
+        new['periods'] = [max(1, whole(e) - (whole(s) if s else 0)) for s, e in zip(starts, ends, strict=True)]
     if 'Exponential' in str(scheduler['type']) and 'gamma' in scheduler:
         new['gamma'] = scheduler['gamma'] ** (1 / ratio)
     scheduler.update(new)

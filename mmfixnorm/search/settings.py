@@ -273,14 +273,11 @@ def parse_settings(block: Any) -> SearchSettings:
     values = dict(block)
     name = values.pop('type', FixNormSearch.kind)
     if name not in KINDS:
-        raise ConfigError(
-            f'search.type: must be one of {sorted(KINDS)}, got {name!r}{nearest(str(name), KINDS)}'
-        )
+        raise ConfigError(f'search.type: must be one of {sorted(KINDS)}, got {name!r}{nearest(str(name), KINDS)}')
     valid = {f.name for f in fields(KINDS[name])}
     for key in values:
         if key not in valid:
             raise ConfigError(
-                f'search.{key}: {name} has no such key{nearest(str(key), valid)} '
-                f'(it has: {", ".join(sorted(valid))})'
+                f'search.{key}: {name} has no such key{nearest(str(key), valid)} (it has: {", ".join(sorted(valid))})'
             )
     return KINDS[name](**values)

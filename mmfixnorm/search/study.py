@@ -110,9 +110,7 @@ def read_record(work_dir: Path) -> StudyRecord:
     """
     path = work_dir / STUDY_FILE
     if not path.exists():
-        raise ConfigError(
-            f'--work-dir: no search was started in {str(work_dir)!r} (no {STUDY_FILE})'
-        )
+        raise ConfigError(f'--work-dir: no search was started in {str(work_dir)!r} (no {STUDY_FILE})')
     try:
         storage = _storage(path)
         return StudyRecord(optuna.load_study(study_name=_NAME, storage=storage))
@@ -157,10 +155,7 @@ def _move_aside(work_dir: Path) -> None:
 def _refusal(work_dir: Path, was: Mapping[str, str], now: Mapping[str, str]) -> str:
     keys = [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
     keys.sort(key=lambda k: not k.startswith('search.'))
-    lines = [
-        f'  {k}: was {was.get(k, "absent")}, is {now.get(k, "absent")}'
-        for k in keys[:_SHOWN_DIFFERENCES]
-    ]
+    lines = [f'  {k}: was {was.get(k, "absent")}, is {now.get(k, "absent")}' for k in keys[:_SHOWN_DIFFERENCES]]
     if len(keys) > _SHOWN_DIFFERENCES:
         lines.append(f'  and {len(keys) - _SHOWN_DIFFERENCES} more')
     return (

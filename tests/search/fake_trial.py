@@ -34,7 +34,7 @@ def main(mode, trial_dir):
         outcome, value, message = 'diverged', None, 'the loss is nan'
     if mode == 'kill-once' and spec['key'] == 'r0-k1' and spec['attempt'] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    if mode == 'fail-last' and spec['key'] == 'r0-k4' or mode == 'fail':
+    if mode == 'fail' or (mode == 'fail-last' and spec['key'] == 'r0-k4'):
         sys.exit('out of memory, says the fake')
     if mode == 'broken':
         outcome, value, message = 'broken', None, 'the set of weights to fix is empty'

@@ -1,0 +1,99 @@
+"""A search on a terminal, or as JSON lines where nobody reads along."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from mmfixnorm.search.events import Event, Listener
+from mmfixnorm.search.planner import Run, plan
+from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.schedule import shortened_length, training_length
+from mmfixnorm.search.table import SearchState
+
+_QUIET = frozenset({'submitting', 'ended'})  # each is followed by an event that says more
+
+
+def event_printer(stream: TextIO) -> Listener:
+    """One line per event: text on a terminal, JSON otherwise."""
+
+    def as_text(event: Event) -> None:
+        if event.kind not in _QUIET:
+            done = event.data.get('progress') or ''
+            stream.write(f'{datetime.now():%H:%M:%S} {done:>6} {event.text}\n')
+            stream.flush()
+
+    def as_json(event: Event) -> None:
+        line = {'time': datetime.now().isoformat(timespec='seconds'), 'event': event.kind}
+        stream.write(json.dumps({**line, **event.data, 'text': event.text}) + '\n')
+        stream.flush()
+
+    return as_text if stream.isatty() else as_json
+
+
+def print_state(problem: SearchProblem, state: SearchState, console: Console) -> None:
+    """Print the table of trials and where the search stands."""
+    unit = training_length(problem.cfg)[1]
+    table = Table(title=f'{problem.filename}: {problem.settings.metric}')
+    for name in ('trial', 'lr', 'alpha', unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
+        table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right')
+    for row in state.rows:
+        leading = state.best is not None and row.key == state.best.key
+        table.add_row(
+            row.key,
+            f'{row.lr:g}',
+            '' if row.alpha is None else f'{row.alpha:g}',
+            str(row.length),
+            f'{row.cost:g}',
+            row.outcome,
+            '' if row.value is None else f'{row.value:g}',
+            str(row.attempts),
+            f'{row.seconds:.1f}',
+            style='bold' if leading else None,
+        )
+    console.print(table)
+    console.print(summary_line(problem, state), markup=False, highlight=False)
+    for warning in state.replayed.warnings:
+        console.print(f'WARNING: {warning}', markup=False, highlight=False)
+
+
+def summary_line(problem: SearchProblem, state: SearchState) -> str:
+    """Winner or best so far, and what it cost."""
+    spent = f'{state.cost:g} of {state.planned_cost:g} T_max, {state.wall_seconds:.0f} s'
+    if state.replayed.stuck:
+        return f'no winner: {state.replayed.stuck} ({spent})'
+    if state.best is None:
+        return f'no round is closed yet ({spent})'
+    alpha = '' if state.best.alpha is None else f', alpha {state.best.alpha:g}'
+    title = 'winner' if state.replayed.finished else 'best of the closed rounds'
+    metric = f'{problem.settings.metric} {state.best.value:g}'
+    return f'{title}: lr {state.best.lr:g}{alpha}: {metric} ({spent})'
+
+
+def print_plan(problem: SearchProblem, console: Console) -> None:
+    """Print every training that is known before anything runs, and what each stage costs."""
+    length, unit = training_length(problem.cfg)
+    known = plan(problem.settings, [])
+    specs = known.specs if isinstance(known, Run) else ()
+    table = Table(title=f'{problem.filename}: T_max = {length} {unit}')
+    for name in ('trial', 'lr', 'alpha', unit, 'T_max'):
+        table.add_column(name, justify='left' if name == 'trial' else 'right')
+    for spec in specs:
+        table.add_row(
+            spec.key,
+            f'{spec.lr:g}',
+            '' if spec.alpha is None else f'{spec.alpha:g}',
+            str(shortened_length(problem.cfg, spec.fraction)),
+            f'{problem.cost(spec.fraction):g}',
+        )
+    console.print(table)
+    stages = problem.outline_cost()
+    for name, number, cost in stages:
+        later = '' if specs and name == specs[0].stage else ' (values follow from the results)'
+        console.print(f'{name}: {number} trainings, {cost:g} T_max{later}', highlight=False)
+    total = sum(cost for _, _, cost in stages)
+    console.print(f'in all: {sum(n for _, n, _ in stages)} trainings, {total:g} T_max', highlight=False)

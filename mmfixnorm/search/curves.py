@@ -1,0 +1,117 @@
+"""The numbers behind a report's figures; :mod:`.figures` only draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from mmfixnorm.search.planner import Spec, Stage
+from mmfixnorm.search.settings import FixNormSearch, SearchSettings
+from mmfixnorm.search.table import Row, SearchState
+
+
+class LrCurve(NamedTuple):
+    """Values against learning rate, of one round or of one alpha of a grid.
+
+    Attributes:
+        name: E.g. ``round 0`` or ``alpha 4``.
+        lr_min: Lower end of the range that was tried.
+        lr_max: Upper end: the bound that shrinks from round to round.
+        lrs: Learning rates, rising.
+        values: Their values; None if diverged or not closed yet.
+        diverged: Learning rates that diverged.
+        best_lr: The round's best, which bounds the next round; None while it is open.
+    """
+
+    name: str
+    lr_min: float
+    lr_max: float
+    lrs: list[float]
+    values: list[float | None]
+    diverged: list[float]
+    best_lr: float | None
+
+
+class AlphaCurve(NamedTuple):
+    """Values against alpha at one learning rate; ``lengths`` in T_max."""
+
+    lr: float
+    alphas: list[float]
+    values: list[float | None]
+    lengths: list[float]
+
+
+def lr_curves(settings: SearchSettings, state: SearchState) -> list[LrCurve]:
+    """One curve for each round of Algorithm 4, or for each alpha of a grid."""
+    rows = {row.key: row for row in state.rows}
+    if not isinstance(settings, FixNormSearch):
+        return _grid_curves(state.replayed.stages, rows)
+    curves = []
+    low, high = settings.lr_range
+    for stage in state.replayed.stages:
+        if stage.name == 'alpha':
+            continue
+        best_lr = stage.best.lr if stage.best else None
+        curves.append(_lr_curve(stage.name, stage.specs, rows, (low, high), best_lr))
+        high = best_lr or high
+    return curves
+
+
+def _grid_curves(stages: Sequence[Stage], rows: Mapping[str, Row]) -> list[LrCurve]:
+    curves = []
+    for stage in stages:
+        lrs = [s.lr for s in stage.specs]
+        for alpha in dict.fromkeys(s.alpha for s in stage.specs):
+            part = [s for s in stage.specs if s.alpha == alpha]
+            name = 'grid' if alpha is None else f'alpha {alpha:g}'
+            curves.append(_lr_curve(name, part, rows, (min(lrs), max(lrs)), None))
+    return curves
+
+
+def _lr_curve(
+    name: str,
+    specs: Sequence[Spec],
+    rows: Mapping[str, Row],
+    bounds: tuple[float, float],
+    best_lr: float | None,
+) -> LrCurve:
+    rising = sorted(specs, key=lambda s: s.lr)
+    ended = [rows.get(s.key) for s in rising]
+    return LrCurve(
+        name=name,
+        lr_min=bounds[0],
+        lr_max=bounds[1],
+        lrs=[s.lr for s in rising],
+        values=[row.value if row else None for row in ended],
+        diverged=[row.lr for row in ended if row and row.outcome == 'diverged'],
+        best_lr=best_lr,
+    )
+
+
+def alpha_curves(settings: SearchSettings, state: SearchState) -> list[AlphaCurve]:
+    """Values against alpha: at lr* for Algorithm 4, at each learning rate for a grid.
+
+    The first alpha of Algorithm 4 is the training of phase 1 that gave lr*, which can be a shorter
+    one: ``lengths`` says so.
+    """
+    if not isinstance(settings, FixNormSearch):
+        lrs = sorted({row.lr for row in state.rows if row.alpha is not None})
+        return [_alpha_curve(lr, [r for r in state.rows if r.lr == lr]) for lr in lrs]
+    tried = [row for row in state.rows if row.stage == 'alpha']
+    if not tried:
+        return []
+    lr = tried[0].lr
+    first = [r for r in state.rows if r.stage != 'alpha' and r.lr == lr and r.value is not None]
+    sign = 1 if settings.rule == 'greater' else -1
+    first.sort(key=lambda r: sign * (r.value or 0.0))
+    return [_alpha_curve(lr, [*first[-1:], *tried])]
+
+
+def _alpha_curve(lr: float, rows: Sequence[Row]) -> AlphaCurve:
+    known = sorted((r for r in rows if r.alpha is not None), key=lambda r: r.alpha or 0.0)
+    return AlphaCurve(
+        lr=lr,
+        alphas=[r.alpha for r in known if r.alpha is not None],
+        values=[r.value for r in known],
+        lengths=[r.cost for r in known],
+    )

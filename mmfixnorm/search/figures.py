@@ -1,0 +1,90 @@
+"""Draws the curves of a search; computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.colors import qualitative
+
+from mmfixnorm.search.curves import AlphaCurve, LrCurve
+from mmfixnorm.search.table import Progress
+
+_COLOURS = qualitative.D3
+_LAYOUT = dict(template='plotly_white', height=420, margin=dict(l=60, r=20, t=50, b=50))
+
+
+def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
+    """Metric against learning rate; a shaded band under each round shows the range it searched."""
+    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against learning rate'))
+    figure.update_layout(xaxis_title='learning rate', yaxis_title=metric, yaxis_domain=[0.22, 1])
+    figure.update_layout(yaxis2=dict(domain=[0, 0.16], anchor='x', title='range', autorange='reversed'))
+    for i, curve in enumerate(curves):
+        colour = _COLOURS[i % len(_COLOURS)]
+        figure.add_scatter(
+            x=curve.lrs,
+            y=curve.values,
+            name=curve.name,
+            mode='lines+markers',
+            line_color=colour,
+            marker_size=8,
+            connectgaps=False,
+        )
+        figure.add_scatter(  # the bound that shrinks
+            x=[curve.lr_min, curve.lr_max],
+            y=[curve.name, curve.name],
+            yaxis='y2',
+            mode='lines',
+            line=dict(color=colour, width=8),
+            opacity=0.4,
+            showlegend=False,
+            hovertemplate='%{x}',
+        )
+        if curve.best_lr is not None:
+            figure.add_scatter(
+                x=[curve.best_lr],
+                y=[curve.values[curve.lrs.index(curve.best_lr)]],
+                mode='markers',
+                marker=dict(color=colour, size=15, symbol='star'),
+                name=f'{curve.name}: best, bound of the next',
+            )
+        for lr in curve.diverged:
+            figure.add_vline(x=lr, line=dict(color=colour, dash='dot', width=1))
+            figure.add_annotation(x=lr, y=1, yref='y domain', text='diverged', textangle=-90)
+    return figure
+
+
+def draw_alpha_curves(curves: Sequence[AlphaCurve], metric: str) -> go.Figure:
+    """Metric against alpha, on a log axis."""
+    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against alpha'))
+    figure.update_layout(xaxis_title='alpha', yaxis_title=metric)
+    alphas = sorted({a for curve in curves for a in curve.alphas})
+    figure.update_xaxes(type='log', tickvals=alphas, ticktext=[f'{a:g}' for a in alphas])
+    for i, curve in enumerate(curves):
+        figure.add_scatter(
+            x=curve.alphas,
+            y=curve.values,
+            name=f'lr {curve.lr:g}',
+            mode='lines+markers',
+            line_color=_COLOURS[i % len(_COLOURS)],
+            marker_size=8,
+            customdata=curve.lengths,
+            hovertemplate='alpha %{x}: %{y}<br>length %{customdata:g} T_max',
+            showlegend=True,
+        )
+    return figure
+
+
+def draw_progress(progress: Progress, metric: str) -> go.Figure:
+    """Best value so far against cost."""
+    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'best {metric} so far against cost'))
+    figure.update_layout(xaxis_title='cost in T_max', yaxis_title=metric)
+    figure.add_scatter(
+        x=progress.cost,
+        y=progress.best,
+        mode='lines+markers',
+        line=dict(shape='hv', color=_COLOURS[0]),
+        name='best so far',
+    )
+    figure.update_xaxes(rangemode='tozero')
+    return figure

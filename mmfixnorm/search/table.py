@@ -1,0 +1,116 @@
+"""A search's trials as rows, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mmfixnorm.search.planner import Best, Replay, better, replay
+from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.study import Attempt, StudyRecord, closed_trainings
+
+
+class Row(NamedTuple):
+    """One trial. ``cost`` is in T_max, ``length`` in epochs or iterations, times in seconds."""
+
+    key: str
+    stage: str
+    outcome: str
+    lr: float
+    alpha: float | None
+    cost: float
+    length: int
+    value: float | None
+    attempts: int
+    seconds: float
+    message: str
+
+
+class Progress(NamedTuple):
+    """Best value so far after each closed training, against the cost so far in T_max."""
+
+    cost: list[float]
+    best: list[float | None]
+
+
+class SearchState(NamedTuple):
+    """Where a search stands."""
+
+    rows: list[Row]
+    replayed: Replay
+    best: Best | None
+    cost: float
+    planned_cost: float
+    trial_seconds: float
+    wall_seconds: float
+
+
+def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
+    """Compute where a search stands from its record."""
+    replayed = replay(problem.settings, record.closed())
+    rows = trial_rows(record.attempts)
+    order = {s.key: i for i, s in enumerate(s for stage in replayed.stages for s in stage.specs)}
+    rows.sort(key=lambda row: order.get(row.key, len(order)))
+    ends = [a.ended for a in record.attempts]
+    return SearchState(
+        rows=rows,
+        replayed=replayed,
+        best=replayed.best,
+        cost=ledger(record.attempts)[-1] if record.attempts else 0.0,
+        planned_cost=sum(cost for _, _, cost in problem.outline_cost()),
+        trial_seconds=sum(row.seconds for row in rows),
+        wall_seconds=(max(ends) - record.created).total_seconds() if ends else 0.0,
+    )
+
+
+def trial_rows(attempts: Sequence[Attempt]) -> list[Row]:
+    """One row for each trial, with the outcome of its last attempt."""
+    by_key: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        by_key.setdefault(attempt.spec.key, []).append(attempt)
+    return [_row(of_key) for of_key in by_key.values()]
+
+
+def _row(attempts: Sequence[Attempt]) -> Row:
+    last = attempts[-1]
+    return Row(
+        key=last.spec.key,
+        stage=last.spec.stage,
+        outcome=last.result.outcome,
+        lr=last.spec.lr,
+        alpha=last.spec.alpha,
+        cost=last.cost,
+        length=last.result.length,
+        value=last.result.value,
+        attempts=len(attempts),
+        seconds=sum(a.result.seconds for a in attempts),
+        message=last.result.message,
+    )
+
+
+def ledger(attempts: Sequence[Attempt]) -> list[float]:
+    """Cost so far after each attempt, in T_max.
+
+    A training counts once, when it is closed: a later attempt goes on from the checkpoints of an
+    earlier one.
+    """
+    total, costs = 0.0, []
+    for attempt in attempts:
+        if closed_trainings([attempt]):
+            total += attempt.cost
+        costs.append(round(total, 9))
+    return costs
+
+
+def progress(attempts: Sequence[Attempt], rule: str) -> Progress:
+    """Best value so far against cost, in the order in which trainings were closed."""
+    best: float | None = None
+    cost, values = [], []
+    for attempt, spent in zip(attempts, ledger(attempts), strict=True):
+        value = attempt.result.value
+        if value is not None and (best is None or better(rule, value, best)):
+            best = value
+        if closed_trainings([attempt]):
+            cost.append(spent)
+            values.append(best)
+    return Progress(cost, values)

@@ -1,0 +1,84 @@
+"""A tiny toolbox for real trainings in a second: a model with an alpha, data, a metric."""
+
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, METRICS, MODELS
+from torch import nn
+from torch.utils.data import Dataset
+
+
+@DATASETS.register_module()
+class ToyPoints(Dataset):
+    """Points in the plane; the class is the sign of x + y."""
+
+    metainfo = {'classes': ('below', 'above')}
+
+    def __init__(self, num, data_root='', seed=0):
+        rng = torch.Generator().manual_seed(seed)
+        self.points = torch.randn(num, 2, generator=rng)
+
+    def __len__(self):
+        return len(self.points)
+
+    def __getitem__(self, i):
+        point = self.points[i]
+        return {'inputs': point, 'label': int(point.sum() > 0)}
+
+
+@MODELS.register_module()
+class ToyHead(nn.Module):
+    """A linear layer with a bound on its output, which plays alpha's part."""
+
+    def __init__(self, alpha):
+        super().__init__()
+        self.alpha = alpha
+        self.fc = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.alpha * torch.tanh(self.fc(x))
+
+
+@MODELS.register_module()
+class ToyHeadThatForgets(ToyHead):
+    """Takes alpha and does something else with it."""
+
+    def __init__(self, alpha):
+        super().__init__(alpha=1.0 + 0 * alpha)
+
+
+@MODELS.register_module()
+class ToyClassifier(BaseModel):
+    """Two layers; ``explode_at`` makes the loss nan at that iteration."""
+
+    def __init__(self, head, explode_at=None, raise_on_batch=None):
+        super().__init__()
+        self.body = nn.Linear(2, 8)
+        self.head = MODELS.build(head)
+        self.explode_at = explode_at
+        self.raise_on_batch = raise_on_batch
+        self.calls = 0
+
+    def forward(self, inputs, label, mode='tensor'):
+        inputs, label = torch.stack(inputs), torch.tensor(label)  # lists, from pseudo_collate
+        scores = self.head(torch.tanh(self.body(inputs)))
+        if mode == 'loss':
+            self.calls += 1
+            if self.raise_on_batch == self.calls:
+                raise ValueError('the set of weights to fix is empty')
+            loss = nn.functional.cross_entropy(scores, label)
+            return {'loss': loss * float('nan') if self.calls == self.explode_at else loss}
+        return [{'right': bool(r)} for r in scores.argmax(1) == label]
+
+
+@METRICS.register_module()
+class ToyAccuracy(BaseMetric):
+    """Percentage of right answers, reported as ``accuracy/top1``."""
+
+    default_prefix = 'accuracy'
+
+    def process(self, data_batch, data_samples):
+        self.results += [sample['right'] for sample in data_samples]
+
+    def compute_metrics(self, results):
+        return {'top1': 100.0 * sum(results) / len(results)}

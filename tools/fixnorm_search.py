@@ -1,0 +1,83 @@
+#!/usr/bin/env python
+"""Tune learning rate and alpha of a config, by the settings in its ``search`` block.
+
+plan    check everything and print the trainings and their cost; nothing runs
+run     search, or go on with a search that was interrupted in any way
+status  print the table of trials
+report  write report.html and best_config.py
+
+Exit status: 0 done, 1 ended without a winner, 2 a mistake to put right, 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mmengine.config import DictAction
+from rich.console import Console
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.console import event_printer, print_plan, print_state
+from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
+from mmfixnorm.search.problem import SearchProblem, load_problem
+from mmfixnorm.search.report import write_report
+from mmfixnorm.search.study import read_record
+from mmfixnorm.search.table import search_state
+
+STATUS = {'done': 0, 'stuck': 1, 'interrupted': 130}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('action', choices=['plan', 'run', 'status', 'report'])
+    parser.add_argument('config', help='config file with a search block')
+    parser.add_argument('--work-dir', help='default: work_dirs/<config>_search')
+    parser.add_argument('--workers', type=int, help='trials at a time, instead of search.workers')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='change settings of the config, e.g. search.num_splits=3',
+    )
+    return parser
+
+
+def run(problem: SearchProblem, trial_command: Sequence[str]) -> int:
+    """Search, then print the table and write the report."""
+    outcome = run_search(problem, command=trial_command, listener=event_printer(sys.stdout))
+    record = read_record(problem.work_dir)
+    if sys.stdout.isatty():
+        print_state(problem, search_state(problem, record), Console())
+    if outcome.kind != 'done':
+        print(f'{outcome.kind}: {outcome.message}', file=sys.stderr)
+    if outcome.kind != 'interrupted':
+        print('report: {}\nconfig: {}'.format(*write_report(problem, record)))
+    return STATUS[outcome.kind]
+
+
+def main(argv: Sequence[str] | None = None, *, trial_command: Sequence[str] = TRIAL_COMMAND) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        problem = load_problem(
+            args.config,
+            work_dir=args.work_dir,
+            cfg_options=args.cfg_options,
+            workers=args.workers,
+        )
+        if args.action == 'plan':
+            print_plan(problem, Console())
+        elif args.action == 'run':
+            return run(problem, trial_command)
+        elif args.action == 'status':
+            print_state(problem, search_state(problem, read_record(problem.work_dir)), Console())
+        else:
+            print('report: {}\nconfig: {}'.format(*write_report(problem, read_record(problem.work_dir))))
+    except ConfigError as err:
+        print(f'{args.config}: {err}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
