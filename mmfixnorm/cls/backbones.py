@@ -42,9 +42,7 @@ class ThinResNetCIFAR(ResNet_CIFAR):
         6 * n + 2: (BasicBlock, (n, n, n)) for n in (1, 2, 3, 5, 7, 9, 18)
     }
 
-    def __init__(
-        self, depth: int = 20, *, base_channels: int = 16, num_stages: int = 3, **kwargs: Any
-    ) -> None:
+    def __init__(self, depth: int = 20, *, base_channels: int = 16, num_stages: int = 3, **kwargs: Any) -> None:
         if depth not in self.arch_settings:
             raise ValueError(f'depth must be one of {sorted(self.arch_settings)}, got {depth!r}')
         kwargs.setdefault('stem_channels', base_channels)

@@ -75,11 +75,7 @@ class SubsetCustomDataset(CustomDataset):
 def _place_range(subset: int | tuple[int, int]) -> tuple[int, int]:
     """First and end place, checked."""
     pair = tuple(subset) if isinstance(subset, (tuple, list)) else (0, subset)
-    if (
-        len(pair) != 2
-        or any(type(place) is not int for place in pair)
-        or not 0 <= pair[0] < pair[1]
-    ):
+    if len(pair) != 2 or any(type(place) is not int for place in pair) or not 0 <= pair[0] < pair[1]:
         raise ConfigError(
             'subset must be a number of images per class > 0, or a pair (first, end) with '
             f'0 <= first < end, got {subset!r}'

@@ -104,18 +104,13 @@ def image_files(archive: tarfile.TarFile) -> Iterator[Member]:
 def count_images(folder: Path) -> dict[str, int]:
     """Number of files per split and class, for example ``{'train/cat': 5000, ...}``."""
     return {
-        f'{split}/{name}': sum(1 for _ in (folder / split / name).glob('*'))
-        for split in SPLITS
-        for name in CLASSES
+        f'{split}/{name}': sum(1 for _ in (folder / split / name).glob('*')) for split in SPLITS for name in CLASSES
     }
 
 
 def is_complete(folder: Path) -> bool:
     """Whether every class has its 5000 and 1000 images."""
-    return all(
-        count == IMAGES_PER_CLASS[name.split('/')[0]]
-        for name, count in count_images(folder).items()
-    )
+    return all(count == IMAGES_PER_CLASS[name.split('/')[0]] for name, count in count_images(folder).items())
 
 
 def unpack(archive: Path, folder: Path) -> None:
@@ -152,14 +147,9 @@ def convert(archive: Path, out: Path) -> bool:
     if out.is_dir() and is_complete(out):
         return False
     if out.exists():
-        raise ConfigError(
-            f'--out: {out} exists and is not all of CIFAR-10; remove it or choose another folder'
-        )
+        raise ConfigError(f'--out: {out} exists and is not all of CIFAR-10; remove it or choose another folder')
     if not archive.is_file():
-        raise ConfigError(
-            f'{archive}: no such file; download cifar-10-python.tar.gz from {SOURCE}'
-            ' and give its path'
-        )
+        raise ConfigError(f'{archive}: no such file; download cifar-10-python.tar.gz from {SOURCE} and give its path')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Written beside and renamed: whoever sees the folder sees all of it.

@@ -33,9 +33,7 @@ def split_of_each(labels: np.ndarray) -> list[str]:
     splits = np.full(len(labels), 'train', dtype=object)
     for label in np.unique(labels):
         # RandomState: its stream is frozen for all NumPy versions, Generator's is not.
-        order = np.random.RandomState([SPLIT_SEED, label]).permutation(
-            np.flatnonzero(labels == label)
-        )
+        order = np.random.RandomState([SPLIT_SEED, label]).permutation(np.flatnonzero(labels == label))
         first = 0
         for split, count in HELD_OUT_PER_CLASS.items():
             splits[order[first : first + count]] = split
@@ -50,9 +48,7 @@ def digit_files() -> dict[str, np.ndarray]:
     splits = split_of_each(digits.target)
     return {
         f'{split}/{label}/{index:04d}.png': image
-        for index, (split, label, image) in enumerate(
-            zip(splits, digits.target, images, strict=True)
-        )
+        for index, (split, label, image) in enumerate(zip(splits, digits.target, images, strict=True))
     }
 
 
@@ -98,10 +94,7 @@ def convert(out: Path) -> bool:
 def _accept_existing(out: Path, names: Sequence[str]) -> bool:
     if out.is_dir() and is_complete(out, names):
         return False
-    raise ConfigError(
-        f'--out: {out} exists and is not the complete digits folder; '
-        'remove it or choose another folder'
-    )
+    raise ConfigError(f'--out: {out} exists and is not the complete digits folder; remove it or choose another folder')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
