@@ -1,0 +1,171 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mmfixnorm.core import cross_boundary_risk
+from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters
+from mmfixnorm.engine.cross_boundary_risk_hook import find_classifier
+
+
+def norm(tensors):
+    return torch.cat([t.detach().double().flatten() for t in tensors]).norm().item()
+
+
+def scalars(runner):
+    """What the vis backend wrote: name -> values."""
+    (path,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    written: dict = {}
+    for line in path.read_text().splitlines():
+        for name, value in json.loads(line).items():
+            written.setdefault(name, []).append(value)
+    return written
+
+
+def test_hook_does_what_the_wrapper_does(toy_runner):
+    by_wrapper = toy_runner('wrapper')
+    one = by_wrapper.train()
+    by_hook = toy_runner('hook', wrapper=dict(type='OptimWrapper'), custom_hooks=[dict(type='FixNormHook')])
+    two = by_hook.train()
+    for p, q in zip(one.parameters(), two.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
+    assert norm(flagged(by_hook.optim_wrapper.optimizer)) == pytest.approx(
+        by_wrapper.optim_wrapper.anchor.target, rel=1e-6
+    )
+
+
+def test_hook_and_wrapper_together_are_refused(toy_runner):
+    with pytest.raises(ValueError, match="set up twice: FixNormHook.*type='FixNormOptimWrapper'"):
+        toy_runner(custom_hooks=[dict(type='FixNormHook')]).train()
+
+
+def test_hook_refuses_to_resume_a_run_without_norm_fixing(toy_runner):
+    plain = dict(type='OptimWrapper')
+    first = toy_runner('first', epochs=1, wrapper=plain)
+    first.train()
+    with pytest.raises(ValueError, match="no state 'fix_norm'"):
+        toy_runner(
+            'second',
+            wrapper=plain,
+            custom_hooks=[dict(type='FixNormHook')],
+            load_from=f'{first.work_dir}/epoch_1.pth',
+            resume=True,
+        ).train()
+
+
+def test_weight_norms_and_effective_lr_reach_the_vis_backends(toy_runner):
+    runner = toy_runner(custom_hooks=[dict(type='WeightNormHook', interval=1)])
+    model = runner.train()
+    written = scalars(runner)
+    target = runner.optim_wrapper.anchor.target
+    assert written['weight_norm'] == pytest.approx([target] * 6, rel=1e-5)
+    assert written['effective_lr'] == pytest.approx([0.1 / target**2] * 6, rel=1e-5)
+    for name, weight in norm_fixing_parameters(model).items():
+        assert len(written[f'weight_norm/{name}']) == 6
+        assert written[f'weight_norm/{name}'][-1] == pytest.approx(norm([weight]), rel=1e-5)
+
+
+def test_weight_norm_of_a_run_without_fixing_is_seen_to_move(toy_runner):
+    hooks = [dict(type='WeightNormHook', interval=1, per_layer=False, fc=False)]
+    runner = toy_runner(wrapper=dict(type='OptimWrapper'), custom_hooks=hooks)
+    model = runner.train()
+    values = scalars(runner)['weight_norm']
+    assert values[-1] == pytest.approx(norm(norm_fixing_parameters(model, fc=False).values()), rel=1e-5)
+    assert abs(values[-1] / values[0] - 1) > 1e-3
+
+
+@pytest.mark.parametrize('plain', [False, True], ids=['fixnorm', 'plain_fc'])
+def test_cross_boundary_risk_matches_a_computation_by_hand(toy_runner, toy_classifier, toy_data, plain):
+    model = toy_classifier(fc=nn.Linear(6, 3) if plain else None)
+    hooks = [dict(type='CrossBoundaryRiskHook', interval=1)]
+    runner = toy_runner(model=model, val=True, custom_hooks=hooks)
+    runner.train()
+    model.eval()
+    data = toy_data()
+    features = model.backbone(data.inputs).mean((2, 3))
+    expected = cross_boundary_risk(features, data.labels, model.head.fc.weight).item()
+    assert runner.message_hub.get_scalar('val/mcbr').current() == pytest.approx(expected, abs=1e-5)
+    written = scalars(runner)
+    assert len(written['g']) == 6
+    fc = model.head.fc
+    assert written['g'][-1] == pytest.approx((fc.weight.norm() if plain else fc.g).item(), rel=1e-5)
+    assert ('g_bound' in written) is not plain
+    # train and validation values share the tag `mcbr` in the backends, as every metric of mmengine does
+    assert len(written['mcbr']) == 6 + 2
+    assert all(-1 <= value <= 1 for value in written['mcbr'])
+
+
+def test_training_risk_is_of_the_batch_before_the_step(toy_runner, toy_classifier, toy_data):
+    model = toy_classifier()
+    runner = toy_runner(model=model, epochs=1, lr=0.0, batch_size=24, custom_hooks=[dict(type='CrossBoundaryRiskHook')])
+    runner.train()
+    data = toy_data()
+    model.train()
+    expected = cross_boundary_risk(model.backbone(data.inputs).mean((2, 3)), data.labels, model.head.fc.weight)
+    assert scalars(runner)['mcbr'] == pytest.approx([expected.item()], abs=1e-5)
+
+
+def test_risk_is_not_measured_where_labels_are_mixed(toy_runner, toy_classifier, caplog):
+    model = toy_classifier()
+    model.data_preprocessor.batch_augments = object()
+    runner = toy_runner(model=model, custom_hooks=[dict(type='CrossBoundaryRiskHook', interval=1)])
+    logging.getLogger().addHandler(caplog.handler)
+    runner.train()
+    assert 'mcbr' not in scalars(runner)
+    assert len(scalars(runner)['g']) == 6
+
+
+@pytest.mark.parametrize('layer', [None, 'backbone.0', 'nope'])
+def test_model_without_a_final_linear_layer_is_refused(layer):
+    model = nn.Sequential(nn.Conv2d(1, 1, 1)) if layer is None else nn.ModuleDict({'backbone': nn.Sequential()})
+    with pytest.raises(ValueError, match=f'layer={layer!r} is no linear layer of the model'):
+        find_classifier(model, layer)
+
+
+def test_average_is_evaluated_and_saved_at_full_norm(toy_runner):
+    """The mean of weights that wander over a sphere is shorter than its radius; evaluation must not see that."""
+    seen = {}
+
+    def run(name, hook):
+        runner = toy_runner(name, lr=3.0, val=True, epochs=4, custom_hooks=[dict(type=hook, momentum=0.1)])
+        names = set(norm_fixing_parameters(runner.model))
+        runner.register_hook(dict(type='_Probe', names=names, seen=seen.setdefault(name, [])))
+        runner.train()
+        state = torch.load(f'{runner.work_dir}/epoch_4.pth', weights_only=False)['state_dict']
+        return runner, norm([state[n] for n in names])
+
+    plain, plain_saved = run('plain', 'EMAHook')
+    ours, ours_saved = run('ours', 'FixNormEMAHook')
+    target = ours.optim_wrapper.anchor.target
+    assert seen['plain'][-1] < 0.99 * target
+    assert plain_saved < 0.99 * target
+    assert seen['ours'] == pytest.approx([target] * 4, rel=1e-5)
+    assert ours_saved == pytest.approx(target, rel=1e-5)
+    # The average itself goes on untouched, and so does the training.
+    for p, q in zip(plain.model.parameters(), ours.model.parameters()):
+        assert torch.equal(p, q)
+    averages = [next(h for h in r.hooks if hasattr(h, 'ema_model')).ema_model for r in (plain, ours)]
+    for p, q in zip(*(a.parameters() for a in averages)):
+        assert torch.equal(p, q)
+
+
+def test_resumed_average_goes_on_as_the_uninterrupted_one(toy_runner):
+    hooks = [dict(type='FixNormEMAHook', momentum=0.1)]
+
+    def average(runner):
+        (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
+        return hook.ema_model.module
+
+    straight = toy_runner('straight', lr=1.0, custom_hooks=hooks)
+    straight.train()
+    half = toy_runner('half', lr=1.0, epochs=1, custom_hooks=hooks)
+    half.train()
+    again = toy_runner('again', lr=1.0, custom_hooks=hooks, load_from=f'{half.work_dir}/epoch_1.pth', resume=True)
+    again.train()
+    for p, q in zip(straight.model.parameters(), again.model.parameters()):
+        assert torch.equal(p, q)
+    for p, q in zip(average(straight).parameters(), average(again).parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)  # scaled and back: one rounding
