@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfixnorm.core import FixNormLinear, NormAnchor, fix_norm, global_norm, norm_fixing_parameters
 from mmfixnorm.core.norm_fixing import FLAG, flag_, flagged, scale_
@@ -408,3 +409,22 @@ def test_groups_say_which_positions_are_in_the_set():
     fix_norm(optimizer, model=model)
     assert optimizer.param_groups[0][FLAG] == [0, 3, 6]
     assert optimizer.state_dict()['param_groups'][0][FLAG] == [0, 3, 6]
+
+
+class NoHostSync(TorchDispatchMode):
+    """Refuses what copies a value from the device to the host."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, 'a host synchronisation'
+        return func(*args, **(kwargs or {}))
+
+
+def test_step_has_no_host_synchronisation_after_the_first():
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, foreach=True)
+    fix_norm(optimizer, model=model)
+    step(model, optimizer)
+    with NoHostSync():
+        optimizer.step()
+    with pytest.raises(AssertionError, match='host sync'), NoHostSync():
+        global_norm(flagged(optimizer)).item()
