@@ -63,9 +63,7 @@ _BUILD_ERRORS = (
 )
 
 
-def load_config(
-    filename: str | os.PathLike[str], *, cfg_options: Mapping[str, Any] | None = None
-) -> Config:
+def load_config(filename: str | os.PathLike[str], *, cfg_options: Mapping[str, Any] | None = None) -> Config:
     """Read a config file, import its ``custom_imports`` and merge ``--cfg-options`` into it.
 
     Args:
@@ -197,9 +195,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
     BN instead of SyncBN, which needs a GPU.
     """
 
-    def __init__(
-        self, module: nn.Module, device_ids: list[int] | None = None, **kwargs: Any
-    ) -> None:
+    def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **kwargs: Any) -> None:
         del device_ids
         if any(isinstance(m, nn.SyncBatchNorm) for m in module.modules()):
             print_log('No GPU: every SyncBN layer becomes BN.', logger='current')
@@ -240,9 +236,7 @@ def _join_gloo_group(cfg: Config) -> None:
             env['MASTER_ADDR'] = subprocess.check_output(nodes, text=True).split()[0]
         env['RANK'], env['WORLD_SIZE'] = env['SLURM_PROCID'], env['SLURM_NTASKS']
         env['LOCAL_RANK'] = env['SLURM_LOCALID']
-    missing = [
-        name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in env
-    ]
+    missing = [name for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT') if name not in env]
     if missing:
         raise ConfigError(
             f'--launcher {cfg.launcher}: {", ".join(missing)} not set in the environment; '
@@ -273,9 +267,7 @@ def _config_errors() -> Iterator[None]:
         raise ConfigError(_explain_import(err)) from err
     except _BUILD_ERRORS as err:
         where = traceback.extract_tb(err.__traceback__)[-1]
-        raise ConfigError(
-            f'{type(err).__name__}: {_message(err)} (raised in {where.filename}:{where.lineno})'
-        ) from err
+        raise ConfigError(f'{type(err).__name__}: {_message(err)} (raised in {where.filename}:{where.lineno})') from err
 
 
 def _message(err: BaseException) -> str:
@@ -298,7 +290,4 @@ def _explain_import(err: BaseException) -> str:
 
 def _how_to_install(module: str) -> str:
     fork, classic = PACKAGES[module]
-    return (
-        f"{module} is not installed: pip install 'mmfixnorm[onedl]' "
-        f'(or {fork}, or the classic {classic})'
-    )
+    return f"{module} is not installed: pip install 'mmfixnorm[onedl]' (or {fork}, or the classic {classic})"

@@ -42,11 +42,11 @@ def show_in(cfg: Config, folder: str) -> None:
     if hook is None:
         raise ConfigError('--show-dir: the config has no default_hooks.visualization')
     if cfg.get('default_scope') == 'mmpretrain':
-        hook.update(enable=True, out_dir=folder)
+        hook.update(enable=True, interval=1, out_dir=folder)
     elif cfg.get('default_scope') == 'mmdet':
-        hook.update(draw=True, test_out_dir=folder)
+        hook.update(draw=True, interval=1, test_out_dir=folder)
     else:
-        hook.update(draw=True)
+        hook.update(draw=True, interval=1)
         cfg.setdefault('visualizer', {}).update(save_dir=folder)
 
 
