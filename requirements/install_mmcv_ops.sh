@@ -30,11 +30,12 @@ if ! ls "$cache"/*.whl >/dev/null 2>&1; then
     mkdir -p "$(dirname "$cache")"
     build=$(mktemp -d "$cache.XXXXXX")
     trap 'rm -rf "$build"' EXIT
-    # -g0: debug information is 40 % of the time otherwise.
+    # -g0: debug information is 40 % of the time otherwise. PATH: torch looks for ninja there.
+    PATH=$(cd "$(dirname "$(command -v "$PYTHON")")" && pwd):$PATH \
     CFLAGS=-g0 CXXFLAGS=-g0 MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} \
         "$PYTHON" -m pip wheel --no-cache-dir --no-deps --no-build-isolation \
         --no-binary onedl-mmcv --wheel-dir "$build" "$mmcv"
-    mv -T "$build" "$cache" 2>/dev/null || true # another build may have been first: same wheel
+    [ -e "$cache" ] || mv "$build" "$cache" # another build may have been first: same wheel
 fi
 "$PYTHON" -m pip install --no-deps --force-reinstall "$cache"/*.whl
 has_ops || { echo "mmcv's ops do not import; remove $cache and try again" >&2; exit 1; }
