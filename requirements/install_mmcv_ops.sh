@@ -32,7 +32,7 @@ if ! ls "$cache"/*.whl >/dev/null 2>&1; then
     trap 'rm -rf "$build"' EXIT
     # -g0: debug information is 40 % of the time otherwise. PATH: torch looks for ninja there.
     PATH=$(cd "$(dirname "$(command -v "$PYTHON")")" && pwd):$PATH \
-    CFLAGS=-g0 CXXFLAGS=-g0 MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} \
+    CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} \
         "$PYTHON" -m pip wheel --no-cache-dir --no-deps --no-build-isolation \
         --no-binary onedl-mmcv --wheel-dir "$build" "$mmcv"
     [ -e "$cache" ] || mv "$build" "$cache" # another build may have been first: same wheel
