@@ -5,6 +5,7 @@ from mmengine.registry import MODELS
 from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear
 from mmfixnorm.engine.cross_boundary_risk_hook import CrossBoundaryRiskHook
 from mmfixnorm.engine.ema_hook import FixNormEMAHook
+from mmfixnorm.engine.epoch_seed_hook import EpochSeedHook
 from mmfixnorm.engine.fix_norm_hook import FixNormHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
@@ -16,6 +17,7 @@ for _layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d):
 
 __all__ = [
     'CrossBoundaryRiskHook',
+    'EpochSeedHook',
     'FixNormAmpOptimWrapper',
     'FixNormEMAHook',
     'FixNormHook',
