@@ -4,7 +4,6 @@ _base_ = ['./mobilenet-v2_wd_1xb128-100e_cifar10.py', '../_base_/search/grid.py'
 optim_wrapper = dict(
     type='FixNormOptimWrapper',
     constructor='FixNormOptimWrapperConstructor',
-    optimizer=dict(lr=0.4, weight_decay=0.0),
+    optimizer=dict(lr=0.8, weight_decay=0.0),
     paramwise_cfg=dict(lambda_fc=1e-4),
 )
-search = dict(lr_range=(0.1, 1.6))

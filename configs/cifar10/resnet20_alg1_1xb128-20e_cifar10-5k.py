@@ -4,7 +4,6 @@ _base_ = ['./resnet20_wd_1xb128-20e_cifar10-5k.py', '../_base_/search/grid.py']
 optim_wrapper = dict(
     type='FixNormOptimWrapper',
     constructor='FixNormOptimWrapperConstructor',
-    optimizer=dict(lr=0.4, weight_decay=0.0),
+    optimizer=dict(lr=0.8, weight_decay=0.0),
     paramwise_cfg=dict(lambda_fc=1e-4),
 )
-search = dict(lr_range=(0.1, 1.6))

@@ -5,6 +5,5 @@ model = dict(head=dict(type='WNLinearClsHead'))
 optim_wrapper = dict(
     type='FixNormOptimWrapper',
     constructor='FixNormOptimWrapperConstructor',
-    optimizer=dict(lr=0.4, weight_decay=0.0),
+    optimizer=dict(lr=0.8, weight_decay=0.0),
 )
-search = dict(lr_range=(0.1, 1.6))
