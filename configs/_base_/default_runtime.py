@@ -11,6 +11,11 @@ default_hooks = dict(
     visualization=dict(type='VisualizationHook', enable=False),
 )
 
+custom_hooks = [
+    dict(type='WeightNormHook', interval=100, per_layer=False),
+    dict(type='CrossBoundaryRiskHook', interval=100),
+]
+
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
