@@ -36,8 +36,8 @@ types: $(VENV)/dev
 dist: $(VENV)/dev
 	$(BIN)/python -m build --no-isolation
 
-data/digits: tools/dataset_converters/digits.py | $(VENV)/cls
-	$(BIN)/python $< --out $@
+data/digits: | $(VENV)/cls
+	$(BIN)/python tools/dataset_converters/digits.py --out $@
 
 # The environment, in three steps; each leaves a stamp.
 $(VENV)/cls: $(filter-out %/test.txt %/onedl.txt,$(wildcard requirements/*.txt)) setup.py
