@@ -25,7 +25,7 @@ def _step(node: Any, name: str) -> Any:
 
 def nearest(name: str, valid: Iterable[str]) -> str:
     """Return ``", did you mean 'x'?"`` for the closest valid name, or ``''``."""
-    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.6)
     return f', did you mean {close[0]!r}?' if close else ''
 
 

@@ -189,9 +189,10 @@ def split(low: float, high: float, num: int, *, drop_low: bool) -> tuple[float, 
     published values. Ten digits are kept, so that 0.8 is 0.8 and not 0.8000000000000002.
     """
     values = np.linspace(low, high, num + 1)[1:] if drop_low else np.linspace(low, high, num)
-    ends = {0: low} if not drop_low else {}
-    ends[num - 1] = high
-    rounded = [ends.get(i, float(f'{v:.10g}')) for i, v in enumerate(values)]
+    rounded = [min(max(float(f'{v:.10g}'), low), high) for v in values]
+    rounded[-1] = high  # the ends are the caller's, to the last digit
+    if not drop_low:
+        rounded[0] = low
     return tuple(dict.fromkeys(rounded))
 
 

@@ -147,7 +147,8 @@ def _confine_checkpoints(cfg: Config, *, keep_all: bool) -> None:
         return
     hook.pop('out_dir', None)  # one folder for all trials: they would overwrite each other's
     if not keep_all:
-        hook.setdefault('max_keep_ckpts', 2)  # two: a kill may leave the newest one torn
+        kept = hook.get('max_keep_ckpts', 2)
+        hook.max_keep_ckpts = max(kept, 2) if kept > 0 else 2  # a kill may tear the newest one
 
 
 def _check_keys(cfg: Config, settings: SearchSettings) -> None:

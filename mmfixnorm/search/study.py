@@ -183,18 +183,22 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
             'outcome': result.outcome,
             'fingerprint': result.fingerprint,
             'cost': attempt.cost,
-            'ended': attempt.ended.isoformat(),
-            'spec': asdict(spec),
-            'result': asdict(result),
+            # Everything, to be read back; the others are for those who look at the study.
+            'row': {
+                'spec': asdict(spec),
+                'result': asdict(result),
+                'cost': attempt.cost,
+                'ended': attempt.ended.isoformat(),
+            },
         },
     )
 
 
 def _to_attempt(trial: FrozenTrial) -> Attempt:
-    attrs = trial.user_attrs
+    row = trial.user_attrs['row']
     return Attempt(
-        spec=Spec(**attrs['spec']),
-        result=TrialResult(**attrs['result']),
-        cost=attrs['cost'],
-        ended=datetime.fromisoformat(attrs['ended']),
+        spec=Spec(**row['spec']),
+        result=TrialResult(**row['result']),
+        cost=row['cost'],
+        ended=datetime.fromisoformat(row['ended']),
     )

@@ -11,8 +11,6 @@ import signal
 import sys
 import time
 
-MODES = ('plain', 'diverge-high', 'diverge-all', 'kill-once', 'fail', 'broken', 'slow', 'tie')
-
 
 def accuracy(lr, alpha, fraction):
     """Unimodal in log lr, best near 1.1; best alpha near 4; longer is better."""
@@ -26,21 +24,21 @@ def main(mode, trial_dir):
     outcome, value, message = 'done', accuracy(spec['lr'], spec['alpha'], spec['fraction']), ''
     if mode == 'tie':
         value = 50.0
-    if mode == 'slow':
-        time.sleep(0.3)
+    if mode == 'brief':  # long enough to outlive a driver
+        time.sleep(0.15)
     if mode == 'hang':
         time.sleep(60)
     if mode == 'diverge-all' or (mode == 'diverge-high' and spec['lr'] > 2.5):
         outcome, value, message = 'diverged', None, 'the loss is nan'
     if mode == 'kill-once' and spec['key'] == 'r0-k1' and spec['attempt'] == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    if mode == 'fail' or (mode == 'fail-last' and spec['key'] == 'r0-k4'):
+    if mode in ('fail', 'fail-' + spec['key']):
         sys.exit('out of memory, says the fake')
     if mode == 'broken':
         outcome, value, message = 'broken', None, 'the set of weights to fix is empty'
-    if mode == 'corrupt' and spec['key'] == 'r0-k2':
+    if mode == 'corrupt-' + spec['key']:
         with open(os.path.join(trial_dir, 'result.json'), 'w') as f:
-            f.write('{"key": "r0-k2", "att')
+            f.write('{"key": "r0-k1", "att')
         return
     with open(os.path.join(os.path.dirname(trial_dir), '..', 'ledger.txt'), 'a') as f:
         f.write(f'{spec["key"]}\n')
