@@ -26,8 +26,8 @@ class CrossBoundaryRiskHook(Hook):
 
     Works for any classifier with a final linear layer and one label per image. ``train/mcbr``, ``train/g`` and
     ``train/g_bound`` are of the current batch, every ``interval`` iterations and at the end of an epoch;
-    ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set. For a plain layer ``g`` is ``||W||_F``, the
-    value that it stands for. Runs before LoggerHook. Changes nothing.
+    ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set, and comes with ``g`` as evaluation sees it. For
+    a plain layer ``g`` is ``||W||_F``, the value that it stands for. Runs before LoggerHook. Changes nothing.
 
     Args:
         layer (str, optional): Name of the final linear layer in the model. Defaults to None: the model's last
@@ -125,8 +125,12 @@ class CrossBoundaryRiskHook(Hook):
         assert self._sum_and_count is not None
         all_reduce(self._sum_and_count)
         total, count = self._sum_and_count.tolist()
+        assert self._classifier is not None
+        scalars = scale_report(self._classifier)
         if count:
-            runner.message_hub.update_scalar(f'{mode}/mcbr', total / count)
+            scalars['mcbr'] = total / count
+        for name, value in scalars.items():
+            runner.message_hub.update_scalar(f'{mode}/{name}', value)
 
     def _risks(self, data_samples: Sequence[Any]) -> Tensor:
         assert self._classifier is not None

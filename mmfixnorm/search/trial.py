@@ -112,7 +112,10 @@ def training_step(runner: Runner) -> int:
 def built_lrs(optim_wrapper: Any) -> list[float]:
     """The learning rates that the parameter groups start from, rising."""
     wrappers = getattr(optim_wrapper, 'optim_wrappers', None)  # of an OptimWrapperDict
-    groups = [g for w in (wrappers or {'': optim_wrapper}).values() for g in w.param_groups]
+    # The optimizers' own groups: a wrapper's `param_groups` can hold one more, the settings from
+    # which a constructor with paramwise_cfg started.
+    optimizers = [w.optimizer for w in (wrappers or {'': optim_wrapper}).values()]
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     # A scheduler has set `lr` already and keeps what it was in `initial_lr`.
     return sorted({float(group.get('initial_lr', group['lr'])) for group in groups})
 

@@ -89,7 +89,7 @@ def test_cross_boundary_risk_matches_a_computation_by_hand(toy_runner, toy_class
     expected = cross_boundary_risk(features, data.labels, model.head.fc.weight).item()
     assert runner.message_hub.get_scalar('val/mcbr').current() == pytest.approx(expected, abs=1e-5)
     written = scalars(runner)
-    assert len(written['g']) == 6
+    assert len(written['g']) == 6 + 2
     fc = model.head.fc
     assert written['g'][-1] == pytest.approx((fc.weight.norm() if plain else fc.g).item(), rel=1e-5)
     assert ('g_bound' in written) is not plain

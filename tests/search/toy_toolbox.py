@@ -1,5 +1,8 @@
 """A tiny toolbox for real trainings in a second: a model with an alpha, data, a metric."""
 
+import os
+import signal
+
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.model import BaseModel
@@ -49,14 +52,15 @@ class ToyHeadThatForgets(ToyHead):
 
 @MODELS.register_module()
 class ToyClassifier(BaseModel):
-    """Two layers; ``explode_at`` makes the loss nan at that iteration."""
+    """Two layers, and ways to go wrong: at a given batch, or killed once in the middle."""
 
-    def __init__(self, head, explode_at=None, raise_on_batch=None):
+    def __init__(self, head, explode_at=None, raise_at=None, killed_once=''):
         super().__init__()
         self.body = nn.Linear(2, 8)
         self.head = MODELS.build(head)
         self.explode_at = explode_at
-        self.raise_on_batch = raise_on_batch
+        self.raise_at = raise_at
+        self.killed_once = killed_once
         self.calls = 0
 
     def forward(self, inputs, label, mode='tensor'):
@@ -64,8 +68,11 @@ class ToyClassifier(BaseModel):
         scores = self.head(torch.tanh(self.body(inputs)))
         if mode == 'loss':
             self.calls += 1
-            if self.raise_on_batch == self.calls:
+            if self.calls == self.raise_at:
                 raise ValueError('the set of weights to fix is empty')
+            if self.killed_once and self.calls == 20 and not os.path.exists(self.killed_once):
+                with open(self.killed_once, 'w'):
+                    os.kill(os.getpid(), signal.SIGKILL)
             loss = nn.functional.cross_entropy(scores, label)
             return {'loss': loss * float('nan') if self.calls == self.explode_at else loss}
         return [{'right': bool(r)} for r in scores.argmax(1) == label]
