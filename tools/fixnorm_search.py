@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Tune learning rate and alpha of a config, by the settings in its ``search`` block.
 
-plan    check everything and print the trainings and their cost; nothing runs
+plan    check everything, print the trainings that come next and the cost; nothing runs
 run     search, or go on with a search that was interrupted in any way
 status  print the table of trials
 report  write report.html and best_config.py
@@ -19,9 +19,10 @@ from rich.console import Console
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.console import event_printer, print_plan, print_state
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
+from mmfixnorm.search.events import Event
 from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.study import STUDY_FILE, read_record
 from mmfixnorm.search.table import search_state
 
 STATUS = {'done': 0, 'stuck': 1, 'interrupted': 130}
@@ -45,14 +46,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(problem: SearchProblem, trial_command: Sequence[str]) -> int:
     """Search, then print the table and write the report."""
-    outcome = run_search(problem, command=trial_command, listener=event_printer(sys.stdout))
+    tell = event_printer(sys.stdout)
+    outcome = run_search(problem, command=trial_command, listener=tell)
     record = read_record(problem.work_dir)
     if sys.stdout.isatty():
         print_state(problem, search_state(problem, record), Console())
     if outcome.kind != 'done':
         print(f'{outcome.kind}: {outcome.message}', file=sys.stderr)
     if outcome.kind != 'interrupted':
-        print('report: {}\nconfig: {}'.format(*write_report(problem, record)))
+        files = write_report(problem, record)
+        paths = {'report': str(files.report), 'config': str(files.best_config or '')}
+        tell(Event('reported', f'report: {files.report}', paths))
     return STATUS[outcome.kind]
 
 
@@ -66,7 +70,8 @@ def main(argv: Sequence[str] | None = None, *, trial_command: Sequence[str] = TR
             workers=args.workers,
         )
         if args.action == 'plan':
-            print_plan(problem, Console())
+            known = (problem.work_dir / STUDY_FILE).exists()
+            print_plan(problem, read_record(problem.work_dir).closed() if known else [], Console())
         elif args.action == 'run':
             return run(problem, trial_command)
         elif args.action == 'status':

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TextIO
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmfixnorm.search.events import Event, Listener
-from mmfixnorm.search.planner import Run, plan
+from mmfixnorm.search.planner import Closed, Run, plan
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.schedule import shortened_length, training_length
 from mmfixnorm.search.table import SearchState
@@ -74,10 +75,10 @@ def summary_line(problem: SearchProblem, state: SearchState) -> str:
     return f'{title}: lr {state.best.lr:g}{alpha}: {metric} ({spent})'
 
 
-def print_plan(problem: SearchProblem, console: Console) -> None:
-    """Print every training that is known before anything runs, and what each stage costs."""
+def print_plan(problem: SearchProblem, closed: Sequence[Closed], console: Console) -> None:
+    """Print every training that is known to come next, and what each stage costs."""
     length, unit = training_length(problem.cfg)
-    known = plan(problem.settings, [])
+    known = plan(problem.settings, closed)
     specs = known.specs if isinstance(known, Run) else ()
     table = Table(title=f'{problem.filename}: T_max = {length} {unit}')
     for name in ('trial', 'lr', 'alpha', unit, 'T_max'):
@@ -93,7 +94,6 @@ def print_plan(problem: SearchProblem, console: Console) -> None:
     console.print(table)
     stages = problem.outline_cost()
     for name, number, cost in stages:
-        later = '' if specs and name == specs[0].stage else ' (values follow from the results)'
-        console.print(f'{name}: {number} trainings, {cost:g} T_max{later}', highlight=False)
+        console.print(f'{name}: {number} trainings, {cost:g} T_max', highlight=False)
     total = sum(cost for _, _, cost in stages)
     console.print(f'in all: {sum(n for _, n, _ in stages)} trainings, {total:g} T_max', highlight=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from mmfixnorm.search.settings import SearchSettings, parse_settings
 #: Parts of a config that say where and how a training runs, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level'})
 _EXECUTION_LEAVES = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'})
+_ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of a function in a config: another one in each run
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class SearchProblem:
         }
         settings = {f'search.{key}': value for key, value in self.settings.identity().items()}
         data = {f'data at {key}': value for key, value in describe_data(self.cfg).items()}
-        return {k: repr(v) for k, v in sorted({**settings, **config, **data}.items())}
+        everything = sorted({**settings, **config, **data}.items())
+        return {k: _ADDRESS.sub('', repr(v)) for k, v in everything}
 
 
 def load_problem(

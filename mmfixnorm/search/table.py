@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.planner import Best, Replay, better, replay
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.study import Attempt, StudyRecord, closed_trainings
@@ -46,8 +47,17 @@ class SearchState(NamedTuple):
 
 
 def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
-    """Compute where a search stands from its record."""
-    replayed = replay(problem.settings, record.closed())
+    """Compute where a search stands from its record.
+
+    Raises:
+        ConfigError: The record is not that of these settings.
+    """
+    try:
+        replayed = replay(problem.settings, record.closed())
+    except ValueError as err:
+        raise ConfigError(
+            f'--work-dir: {str(problem.work_dir)!r} does not fit the search block of {problem.filename}: {err}'
+        ) from err
     rows = trial_rows(record.attempts)
     order = {s.key: i for i, s in enumerate(s for stage in replayed.stages for s in stage.specs)}
     rows.sort(key=lambda row: order.get(row.key, len(order)))

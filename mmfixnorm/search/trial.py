@@ -98,7 +98,7 @@ class TrialHook(Hook):
                 f.write(json.dumps([step, self.curve[step]]) + '\n')
 
     def _check_loss(self, runner: Runner) -> None:
-        loss = float(self._loss)
+        loss = float(torch.as_tensor(self._loss).detach())
         if not math.isfinite(loss):
             raise DivergedError(f'the loss is {loss} at iteration {runner.iter + 1}')
 

@@ -1,0 +1,151 @@
+"""T11 and the other checks on a config, all before anything runs."""
+
+import pytest
+from mmengine.config import Config
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.data import check_data, data_paths, describe_data
+from mmfixnorm.search.dotted import flatten, get_key, nest
+from mmfixnorm.search.planner import Spec
+from mmfixnorm.search.problem import load_problem
+
+SPEC = Spec('r0-k3', 'round 0', 2.6, 0.5, 0.2)
+
+
+@pytest.mark.parametrize(
+    ('search', 'message'),
+    [
+        (
+            "lr_key='optim_wrapper.optimizer.lrr'",
+            r"search\.lr_key: .* no key 'lrr', did you mean 'lr'\? \(it has: lr, type\)",
+        ),
+        (
+            "alpha_key='model.hed.alpha'",
+            r"search\.alpha_key: .*`model` has no key 'hed', did you mean 'head'",
+        ),
+        ("alpha_key='model.head.beta'", r"no key 'beta'.*it has: alpha, type"),
+        ("alpha_key='model.head.type'", r'must be a number in the config'),
+        ("lr_key=['optim_wrapper.optimizer.lr', 'optim_wrapper.clip']", r"no key 'clip'"),
+    ],
+)
+def test_t11_a_key_that_the_config_does_not_have_is_refused(write_config, search, message):
+    with pytest.raises(ConfigError, match=message):
+        load_problem(write_config(search))
+
+
+def test_a_config_without_a_final_linear_layer_is_refused(write_config):
+    config = write_config(extra="model = dict(type='Backbone')\n")
+    with pytest.raises(ConfigError, match=r"'model\.head\.alpha' is not in the config: `model` has"):
+        load_problem(config)
+
+
+def test_a_grid_over_lr_alone_needs_no_alpha(write_config):
+    config = write_config("type='GridSearch', lrs=[0.1, 0.2], alpha_key='model.nowhere'")
+    assert load_problem(config).trial_config(Spec('grid-00', 'grid', 0.1, None, 1.0))
+
+
+@pytest.mark.parametrize('key', ['val_dataloader', 'val_cfg', 'val_evaluator'])
+def test_a_search_without_validation_is_refused(write_config, key):
+    with pytest.raises(ConfigError, match=f'{key}: a search needs validation'):
+        load_problem(write_config(extra=f'{key} = None\n'))
+
+
+def test_a_training_too_short_for_the_rounds_is_refused(write_config):
+    config = write_config(extra='train_cfg = dict(by_epoch=True, max_epochs=2)\n')
+    with pytest.raises(ConfigError, match=r'search\.schedule_fractions: 0\.2 of train_cfg'):
+        load_problem(config)
+
+
+def test_the_config_of_a_trial_has_its_values_length_seed_and_folder(write_config, tmp_path):
+    problem = load_problem(write_config(), work_dir=tmp_path / 'w')
+    cfg = problem.trial_config(SPEC)
+    assert cfg.optim_wrapper.optimizer.lr == 2.6
+    assert cfg.model.head.alpha == 0.5
+    assert cfg.train_cfg.max_epochs == 2
+    assert cfg.randomness.seed == 0
+    assert cfg.work_dir == str(tmp_path / 'w' / 'trials' / 'r0-k3' / 'run')
+    assert problem.cfg.optim_wrapper.optimizer.lr == 0.1  # the given one stays as it was
+
+
+def test_several_places_get_the_same_learning_rate(write_config):
+    two = 'optim_wrapper = dict(a=dict(optimizer=dict(lr=1.0)), b=[dict(lr=1.0)])\n'
+    keys = "lr_key=['optim_wrapper.a.optimizer.lr', 'optim_wrapper.b.0.lr']"
+    cfg = load_problem(write_config(keys, extra=two)).trial_config(SPEC)
+    assert (cfg.optim_wrapper.a.optimizer.lr, cfg.optim_wrapper.b[0].lr) == (2.6, 2.6)
+
+
+def test_a_seed_of_none_leaves_the_configs_own(write_config):
+    extra = 'randomness = dict(seed=7, deterministic=True)\n'
+    own = load_problem(write_config('seed=None', extra=extra)).trial_config(SPEC)
+    ours = load_problem(write_config('seed=3', extra=extra)).trial_config(SPEC)
+    assert own.randomness.to_dict() == dict(seed=7, deterministic=True)
+    assert ours.randomness.to_dict() == dict(seed=3, deterministic=True)
+
+
+def test_trials_do_not_share_a_folder_for_checkpoints(write_config):
+    extra = "default_hooks = dict(checkpoint=dict(type='CheckpointHook', out_dir='all', max_keep_ckpts=1))\n"
+    hook = load_problem(write_config(extra=extra)).trial_config(SPEC).default_hooks.checkpoint
+    assert 'out_dir' not in hook
+    assert hook.max_keep_ckpts == 2
+
+
+def test_the_cost_is_that_of_the_real_lengths(write_config):
+    config = write_config(extra='train_cfg = dict(by_epoch=True, max_epochs=38)\n')
+    assert load_problem(config).cost(0.2) == 8 / 38
+    stages = load_problem(write_config()).outline_cost()
+    assert sum(cost for _, _, cost in stages) == 11
+
+
+def test_the_work_dir_is_named_after_the_config(write_config, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load_problem(write_config()).work_dir == tmp_path / 'work_dirs' / 'config_search'
+
+
+DATASETS = [  # data set, what it reads
+    (dict(data_root='d', data_prefix='train'), {'data_root': 'd', 'data_prefix': 'd/train'}),
+    (
+        dict(data_root='d', data_prefix=dict(img='i/'), ann_file='a.json'),
+        {'data_root': 'd', 'data_prefix.img': 'd/i/', 'ann_file': 'd/a.json'},
+    ),
+    (dict(data_prefix='/abs/train'), {'data_prefix': '/abs/train'}),
+    (dict(type='CIFAR10', data_root='d'), {}),
+    (dict(type='CIFAR10', data_root='d', download=False), {'data_root': 'd'}),
+    (dict(data_root='s3://bucket', ann_file='a.txt'), {}),
+    (dict(data_root='d', backend_args=dict(backend='petrel')), {}),
+    (dict(dataset=dict(data_root='d')), {'dataset.data_root': 'd'}),
+    (dict(datasets=[dict(data_root='d')]), {'datasets.0.data_root': 'd'}),
+    (dict(num=3), {}),
+]
+
+
+@pytest.mark.parametrize(('dataset', 'expected'), DATASETS)
+def test_data_paths_are_found_as_the_toolboxes_join_them(dataset, expected):
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    assert data_paths(cfg) == {f'train_dataloader.dataset.{k}': v for k, v in expected.items()}
+
+
+def test_a_missing_data_folder_is_told_with_its_key():
+    cfg = Config(dict(val_dataloader=dict(dataset=dict(data_root='/no/such'))))
+    with pytest.raises(ConfigError, match=r"val_dataloader\.dataset\.data_root: no such .*'/no/such'"):
+        check_data(cfg)
+
+
+def test_a_new_file_deep_in_the_data_is_noticed_and_a_hidden_one_is_not(tmp_path):
+    (tmp_path / 'cat').mkdir()
+    cfg = Config(dict(train_dataloader=dict(dataset=dict(data_root=str(tmp_path)))))
+    before = describe_data(cfg)
+    (tmp_path / '.cache').touch()
+    assert describe_data(cfg) == before
+    (tmp_path / 'cat' / '1.png').touch()
+    assert describe_data(cfg) != before
+
+
+def test_dotted_keys_go_through_lists():
+    assert get_key({'a': [{'b': 1}, {'b': 2}]}, 'a.1.b', named_by='x') == 2
+    with pytest.raises(ConfigError, match=r"x: 'a\.2' is not in the config: `a` has no key '2'"):
+        get_key({'a': [1, 2]}, 'a.2', named_by='x')
+
+
+def test_nest_is_the_inverse_of_flatten():
+    nested = {'a': {'b': 1, 'c': {'d': 'x'}}, 'e': {}}
+    assert nest(dict(flatten(nested))) == nested

@@ -1,0 +1,142 @@
+"""Curves, tables and files about a search."""
+
+import pytest
+from mmengine.config import Config
+
+from mmfixnorm.search.curves import alpha_curves, lr_curves
+from mmfixnorm.search.report import duration, write_report
+from mmfixnorm.search.table import ledger, progress, search_state
+from mmfixnorm.search.winner import winner_diff
+
+
+@pytest.fixture
+def searched(make_search):
+    """A whole search on the formula of the fake trial, with diverged trainings."""
+    search = make_search()
+    search.run('diverge-high', workers=4)
+    return search.problem(), search.record()
+
+
+def test_the_bound_shrinks_from_round_to_round(searched):
+    problem, record = searched
+    first, second = lr_curves(problem.settings, search_state(problem, record))
+    assert (first.lr_min, first.lr_max, first.best_lr) == (0.2, 3.2, 1.4)
+    assert (second.lr_min, second.lr_max, second.best_lr) == (0.2, 1.4, 1.1)
+    assert first.lrs == [0.8, 1.4, 2.0, 2.6, 3.2]
+    assert first.values[3:] == [None, None]
+    assert first.diverged == [2.6, 3.2]
+
+
+def test_the_alpha_curve_begins_with_the_training_of_phase_1(searched):
+    problem, record = searched
+    (curve,) = alpha_curves(problem.settings, search_state(problem, record))
+    assert (curve.lr, curve.alphas) == (1.1, [0.5, 1.0, 2.0, 4.0, 8.0, 16.0])
+    assert curve.values[3] == max(curve.values) == 90
+    assert curve.lengths == [1.0] * 6
+
+
+def test_progress_never_falls_and_ends_at_11_t_max(searched):
+    _, record = searched
+    cost, best = progress(record.attempts, 'greater')
+    known = [b for b in best if b is not None]
+    assert known == sorted(known)
+    assert (len(cost), cost[-1], best[-1]) == (15, 11.0, 90.0)
+
+
+def test_a_failed_attempt_costs_nothing_more(make_search, small):
+    search = make_search(small)
+    search.run('kill-once')
+    costs = ledger(search.record().attempts)
+    assert len(costs) == 6
+    assert costs[-1] == 2 * 0.2 + 2 + 1
+    row = next(r for r in search_state(search.problem(), search.record()).rows if r.key == 'r0-k1')
+    assert row.attempts == 2
+
+
+def test_rows_come_in_the_order_of_the_plan(searched):
+    problem, record = searched
+    keys = [row.key for row in search_state(problem, record).rows]
+    assert keys[:5] == [f'r0-k{k}' for k in range(5)]
+    assert keys[-5:] == [f'alpha-{i}' for i in range(1, 6)]
+
+
+def test_the_report_is_one_file_that_needs_no_network(searched):
+    problem, record = searched
+    page = write_report(problem, record).report.read_text()
+    assert page.count('Plotly.newPlot') >= 3
+    assert '<script src=' not in page
+    assert 'src="http' not in page
+    assert '<link' not in page
+    assert 'winner: lr 1.1, alpha 4: accuracy/top1 90 (11 of 11 T_max' in page
+    assert page.count('<td>r0-k') == 5
+    assert '<span class="add">+model = dict(head=dict(alpha=4.0' in page
+    assert 'It took ' in page
+
+
+def test_a_report_in_the_middle_of_a_search_shows_what_there_is(make_search, small):
+    search = make_search(small + ', max_attempts=1')
+    search.run('fail-r0-k1')
+    files = write_report(search.problem(), search.record())
+    assert 'no round is closed yet' in files.report.read_text()
+    assert files.best_config is None
+
+
+def test_the_winning_config_is_a_child_that_sets_what_differs(searched):
+    problem, record = searched
+    path = write_report(problem, record).best_config
+    assert '_base_ = [' in path.read_text()
+    best = Config.fromfile(path)
+    assert (best.optim_wrapper.optimizer.lr, best.model.head.alpha) == (1.1, 4.0)
+    assert best.train_cfg == problem.cfg.train_cfg
+
+
+def test_options_of_the_command_line_are_part_of_the_winning_config(make_search, small):
+    search = make_search(small)
+    search.run(optim_wrapper__optimizer__type='Adam')
+    problem = search.problem(optim_wrapper__optimizer__type='Adam')
+    best = Config.fromfile(write_report(problem, search.record()).best_config)
+    assert best.optim_wrapper.optimizer.type == 'Adam'
+
+
+def test_a_winner_in_a_list_is_written_as_the_whole_config(make_search, write_config):
+    search = make_search("lr_range=(0.2, 3.2), num_splits=2, alphas=[1.0], alpha_key='model.heads.0.alpha'")
+    with open(search.config, 'a') as f:
+        f.write('model = dict(heads=[dict(alpha=2.0)])\n')
+    search.run()
+    path = write_report(search.problem(), search.record()).best_config
+    assert '_base_' not in path.read_text()
+    assert Config.fromfile(path).model.heads[0].alpha == 1.0
+
+
+def test_the_difference_shows_the_two_values_alone(searched):
+    problem, record = searched
+    lines = winner_diff(problem, search_state(problem, record).best)
+    changed = [line for line in lines if line[:1] in '+-' and line[:3] not in ('+++', '---')]
+    assert sorted(changed) == [
+        "+model = dict(head=dict(alpha=4.0, type='Head'))",
+        "+optim_wrapper = dict(optimizer=dict(lr=1.1, type='SGD'))",
+        "-model = dict(head=dict(alpha=1.0, type='Head'))",
+        "-optim_wrapper = dict(optimizer=dict(lr=0.1, type='SGD'))",
+    ]
+
+
+def test_a_grid_has_a_curve_for_each_alpha(make_search):
+    search = make_search("type='GridSearch', lrs=[0.4, 1.0, 1.6], alphas=[1.0, 4.0]")
+    search.run()
+    problem, state = search.problem(), search_state(search.problem(), search.record())
+    assert [c.name for c in lr_curves(problem.settings, state)] == ['alpha 1', 'alpha 4']
+    assert [c.lr for c in alpha_curves(problem.settings, state)] == [0.4, 1.0, 1.6]
+    assert write_report(problem, search.record()).report.exists()
+
+
+def test_a_grid_over_lr_alone_has_no_alpha_curve(make_search):
+    search = make_search("type='GridSearch', lrs=[0.4, 1.0]")
+    search.run()
+    state = search_state(search.problem(), search.record())
+    assert alpha_curves(search.problem().settings, state) == []
+    assert write_report(search.problem(), search.record()).best_config
+
+
+@pytest.mark.parametrize(('seconds', 'text'), [(0.2, '0 s'), (59.6, '1 min'), (3725, '1 h 2 min 5 s')])
+def test_durations_are_for_people(seconds, text):
+    assert duration(seconds) == text
