@@ -282,8 +282,9 @@ def test_repeated_fixing_does_not_drift():
 def test_fused_step_with_inf_gradients_changes_no_bit():
     model = small_net()
     optimizer = OPTIMIZERS['sgd_fused'](model.parameters())
-    fix_norm(optimizer, model=model)
+    anchor = fix_norm(optimizer, model=model)
     step(model, optimizer)
+    anchor.target *= 2  # so that fixing, were it done, would be seen
     before = [p.clone() for p in model.parameters()]
     scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
     scaler.scale(loss_of(model, batch())).backward()
