@@ -26,7 +26,7 @@ val_set = dict(
 test_set = dict(type='CustomDataset', data_root=f'{data_root}/test', pipeline=test_pipeline)
 
 # Workers start anew each epoch: a resumed run then draws the crops that an uninterrupted one does.
-loader = dict(num_workers=2, collate_fn=dict(type='default_collate'))
+loader = dict(num_workers=2, persistent_workers=False, collate_fn=dict(type='default_collate'))
 in_order = dict(type='DefaultSampler', shuffle=False)
 shuffled = dict(type='DefaultSampler', shuffle=True)
 train_dataloader = dict(batch_size=128, dataset=train_set, sampler=shuffled, **loader)

@@ -13,8 +13,9 @@ train_set = dict(type='CustomDataset', data_root=f'{data_root}/train', pipeline=
 val_set = dict(type='CustomDataset', data_root=f'{data_root}/val', pipeline=test_pipeline)
 test_set = dict(type='CustomDataset', data_root=f'{data_root}/test', pipeline=test_pipeline)
 
-# num_workers=0: the images are tiny, and trials that run side by side share the cores.
-loader = dict(num_workers=0, collate_fn=dict(type='default_collate'))
+# num_workers=0: the images are tiny, and trials that run side by side share the cores. persistent_workers is set
+# because mmpretrain's train tool makes it True where a config is silent, which torch refuses without workers.
+loader = dict(num_workers=0, persistent_workers=False, collate_fn=dict(type='default_collate'))
 in_order = dict(type='DefaultSampler', shuffle=False)
 shuffled = dict(type='DefaultSampler', shuffle=True)
 train_dataloader = dict(batch_size=64, dataset=train_set, sampler=shuffled, **loader)
