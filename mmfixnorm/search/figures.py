@@ -17,7 +17,8 @@ _LAYOUT = dict(template='plotly_white', height=420, margin=dict(l=60, r=20, t=50
 def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
     """Metric against learning rate; a shaded band under each round shows the range it searched."""
     figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against learning rate'))
-    figure.update_layout(xaxis_title='learning rate', yaxis_title=metric, yaxis_domain=[0.22, 1])
+    figure.update_layout(yaxis_title=metric, yaxis_domain=[0.22, 1])
+    figure.update_layout(xaxis_title='learning rate', xaxis_anchor='y2')  # below the ranges
     figure.update_layout(yaxis2=dict(domain=[0, 0.16], anchor='x', title='range', autorange='reversed'))
     for i, curve in enumerate(curves):
         colour = _COLOURS[i % len(_COLOURS)]
