@@ -6,4 +6,4 @@ _base_ = [
 ]
 
 # 16 iterations per epoch
-default_hooks = dict(logger=dict(interval=16))
+default_hooks = dict(logger=dict(interval=16), checkpoint=dict(interval=4))

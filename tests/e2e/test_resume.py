@@ -7,7 +7,8 @@ def test_one_epoch_and_one_resumed_equal_two_straight_bit_for_bit(digits_config,
     """With random crops, momentum, warm-up and cosine, through the committed config."""
 
     def run(name, **options):
-        cfg = digits_config('fixnorm', **{'train_cfg.max_epochs': 2, 'default_hooks.checkpoint.max_keep_ckpts': -1})
+        saving = {'default_hooks.checkpoint.interval': 1, 'default_hooks.checkpoint.max_keep_ckpts': -1}
+        cfg = digits_config('fixnorm', **{'train_cfg.max_epochs': 2, **saving})
         cfg.work_dir = str(tmp_path / name)
         cfg.update(options)
         torch.manual_seed(len(name))  # what ran before must not matter
