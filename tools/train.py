@@ -67,10 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         merge_args(cfg, args)
         runner = build_runner(cfg)
         build_training(runner)
+        runner.train()
     except ConfigError as err:
         print(f'{args.config}: {err}', file=sys.stderr)
         return 2
-    runner.train()
     return 0
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.engine.fix_norm_hook import unwrapped_model
+from mmfixnorm.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -35,7 +36,7 @@ class CrossBoundaryRiskHook(Hook):
         interval (int): Training iterations between two measurements. Defaults to 50.
 
     Raises:
-        ValueError: If there is no such layer, or if its input is not (N, D).
+        ConfigError: If there is no such layer, or if its input is not (N, D).
     """
 
     priority = 'NORMAL'
@@ -145,13 +146,13 @@ def find_classifier(model: nn.Module, layer: str | None = None) -> nn.Linear:
     """The final linear layer of a classifier: ``layer`` by name, or the model's last ``nn.Linear``.
 
     Raises:
-        ValueError: If there is none, or if ``layer`` is something else.
+        ConfigError: If there is none, or if ``layer`` is something else.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if layer is None and linears:
         return list(linears.values())[-1]
     if layer not in linears:
-        raise ValueError(
+        raise ConfigError(
             f'CrossBoundaryRiskHook: layer={layer!r} is no linear layer of the model '
             f'(its last ones: {list(linears)[-3:]}); the risk is defined for a final linear layer only'
         )

@@ -14,6 +14,7 @@ from torch import nn
 
 from mmfixnorm.core.layers import fill_scales_
 from mmfixnorm.core.norm_fixing import NormAnchor, flag_, norm_fixing_parameters, warn_of_decay
+from mmfixnorm.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -32,7 +33,7 @@ class FixNormHook(Hook):
         target (float, optional): The norm to keep. Defaults to None: the norm before the first step.
 
     Raises:
-        ValueError: If the set is empty, or on resume from a checkpoint without norm fixing or of another set.
+        ConfigError: If the set is empty, or on resume from a checkpoint without norm fixing or of another set.
     """
 
     def __init__(self, fc: bool = True, exclude: Sequence[str] = (), target: float | None = None) -> None:
@@ -45,7 +46,7 @@ class FixNormHook(Hook):
         if not runner._resume:
             return
         if 'fix_norm' not in checkpoint:
-            raise ValueError(
+            raise ConfigError(
                 "the checkpoint has no state 'fix_norm': it was not written by a run with FixNormHook. "
                 'Use load_from instead of resume to start from its weights'
             )
@@ -53,18 +54,19 @@ class FixNormHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         if find_anchor(runner) is not self.anchor:
-            raise ValueError(
+            raise ConfigError(
                 'norm fixing is set up twice: FixNormHook in custom_hooks, and '
                 f"optim_wrapper.type='{type(runner.optim_wrapper).__name__}'; remove one of them"
             )
-        model = unwrapped_model(runner)
-        params = norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude)
-        optimizer = optimizer_of(runner)
-        if self._resumed is None:
-            fill_scales_(model)
-            flag_(optimizer, params.values())
-        else:  # the flags came with the optimizer's groups, without what had no gradient at the start
-            self.anchor.load_state_dict(self._resumed, optimizer)
+        model, optimizer = unwrapped_model(runner), optimizer_of(runner)
+        try:
+            if self._resumed is None:
+                fill_scales_(model)
+                flag_(optimizer, norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude).values())
+            else:  # the flags came with the optimizer's groups, without what had no gradient at the start
+                self.anchor.load_state_dict(self._resumed, optimizer)
+        except ValueError as err:
+            raise ConfigError(f'FixNormHook: {err}') from err
         warn_of_decay(optimizer)
         self.anchor.install(optimizer)
 

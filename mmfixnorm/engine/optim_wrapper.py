@@ -13,6 +13,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 
 from mmfixnorm.core.layers import fill_scales_
 from mmfixnorm.core.norm_fixing import FLAG, NormAnchor, flagged, global_norm
+from mmfixnorm.errors import ConfigError
 
 
 class NormFixingMixin:
@@ -27,7 +28,7 @@ class NormFixingMixin:
             after the initialisation and after ``load_from``.
 
     Raises:
-        ValueError: If no parameter group is flagged, which is the constructor's job.
+        ConfigError: If no parameter group is flagged, which is the constructor's job.
     """
 
     optimizer: torch.optim.Optimizer
@@ -35,7 +36,7 @@ class NormFixingMixin:
     def __init__(self, *args: Any, target: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not any(FLAG in group for group in self.optimizer.param_groups):
-            raise ValueError(
+            raise ConfigError(
                 f'no parameter group is flagged for norm fixing; {type(self).__name__} needs '
                 "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
             )
@@ -60,10 +61,10 @@ class NormFixingMixin:
         """Load the states of the optimizer and of norm fixing.
 
         Raises:
-            ValueError: If the state comes from a run without norm fixing or with another set.
+            ConfigError: If the state comes from a run without norm fixing or with another set.
         """
         if 'fix_norm' not in state_dict:
-            raise ValueError(
+            raise ConfigError(
                 "the checkpoint has no state 'fix_norm': it was not written by a run with norm fixing. "
                 'Use load_from instead of resume to start from its weights'
             )
@@ -74,7 +75,10 @@ class NormFixingMixin:
         for group, flag in zip(self.optimizer.param_groups, flags, strict=True):
             if flag is not None:  # the optimizer takes the checkpoint's groups, flags or not
                 group.setdefault(FLAG, flag)
-        self.anchor.load_state_dict(fix_norm_state, self.optimizer)
+        try:
+            self.anchor.load_state_dict(fix_norm_state, self.optimizer)
+        except ValueError as err:
+            raise ConfigError(f'resume: {err}') from err
 
     def _check_norm(self) -> None:
         # A checkpoint costs a host synchronisation anyway.

@@ -14,6 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import FLAG, norm_fixing_parameters
+from mmfixnorm.errors import ConfigError
 
 _NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 _OPTIONS = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_decay_mult')
@@ -42,7 +43,7 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             - ``norm_decay_mult=0`` and ``bias_decay_mult=0``: what this constructor does in any case.
 
     Raises:
-        ValueError: If an option is unknown or out of range, or if the norm-fixing set is empty.
+        ConfigError: If an option is unknown or out of range, or if the norm-fixing set is empty.
     """
 
     paramwise_cfg: dict[str, Any]
@@ -53,24 +54,24 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise TypeError(f'paramwise_cfg should be None or a dict, but got {type(cfg)}')
         unknown = sorted(set(cfg) - set(_OPTIONS))
         if unknown:
-            raise ValueError(
+            raise ConfigError(
                 f'optim_wrapper.paramwise_cfg: FixNormOptimWrapperConstructor does not know {unknown}; it takes '
                 f'{list(_OPTIONS)}. Replace an inherited one with paramwise_cfg=dict(_delete_=True, ...)'
             )
         for key in ('norm_decay_mult', 'bias_decay_mult'):
             if cfg.get(key, 0) != 0:
-                raise ValueError(
+                raise ConfigError(
                     f'optim_wrapper.paramwise_cfg.{key} must be 0 (FixNorm decays neither), got {cfg[key]!r}'
                 )
         lambda_fc = cfg.get('lambda_fc')
         if lambda_fc is not None and not 0 <= lambda_fc < float('inf'):
-            raise ValueError(
+            raise ConfigError(
                 f'optim_wrapper.paramwise_cfg.lambda_fc must be >= 0 (None = FC weights are fixed too), '
                 f'got {lambda_fc!r}'
             )
         for key, options in cfg.get('custom_keys', {}).items():
             if set(options) - {'lr_mult'}:
-                raise ValueError(
+                raise ConfigError(
                     f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}]: only lr_mult is supported, got {dict(options)}'
                 )
         # The base class sorts parameters only if there is something in here.
@@ -83,7 +84,7 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         lambda_fc = self.paramwise_cfg['lambda_fc']
         in_set = norm_fixing_parameters(module, fc=lambda_fc is None, exclude=self.paramwise_cfg.get('exclude', ()))
         if not in_set:
-            raise ValueError(
+            raise ConfigError(
                 'the norm-fixing set is empty: the model has no trainable conv'
                 f'{"" if lambda_fc is not None else " or FC"} weight that '
                 'optim_wrapper.paramwise_cfg.exclude leaves over; there is nothing to fix'

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmfixnorm.core.norm_fixing import flagged, global_norm, norm_fixing_parameters
 from mmfixnorm.engine.fix_norm_hook import optimizer_of, unwrapped_model
+from mmfixnorm.errors import ConfigError
 
 
 @HOOKS.register_module()
@@ -61,7 +62,7 @@ class WeightNormHook(Hook):
         fixed = {names[id(t)]: t for t in flagged(optimizer)}
         named = fixed or dict(norm_fixing_parameters(model, fc=self.fc))
         if not named:
-            raise ValueError('WeightNormHook: the model has no trainable conv or FC weight to measure')
+            raise ConfigError('WeightNormHook: the model has no trainable conv or FC weight to measure')
         first = next(iter(named.values()))
         lr = next(group['lr'] for group in optimizer.param_groups if any(p is first for p in group['params']))
         return named, float(lr)

@@ -1,0 +1,59 @@
+"""Mistakes that show only when training begins: a clear message, status 2, no traceback."""
+
+import runpy
+
+import pytest
+
+HOOK = "custom_hooks = [dict(type='FixNormHook')]"
+CASES = {
+    'no_final_linear_layer': (
+        'wd',
+        "model = dict(head=dict(_delete_=True, type='ClsHead'))",
+        'layer=None is no linear layer of the model',
+    ),
+    'empty_set_of_the_hook': (
+        'wd',
+        "custom_hooks = [dict(type='FixNormHook', exclude=['.'])]",
+        'FixNormHook: the norm-fixing set is empty',
+    ),
+    'fixed_twice': ('fixnorm', HOOK, 'norm fixing is set up twice'),
+}
+
+
+@pytest.fixture
+def train(digits, tmp_path, monkeypatch, capsys, pytestconfig):
+    """Runs ``tools/train.py`` for an epoch on a child of a digits config; returns status and stderr."""
+    root = pytestconfig.rootpath
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digits').symlink_to(digits)
+
+    def run(method, change='', *options, epochs=1):
+        base = root / f'configs/digits/resnet8_{method}_1xb64-20e_digits.py'
+        (tmp_path / 'child.py').write_text(
+            f'_base_ = [{str(base)!r}]\n{change}\nparam_scheduler = []\ntrain_cfg = dict(max_epochs={epochs})\n'
+        )
+        main = runpy.run_path(str(root / 'tools/train.py'))['main']
+        status = main(['child.py', '--work-dir', 'run', *options])
+        return status, capsys.readouterr().err
+
+    return run
+
+
+@pytest.mark.parametrize('method, change, message', CASES.values(), ids=CASES)
+def test_mistake_is_told_without_a_traceback(train, method, change, message):
+    status, err = train(method, change)
+    assert status == 2
+    assert message in err
+    assert 'Traceback' not in err
+
+
+@pytest.mark.slow
+def test_resume_from_a_run_of_another_method_is_refused_and_its_checkpoint_stays(train, tmp_path):
+    assert train('wd')[0] == 0
+    before = (tmp_path / 'run/epoch_1.pth').read_bytes()
+    status, err = train('wd', HOOK, '--resume', epochs=2)
+    assert status == 2
+    assert "no state 'fix_norm'" in err
+    assert 'Use load_from instead of resume' in err
+    assert (tmp_path / 'run/epoch_1.pth').read_bytes() == before
