@@ -87,7 +87,8 @@ class WeightNormalized(nn.Module):
 
     @property
     def _compute_dtype(self) -> torch.dtype:
-        return torch.promote_types(self.weight.dtype, torch.float32)
+        # Not torch.promote_types, which torch 2.1 cannot compile.
+        return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
 
     def _weight_norm(self) -> Tensor:
         return torch.linalg.vector_norm(self.weight, dtype=self._compute_dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import types
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -174,6 +175,8 @@ class NormAnchor:
         if self._optimizer is optimizer:
             return
         self.remove()
+        if _TORCH_VERSION < (2, 4):
+            _keep_step_hooks(optimizer)
         self._handles = [
             optimizer.register_step_pre_hook(self._capture),
             optimizer.register_step_post_hook(self._hold_),
@@ -242,6 +245,27 @@ class NormAnchor:
         if found_inf is not None:
             factor = torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
         scale_(free, factor)
+
+
+_TORCH_VERSION = tuple(int(part) for part in torch.__version__.split('.')[:2])
+
+
+def _keep_step_hooks(optimizer: Optimizer) -> None:
+    """Make ``optimizer.step`` call its hooks for good.
+
+    Seen with torch 2.1: the first ``torch.compile`` of a process takes the calls of the step hooks out of all
+    optimizer classes, without a word. A ``step`` of the instance is out of its reach.
+    """
+    import torch._dynamo  # late: it takes a second, and newer versions of torch need none of this
+
+    if 'step' in vars(optimizer):  # wrapped by a learning rate scheduler of torch, hooks included
+        return
+    step = type(optimizer).step
+    calls_hooks = step.__code__ is Optimizer.profile_hook_step(step).__code__
+    inner = step.__wrapped__ if calls_hooks else step  # type: ignore[attr-defined]
+    # Disabled for the compiler, which knows to trace a step of the class only.
+    hooked = torch._dynamo.disable(Optimizer.profile_hook_step(inner))
+    optimizer.step = types.MethodType(hooked, optimizer)  # type: ignore[method-assign]
 
 
 def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
