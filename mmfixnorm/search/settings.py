@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
@@ -86,7 +87,7 @@ def _one_of(key: str, value: Any, valid: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class SearchSettings(ABC):
     """What every kind of search shares.
 
     Args:
@@ -147,9 +148,9 @@ class SearchSettings:
         return _keys('alpha_key', self.alpha_key, 'model')
 
     @property
+    @abstractmethod
     def fractions(self) -> tuple[float, ...]:
         """The lengths asked for, as fractions of the config's own schedule, rising."""
-        raise NotImplementedError
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides what the trials are, as plain data."""

@@ -1,7 +1,6 @@
 """The digits configs on data of the test session's own."""
 
 import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,3 @@ def digits_config(digits, tmp_path):
         return cfg
 
     return load
-
-
-sys.path.insert(0, str(ROOT))
