@@ -42,9 +42,9 @@ class NormFixingMixin:
             )
         self.anchor = NormAnchor(target)
 
-    def initialize_count_status(self, model: torch.nn.Module, *args: Any) -> None:
+    def initialize_count_status(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         # The runner's last call before the loop: weights are initialised and loaded.
-        super().initialize_count_status(model, *args)  # type: ignore[misc]
+        super().initialize_count_status(model, *args, **kwargs)  # type: ignore[misc]
         fill_scales_(model)
 
     def step(self, **kwargs: Any) -> None:
