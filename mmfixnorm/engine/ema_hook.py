@@ -32,6 +32,14 @@ class FixNormEMAHook(EMAHook):
         self._restore(runner)
         super().after_val_epoch(runner, metrics)
 
+    def before_test_epoch(self, runner: Runner) -> None:
+        super().before_test_epoch(runner)
+        self._rescale(runner)
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self._restore(runner)
+        super().after_test_epoch(runner, metrics)
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         super().before_save_checkpoint(runner, checkpoint)
         anchor = find_anchor(runner)

@@ -152,6 +152,21 @@ def test_average_is_evaluated_and_saved_at_full_norm(toy_runner):
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize('mode', ['val', 'test'])
+def test_average_at_full_norm_leaves_no_trace(toy_runner, mode):
+    runner = toy_runner(lr=3.0, custom_hooks=[dict(type='FixNormEMAHook', momentum=0.1)])
+    model = runner.train()
+    (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
+    before = [p.detach().clone() for m in (model, hook.ema_model) for p in m.parameters()]
+    in_set = norm_fixing_parameters(model).values()
+    getattr(hook, f'before_{mode}_epoch')(runner)
+    assert not torch.equal(next(model.parameters()), before[0])  # the average is in place
+    assert norm(in_set) == pytest.approx(runner.optim_wrapper.anchor.target, rel=1e-6)
+    getattr(hook, f'after_{mode}_epoch')(runner)
+    after = [p for m in (model, hook.ema_model) for p in m.parameters()]
+    assert all(torch.equal(p, q) for p, q in zip(after, before))
+
+
 def test_resumed_average_goes_on_as_the_uninterrupted_one(toy_runner):
     hooks = [dict(type='FixNormEMAHook', momentum=0.1)]
 
