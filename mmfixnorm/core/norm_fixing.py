@@ -23,6 +23,7 @@ __all__ = [
     'global_norm',
     'norm_fixing_parameters',
     'scale_',
+    'warn_of_decay',
 ]
 
 FLAG = 'fix_norm'

@@ -26,9 +26,10 @@ class CrossBoundaryRiskHook(Hook):
     """Logs MCBR (eq. 9), ``g`` and its bound on training and validation data (Fig. 2 right).
 
     Works for any classifier with a final linear layer and one label per image. ``train/mcbr``, ``train/g`` and
-    ``train/g_bound`` are of the current batch, every ``interval`` iterations and at the end of an epoch;
-    ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set, and comes with ``g`` as evaluation sees it. For
-    a plain layer ``g`` is ``||W||_F``, the value that it stands for. Runs before LoggerHook. Changes nothing.
+    ``train/g_bound`` are of the current batch (its features, the weights after its step), every ``interval``
+    iterations and at the end of an epoch; ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set, and comes
+    with ``g`` as evaluation sees it. For a plain layer ``g`` is ``||W||_F``, the value that it stands for. Runs before
+    LoggerHook. Changes nothing.
 
     Args:
         layer (str, optional): Name of the final linear layer in the model. Defaults to None: the model's last
@@ -79,23 +80,18 @@ class CrossBoundaryRiskHook(Hook):
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
 
-    def after_val_iter(
+    def _after_iter(  # of validation and testing, as in mmengine's IterTimerHook
         self,
         runner: Runner,
         batch_idx: int,
         data_batch: DATA_BATCH = None,
-        outputs: Sequence | None = None,
+        outputs: Sequence | dict | None = None,
+        mode: str = 'val',
     ) -> None:
-        self._after_evaluation_iter(outputs)
-
-    def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: DATA_BATCH = None,
-        outputs: Sequence | None = None,
-    ) -> None:
-        self._after_evaluation_iter(outputs)
+        assert self._sum_and_count is not None
+        assert not isinstance(outputs, dict)
+        risks = self._risks(outputs or ())
+        self._sum_and_count += torch.stack([risks.sum(), risks.new_tensor(len(risks))])
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         self._report(runner, 'val')
@@ -116,11 +112,6 @@ class CrossBoundaryRiskHook(Hook):
         self._attach(runner)
         assert self._classifier is not None
         self._sum_and_count = torch.zeros(2, device=self._classifier.weight.device)
-
-    def _after_evaluation_iter(self, outputs: Sequence | None) -> None:
-        assert self._sum_and_count is not None
-        risks = self._risks(outputs or ())
-        self._sum_and_count += torch.stack([risks.sum(), risks.new_tensor(len(risks))])
 
     def _report(self, runner: Runner, mode: str) -> None:
         assert self._sum_and_count is not None

@@ -98,7 +98,7 @@ def test_cross_boundary_risk_matches_a_computation_by_hand(toy_runner, toy_class
     assert all(-1 <= value <= 1 for value in written['mcbr'])
 
 
-def test_training_risk_is_of_the_batch_before_the_step(toy_runner, toy_classifier, toy_data):
+def test_training_risk_is_of_the_features_of_the_batch(toy_runner, toy_classifier, toy_data):
     model = toy_classifier()
     runner = toy_runner(model=model, epochs=1, lr=0.0, batch_size=24, custom_hooks=[dict(type='CrossBoundaryRiskHook')])
     runner.train()
