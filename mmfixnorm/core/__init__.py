@@ -8,6 +8,7 @@ from mmfixnorm.core.layers import (
     WNConv2d,
     WNLinear,
     fill_scales_,
+    fold_,
 )
 from mmfixnorm.core.norm_fixing import (
     NormAnchor,
@@ -15,6 +16,7 @@ from mmfixnorm.core.norm_fixing import (
     global_norm,
     norm_fixing_parameters,
 )
+from mmfixnorm.core.stored_statistics import stored_statistics_layers
 
 __all__ = [
     'FixNormConv2d',
@@ -26,6 +28,8 @@ __all__ = [
     'cross_boundary_risk',
     'fill_scales_',
     'fix_norm',
+    'fold_',
     'global_norm',
     'norm_fixing_parameters',
+    'stored_statistics_layers',
 ]

@@ -21,6 +21,7 @@ __all__ = [
     'WNLinear',
     'WeightNormalized',
     'fill_scales_',
+    'fold_',
 ]
 
 
@@ -45,6 +46,41 @@ class WeightNormalized(nn.Module):
         self.g = nn.Parameter(self.weight.new_empty(1))
         self.reset_scale()
 
+    @classmethod
+    def from_plain(cls, layer: nn.Linear | nn.Conv2d, **kwargs: Any) -> Self:
+        """Make a layer that takes over the parameters of a plain one and computes the same, below a bound.
+
+        Draws no random numbers, so a model whose layers are exchanged starts like the one it was made from.
+
+        Args:
+            layer (nn.Linear | nn.Conv2d): The plain layer; the new one has its weight and bias, the very tensors.
+            **kwargs: What this class takes besides, such as ``alpha``.
+
+        Raises:
+            TypeError: If ``layer`` is of another kind, or weight-normalised already.
+        """
+        plain = next(base for base in (nn.Linear, nn.Conv2d) if issubclass(cls, base))
+        if not isinstance(layer, plain) or isinstance(layer, WeightNormalized):
+            raise TypeError(f'{cls.__name__} takes the place of a plain nn.{plain.__name__}, got {layer!r}')
+        with torch.device('meta'):
+            new = cls(**_arguments(layer), **kwargs)
+        new.register_parameter('weight', layer.weight)
+        new.register_parameter('bias', layer.bias)
+        new.g = nn.Parameter(layer.weight.new_empty(1))
+        new.reset_scale()
+        return new.train(layer.training)
+
+    @torch.no_grad()
+    def to_plain(self) -> nn.Linear | nn.Conv2d:
+        """The plain layer that computes the same: its weight is a copy of :meth:`effective_weight`."""
+        assert isinstance(self, (nn.Linear, nn.Conv2d))
+        with torch.device('meta'):
+            plain = nn.Linear(**_arguments(self)) if isinstance(self, nn.Linear) else nn.Conv2d(**_arguments(self))
+        plain.weight = nn.Parameter(self.effective_weight(), requires_grad=self.weight.requires_grad)
+        if self.bias is not None:
+            plain.bias = nn.Parameter(self.bias.clone(), requires_grad=self.bias.requires_grad)
+        return plain.train(self.training)
+
     @property
     def scale_bound(self) -> float:
         """The largest value of ``g`` that has an effect; ``inf`` for plain weight normalisation."""
@@ -55,6 +91,15 @@ class WeightNormalized(nn.Module):
         """Set ``g`` to ``||W||_F``."""
         self.g.copy_(self._weight_norm())
         self._scale_is_own = False  # becomes True with a `g` that must not follow `W` any more
+
+    @torch.no_grad()
+    def set_scale_(self, value: float) -> None:
+        """Set ``g`` to a value of its own, which :func:`fill_scales_` leaves as it is.
+
+        ``0.0`` is the counterpart of a plain layer that starts with a weight of zero: ``W`` keeps a direction.
+        """
+        self.g.fill_(value)
+        self._scale_is_own = True
 
     def reset_parameters(self) -> None:
         """Initialise like the plain layer and set ``g`` to the norm of the result."""
@@ -186,13 +231,61 @@ class FixNormConv2d(_BoundedScale, nn.Conv2d):
     forward = WNConv2d.forward
 
 
+def _arguments(layer: nn.Linear | nn.Conv2d) -> dict[str, Any]:
+    """What the constructor of a plain layer was given."""
+    names = ['in_features', 'out_features']
+    if isinstance(layer, nn.Conv2d):
+        names = [
+            'in_channels',
+            'out_channels',
+            'kernel_size',
+            'stride',
+            'padding',
+            'dilation',
+            'groups',
+            'padding_mode',
+        ]
+    return {**{name: getattr(layer, name) for name in names}, 'bias': layer.bias is not None}
+
+
+@torch.no_grad()
 def fill_scales_(model: nn.Module) -> None:
-    """Set every ``g`` of ``model`` to ``||W||_F``, but for those that a checkpoint brought.
+    """Set every ``g`` of ``model`` to ``||W||_F``, but for those that are their own (a checkpoint brought them).
 
     For code that fills weights without telling the layers, as ``ConvModule`` of mmcv does. To be called once,
     before the first step; afterwards every ``g`` counts as its own, and a second call changes nothing.
+
+    Raises:
+        ValueError: If a weight has no direction: all zero, or not finite.
     """
-    for module in model.modules():
-        if isinstance(module, WeightNormalized) and not module._scale_is_own:
+    for name, module in model.named_modules():
+        if not isinstance(module, WeightNormalized):
+            continue
+        norm = module._weight_norm().item()
+        if not (math.isfinite(norm) and norm > 0):
+            raise ValueError(
+                f'{name}.weight: the norm of a weight-normalised layer must be finite and > 0, got {norm}; look at '
+                'its init_cfg (a layer that starts at zero needs a scale of zero instead: set_scale_(0.0)) or at '
+                'the checkpoint that was loaded'
+            )
+        if not module._scale_is_own:
             module.reset_scale()
             module._scale_is_own = True
+
+
+def fold_(model: nn.Module) -> list[str]:
+    """Replace every weight-normalised layer in ``model`` by its plain equivalent, in place.
+
+    The state of the result fits the model that was built with plain layers.
+
+    Returns:
+        list[str]: The names of the layers replaced, a shared one under each of its names.
+    """
+    plain = {layer: layer.to_plain() for layer in model.modules() if isinstance(layer, WeightNormalized)}
+    folded = []
+    for owner_name, owner in list(model.named_modules()):
+        for name, child in owner._modules.items():
+            if isinstance(child, WeightNormalized):
+                owner._modules[name] = plain[child]
+                folded.append(f'{owner_name}.{name}'.lstrip('.'))
+    return folded

@@ -9,6 +9,7 @@ from mmfixnorm.engine.epoch_seed_hook import EpochSeedHook
 from mmfixnorm.engine.fix_norm_hook import FixNormHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
+from mmfixnorm.engine.scale_init_hook import ScaleInitHook
 from mmfixnorm.engine.weight_norm_hook import WeightNormHook
 
 # The root registry is the one that `conv_cfg=dict(type='WNConv2d')` of every toolbox falls back to.
@@ -23,5 +24,6 @@ __all__ = [
     'FixNormHook',
     'FixNormOptimWrapper',
     'FixNormOptimWrapperConstructor',
+    'ScaleInitHook',
     'WeightNormHook',
 ]

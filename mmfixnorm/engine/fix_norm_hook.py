@@ -14,6 +14,7 @@ from torch import nn
 
 from mmfixnorm.core.layers import fill_scales_
 from mmfixnorm.core.norm_fixing import NormAnchor, flag_, norm_fixing_parameters, warn_of_decay
+from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
 from mmfixnorm.errors import ConfigError
 
 
@@ -62,7 +63,9 @@ class FixNormHook(Hook):
         try:
             if self._resumed is None:
                 fill_scales_(model)
-                flag_(optimizer, norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude).values())
+                in_set = norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude)
+                flag_(optimizer, in_set.values())
+                warn_of_unfit_weights(model, in_set)
             else:  # the flags came with the optimizer's groups, without what had no gradient at the start
                 self.anchor.load_state_dict(self._resumed, optimizer)
         except ValueError as err:

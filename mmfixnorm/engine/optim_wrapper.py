@@ -45,7 +45,10 @@ class NormFixingMixin:
     def initialize_count_status(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         # The runner's last call before the loop: weights are initialised and loaded.
         super().initialize_count_status(model, *args, **kwargs)  # type: ignore[misc]
-        fill_scales_(model)
+        try:
+            fill_scales_(model)
+        except ValueError as err:
+            raise ConfigError(f'model: {err}') from err
 
     def step(self, **kwargs: Any) -> None:
         self.anchor.install(self.optimizer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from mmengine.logging import print_log
@@ -14,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import FLAG, norm_fixing_parameters
+from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
 from mmfixnorm.errors import ConfigError
 
 _NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
@@ -136,13 +136,4 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             for (kind, lr_mult), group in groups.items()
         )
         print_log(f'FixNorm parameter groups: {sizes}', logger='current')
-        modules = dict(model.named_modules())
-        plain = [name for name in in_set if type(modules[name.rpartition('.')[0]]) is nn.Linear]
-        if plain:
-            print_log(
-                f'The norm-fixing set holds plain linear layers: {plain[:5]}{" ..." if len(plain) > 5 else ""}. '
-                'Unless a normalisation follows, fixing their norm changes what the model can say: use a FixNorm '
-                'head, lambda_fc (Algorithm 1), or exclude.',
-                logger='current',
-                level=logging.WARNING,
-            )
+        warn_of_unfit_weights(model, in_set)

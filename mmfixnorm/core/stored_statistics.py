@@ -1,0 +1,36 @@
+"""Finds weights in front of a batch normalisation that does not use the statistics of the batch."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+__all__ = ['stored_statistics_layers']
+
+
+def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
+    """Convolutions and linear layers whose batch normalisation runs on stored statistics in training.
+
+    Such a normalisation (``norm_eval=True``, frozen stages) is an affine map, so the layer in front of it is not
+    scale-invariant. The mode is the one that ``model.train()`` sets; it is put back afterwards. Which layer a
+    normalisation belongs to is read from the order in which they were registered and from the number of channels.
+
+    Returns:
+        dict[str, str]: Name of the layer to name of its batch normalisation.
+    """
+    modes = {module: module.training for module in model.modules()}
+    model.train()
+    found = {}
+    last: tuple[str, _ConvNd | nn.Linear] | None = None
+    for name, module in model.named_modules():
+        if isinstance(module, (_ConvNd, nn.Linear)):
+            last = name, module
+        elif isinstance(module, _BatchNorm) and last is not None:
+            stored = not module.training and module.running_mean is not None
+            if stored and last[1].weight.shape[0] == module.num_features:
+                found[last[0]] = name
+            last = None
+    for module, mode in modes.items():
+        module.training = mode
+    return found

@@ -1,0 +1,31 @@
+"""Scales of weight-normalised layers in configs without norm fixing."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from mmfixnorm.core.layers import fill_scales_
+from mmfixnorm.engine.fix_norm_hook import unwrapped_model
+from mmfixnorm.errors import ConfigError
+
+
+@HOOKS.register_module()
+class ScaleInitHook(Hook):
+    """Sets ``g`` of every weight-normalised layer to ``||W||_F`` before training, unless a checkpoint brought it.
+
+    For models with ``conv_cfg=dict(type='WNConv2d')`` and a stock optim wrapper: ``ConvModule`` of mmcv fills weights
+    behind the layers' back. ``FixNormOptimWrapper`` and ``FixNormHook`` do the same; then this hook changes nothing.
+
+    Raises:
+        ConfigError: If a weight is all zero or not finite.
+    """
+
+    priority = 'VERY_HIGH'  # before any hook that reads or copies the scales
+
+    def before_train(self, runner: Runner) -> None:
+        try:
+            fill_scales_(unwrapped_model(runner))
+        except ValueError as err:
+            raise ConfigError(f'model: {err}') from err
