@@ -64,8 +64,7 @@ class WeightNormalized(nn.Module):
             raise TypeError(f'{cls.__name__} takes the place of a plain nn.{plain.__name__}, got {layer!r}')
         with torch.device('meta'):
             new = cls(**_arguments(layer), **kwargs)
-        new.register_parameter('weight', layer.weight)
-        new.register_parameter('bias', layer.bias)
+        new._parameters.update(weight=layer._parameters['weight'], bias=layer._parameters['bias'])
         new.g = nn.Parameter(layer.weight.new_empty(1))
         new.reset_scale()
         return new.train(layer.training)

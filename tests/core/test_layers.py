@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModule, initialize
 from torch import nn
 
-from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales_
+from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales_, fold_
 
 CONV_CASES = {
     'plain': dict(),
@@ -188,6 +188,92 @@ def test_fill_scales_catches_up_with_a_direct_write_once(make):
     nn.init.constant_(layer.g, 42.0)
     fill_scales_(nn.ModuleList([layer]))
     assert layer.g.item() == 42.0
+
+
+@layers
+def test_fill_scales_leaves_a_scale_that_was_set(make):
+    layer = make()
+    layer.set_scale_(0.0)
+    fill_scales_(layer)
+    assert layer.g.item() == 0
+    x = torch.randn(2, 6, 5, 5) if layer.weight.ndim == 4 else torch.randn(2, 6)
+    layer(x).square().sum().backward()
+    assert layer.g.grad.abs() > 0  # so that it can leave zero
+    assert torch.isfinite(layer.weight.grad).all()
+
+
+@pytest.mark.parametrize('value', [0.0, math.nan])
+def test_fill_scales_refuses_a_weight_without_a_direction(value):
+    model = nn.Sequential(nn.ReLU(), WNConv2d(2, 3, 1))
+    nn.init.constant_(model[1].weight, value)
+    with pytest.raises(ValueError, match=r'1\.weight: .* finite and > 0, got (0.0|nan)'):
+        fill_scales_(model)
+
+
+PLAIN = {nn.Linear: (6, 4), nn.Conv2d: (6, 4, 3)}
+
+
+@pytest.mark.parametrize('cls, kwargs', [(WNLinear, {}), (WNConv2d, {}), (FixNormLinear, dict(alpha=9.0))])
+@pytest.mark.parametrize('bias', [True, False])
+def test_layer_made_from_a_plain_one_computes_the_same_and_draws_no_numbers(cls, kwargs, bias):
+    base = nn.Linear if issubclass(cls, nn.Linear) else nn.Conv2d
+    plain = base(*PLAIN[base], bias=bias).eval().requires_grad_(False)
+    state = torch.get_rng_state()
+    layer = cls.from_plain(plain, **kwargs)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not layer.training
+    assert not layer.weight.requires_grad
+    x = torch.randn(2, 6, 5, 5) if base is nn.Conv2d else torch.randn(2, 6)
+    torch.testing.assert_close(layer(x), plain(x))
+
+
+def test_conv_made_from_a_plain_one_keeps_every_setting():
+    for case in CONV_CASES.values():
+        plain = nn.Conv2d(**dict(in_channels=4, out_channels=8, kernel_size=3) | case)
+        layer = FixNormConv2d.from_plain(plain, alpha=9.0)
+        x = torch.randn(2, 4, 9, 10)
+        torch.testing.assert_close(layer(x), plain(x))
+        torch.testing.assert_close(layer.to_plain()(x), plain(x))
+
+
+@pytest.mark.parametrize('layer', [nn.Linear(2, 2), nn.Conv1d(2, 2, 1), nn.ConvTranspose2d(2, 2, 1), WNConv2d(2, 2, 1)])
+def test_only_a_plain_layer_of_the_same_kind_is_replaced(layer):
+    with pytest.raises(TypeError, match='takes the place of a plain nn.Conv2d, got'):
+        WNConv2d.from_plain(layer)
+
+
+@pytest.mark.parametrize('g', [0.05, 30.0], ids=['below_bound', 'above_bound'])
+def test_folded_model_is_plain_and_computes_the_same(g):
+    shared = WNConv2d(4, 4, 3, padding=1)
+    model = nn.Sequential(FixNormConv2d(3, 4, 3, alpha=0.1), shared, nn.Sequential(nn.ReLU(), shared), nn.Flatten())
+    model.append(FixNormLinear(64, 5, alpha=0.1))
+    for layer in (model[0], model[4], shared):
+        layer.set_scale_(g)
+    x = torch.randn(2, 3, 6, 6)
+    expected = model(x)
+    assert fold_(model) == ['0', '1', '4', '2.1']
+    assert [type(m) for m in (model[0], model[1], model[4])] == [nn.Conv2d, nn.Conv2d, nn.Linear]
+    assert model[1] is model[2][1]
+    assert not [key for key in model.state_dict() if key.endswith('.g')]
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_bfloat16_autocast_of_a_wide_detector_output_is_finite_and_near_float64():
+    # RetinaNet at scale 800: 9 anchors x 80 classes on the finest level, with the initialisation of its head.
+    layer = FixNormConv2d(256, 720, 3, padding=1, alpha=0.5)
+    nn.init.normal_(layer.weight, std=0.01)
+    nn.init.constant_(layer.bias, -4.595)
+    x = torch.randn(1, 256, 100, 24).relu().mul(3).requires_grad_()
+    for g in (layer.weight.norm().item(), 1e4):  # below and far above the bound
+        layer.set_scale_(g)
+        with torch.autocast('cpu', torch.bfloat16):
+            scores = layer(x)
+        assert scores.dtype == torch.bfloat16
+        scores.float().sigmoid().sum().backward()
+        factor = min(g, 0.5 * math.sqrt(720)) / layer.weight.double().norm()
+        expected = nn.functional.conv2d(x.double(), layer.weight.double() * factor, layer.bias.double(), padding=1)
+        torch.testing.assert_close(scores.double(), expected, rtol=2e-2, atol=5e-2)
+        assert all(torch.isfinite(p.grad).all() for p in (x, layer.weight, layer.g, layer.bias) if p.grad is not None)
 
 
 @layers

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
 from torch import nn
 
 from mmfixnorm.core import cross_boundary_risk
 from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters
 from mmfixnorm.engine.cross_boundary_risk_hook import find_classifier
+from mmfixnorm.errors import ConfigError
 
 
 def norm(tensors):
@@ -54,6 +57,46 @@ def test_hook_refuses_to_resume_a_run_without_norm_fixing(toy_runner):
             load_from=f'{first.work_dir}/epoch_1.pth',
             resume=True,
         ).train()
+
+
+def test_hook_names_unfit_layers_as_the_constructor_does(toy_runner, toy_classifier, capsys):
+    model = toy_classifier(fc=nn.Linear(6, 3))
+    toy_runner(
+        wrapper=dict(type='OptimWrapper'), model=model, epochs=1, custom_hooks=[dict(type='FixNormHook')]
+    ).train()
+    assert "plain linear layers: ['head.fc']" in capsys.readouterr().out
+
+
+def test_scale_init_hook_fills_scales_that_were_written_around(toy_runner, toy_classifier):
+    seen = []
+
+    @HOOKS.register_module(name='ScaleProbe', force=True)
+    class ScaleProbe(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            layer = runner.model.head.fc
+            seen.append(layer.g.item() / layer.weight.norm().item())
+
+    for hooks in ([], [dict(type='ScaleInitHook')]):
+        model = toy_classifier()
+        model._is_init = True
+        with torch.no_grad():
+            model.head.fc.weight.mul_(3)
+        probe = [*hooks, dict(type='ScaleProbe')]
+        toy_runner(wrapper=dict(type='OptimWrapper'), model=model, epochs=1, custom_hooks=probe).train()
+    assert seen[0] == pytest.approx(1 / 3)
+    assert seen[3] == pytest.approx(1)
+
+
+@pytest.mark.parametrize('wrapper', ['OptimWrapper', 'FixNormOptimWrapper'])
+def test_weight_without_a_direction_is_refused_before_training(toy_runner, toy_classifier, wrapper):
+    model = toy_classifier()
+    model._is_init = True
+    nn.init.zeros_(model.head.fc.weight)
+    cfg = dict(type=wrapper)
+    if wrapper != 'OptimWrapper':
+        cfg['constructor'] = 'FixNormOptimWrapperConstructor'
+    with pytest.raises(ConfigError, match=r'model: head\.fc\.weight: .* > 0, got 0'):
+        toy_runner(wrapper=cfg, model=model, custom_hooks=[dict(type='ScaleInitHook')]).train()
 
 
 def test_weight_norms_and_effective_lr_reach_the_vis_backends(toy_runner):

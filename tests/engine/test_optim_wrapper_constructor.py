@@ -96,7 +96,19 @@ def test_plain_linear_layers_in_the_set_are_named_in_a_warning(toy_classifier, c
     build(toy_classifier())
     assert 'plain linear' not in capsys.readouterr().out
     build(toy_classifier(fc=nn.Linear(6, 3)))
-    assert "plain linear layers: ['head.fc.weight']" in capsys.readouterr().out
+    assert "plain linear layers: ['head.fc']" in capsys.readouterr().out
+
+
+def test_layers_with_stored_statistics_in_the_set_are_named_in_a_warning(toy_classifier, capsys):
+    build(toy_classifier())
+    assert 'stored statistics' not in capsys.readouterr().out
+    frozen_bn = toy_classifier()
+    frozen_bn.backbone[4].train = lambda mode=True: frozen_bn.backbone[4]  # as norm_eval=True does
+    frozen_bn.backbone[4].training = False
+    build(frozen_bn)
+    assert "runs on stored statistics: ['backbone.3']." in capsys.readouterr().out
+    build(frozen_bn, exclude=[r'backbone\.3'])
+    assert 'stored statistics' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
