@@ -1,12 +1,15 @@
 """The README's code does what it says."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
-from mmpretrain.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import get_installed_path
 
+from mmfixnorm.core import WeightNormalized
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.launch import load_config
 
@@ -23,12 +26,42 @@ def test_three_keys_turn_a_stock_config_into_fixnorm(blocks, tmp_path):
         after.replace('./your_config.py', 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py')
     )
     cfg = load_config(tmp_path / 'child.py')
+    init_default_scope(cfg.default_scope)
     model = MODELS.build(cfg.model)
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     assert len(flagged(wrapper.optimizer)) == 53  # 52 convolutions and the classifier
     assert {group['weight_decay'] for group in wrapper.optimizer.param_groups} == {0.0}
     assert wrapper.optimizer.param_groups[0]['lr'] == 0.8
     assert model.head.alpha == 1.0
+
+
+STOCK = {
+    'retinanet': ('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco.py'),
+    'pspnet': ('mmseg', 'pspnet/pspnet_r50-d8_4xb2-40k_cityscapes-512x1024.py'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', STOCK)
+def test_a_stock_detector_and_a_stock_segmentor_become_fixnorm(blocks, tmp_path, capsys, name):
+    toolbox, stock = STOCK[name]
+    (after,) = [block for block in blocks if f'./your_{name}.py' in block]
+    path = Path(get_installed_path(toolbox)) / '.mim/configs' / stock
+    (tmp_path / 'child.py').write_text(after.replace(f'./your_{name}.py', str(path)))
+    cfg = load_config(tmp_path / 'child.py')
+    init_default_scope(cfg.default_scope)
+    cfg.model.pop('pretrained', None)
+    cfg.model.backbone.pop('init_cfg', None)
+    model = MODELS.build(cfg.model)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    heads = [model.bbox_head] if name == 'retinanet' else [model.decode_head, model.auxiliary_head]
+    assert all(head.alpha == (0.5 if name == 'retinanet' else 1.0) for head in heads)
+    in_set = {id(p) for p in flagged(wrapper.optimizer)}
+    for conv in model.modules():
+        if isinstance(conv, torch.nn.Conv2d) and conv.weight.requires_grad:
+            assert id(conv.weight) in in_set
+            assert isinstance(conv, WeightNormalized) or conv.bias is None  # a norm layer follows
+    assert 'stored statistics' not in capsys.readouterr().out
 
 
 def test_loop_of_plain_pytorch_keeps_the_norm(blocks):

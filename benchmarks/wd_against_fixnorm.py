@@ -1,0 +1,158 @@
+"""Weight decay against FixNorm on the small detection and segmentation tasks, each at its best learning rate.
+
+For each task and method a grid of learning rates is trained with seed 0 (``tools/fixnorm_search.py run``, so an
+interrupted run goes on), the best on ``val`` is trained again with the other seeds, and the models of that learning
+rate are tested once on ``test``. One JSON line per training goes to ``--out``; what is there already is not run
+again. The table is made from that file::
+
+    python benchmarks/wd_against_fixnorm.py run bccd camvid --workers 2 --out FILE
+    python benchmarks/wd_against_fixnorm.py table --out FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+METHODS = ('wd', 'fixnorm')
+RECORD = Path(__file__).with_name('wd_against_fixnorm_cpu_202611.jsonl')
+
+
+@dataclass(frozen=True)
+class Task:
+    """Two configs that differ in the method, the metric, and the learning rates of each method."""
+
+    config: str
+    metric: str
+    lrs: dict[str, tuple[float, ...]]
+
+    def percent(self, value: float | None) -> float | None:
+        """mmdet reports fractions, mmseg percent; None for a training that diverged."""
+        return value if value is None else round(value * (100 if self.metric.startswith('coco/') else 1), 2)
+
+    def config_of(self, method: str) -> Path:
+        return ROOT / 'configs' / self.config.format(method=method)
+
+
+TASKS: dict[str, Task] = {}
+
+
+def train(task: Task, method: str, seed: int, lrs: Sequence[float], folder: Path, workers: int) -> list[dict]:
+    """One grid with one seed; a record of each training, the best one with its result on ``test``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / 'grid.py'
+    settings = dict(_delete_=True, type='GridSearch', lrs=list(lrs), metric=task.metric, seed=seed, workers=workers)
+    config.write_text(f'_base_ = [{str(task.config_of(method))!r}]\nsearch = dict({call(settings)})\n')
+    search = [sys.executable, ROOT / 'tools/fixnorm_search.py', 'run', config, '--work-dir', folder / 'search']
+    subprocess.run(search, check=True, cwd=ROOT)
+    records = []
+    for trial in sorted((folder / 'search/trials').iterdir()):
+        result = json.loads((trial / 'result.json').read_text())
+        value, seconds = task.percent(result['value']), round(result['seconds'])
+        records.append(dict(lr=result['built_lrs'][-1], seed=seed, val=value, seconds=seconds))
+        weights = list((trial / 'run').glob('*.pth'))  # of the best one alone
+        if weights:
+            best, checkpoint = records[-1], max(weights, key=os.path.getmtime)
+            best.update(test(task, trial / 'config.py', checkpoint, folder / 'test'), **scale(checkpoint))
+    return records
+
+
+def test(task: Task, config: Path, checkpoint: Path, folder: Path) -> dict[str, float | None]:
+    """The metric on ``test``."""
+    out = folder / 'metrics.json'
+    command = [sys.executable, ROOT / 'tools/test.py', config, checkpoint, '--work-dir', folder]
+    subprocess.run([*command, '--out', out, '--out-item', 'metrics'], check=True, cwd=ROOT)
+    return dict(test=task.percent(json.loads(out.read_text())[task.metric]))
+
+
+def scale(checkpoint: Path) -> dict[str, float]:
+    """The scale of the layer that classifies, as it was learnt; nothing for a plain layer."""
+    state = torch.load(checkpoint, map_location='cpu', weights_only=False)['state_dict']
+    names = ('bbox_head.retina_cls.g', 'decode_head.conv_seg.g')
+    found = [state[name].item() for name in names if name in state]
+    return dict(g=round(found[0], 3)) if found else {}
+
+
+def call(settings: dict) -> str:
+    return ', '.join(f'{key}={value!r}' for key, value in settings.items())
+
+
+def run(name: str, out: Path, work_dir: Path, seeds: int, workers: int) -> None:
+    """Everything of one task that ``out`` does not have."""
+    task = TASKS[name]
+    kind = dict(machine=platform.processor() or platform.machine(), torch=torch.__version__)
+    for method in METHODS:
+        for seed in range(seeds):
+            done = [r for r in read(out) if (r['task'], r['method']) == (name, method)]
+            if any(r['seed'] == seed for r in done):
+                continue
+            lrs = task.lrs[method] if seed == 0 else (best_lr(done),)
+            folder = work_dir / name / method / f'seed{seed}'
+            for record in train(task, method, seed, lrs, folder, workers):
+                line = json.dumps(dict(task=name, method=method, config=task.config_of(method).name, **record, **kind))
+                with out.open('a') as f:
+                    f.write(line + '\n')
+
+
+def best_lr(records: list[dict]) -> float:
+    """The learning rate with the best result on ``val``, of the grid with seed 0."""
+    grid = [r for r in records if r['seed'] == 0 and r['val'] is not None]
+    return max(grid, key=lambda r: r['val'])['lr']
+
+
+def read(out: Path) -> list[dict]:
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def table(records: list[dict]) -> Iterator[str]:
+    """Markdown, one row per task and method: results in percent."""
+    yield '| task | method | lr: val, seed 0 | test at the best lr, seeds 0, 1, ... | mean (standard deviation) | g |'
+    yield '|---|---|---|---|---|---|'
+    for name, method in dict.fromkeys((r['task'], r['method']) for r in records):
+        rows = [r for r in records if (r['task'], r['method']) == (name, method)]
+        grid = '; '.join(
+            f'{r["lr"]:g}: {shown(r["val"])}' for r in sorted(rows, key=lambda r: r['lr']) if not r['seed']
+        )
+        final = [r for r in rows if r['lr'] == best_lr(rows)]
+        values = [r['test'] for r in final]
+        spread = f' ({statistics.stdev(values):.2f})' if len(values) > 1 else ''
+        scales = ', '.join(f'{r["g"]:.2f}' for r in final if 'g' in r)
+        tests = ', '.join(f'{value:.1f}' for value in values)
+        yield f'| {name} | {method} | {grid} | {tests} | {statistics.mean(values):.2f}{spread} | {scales} |'
+
+
+def shown(value: float | None) -> str:
+    return 'diverged' if value is None else f'{value:.1f}'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('verb', choices=['run', 'table'])
+    parser.add_argument('tasks', nargs='*', help=f'of {sorted(TASKS)} (default: all)')
+    parser.add_argument('--out', type=Path, default=RECORD, help='one JSON line per training (default: %(default)s)')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/wd_against_fixnorm'))
+    parser.add_argument('--seeds', type=int, default=3)
+    parser.add_argument('--workers', type=int, default=2)
+    args = parser.parse_args(argv)
+    if unknown := set(args.tasks) - set(TASKS):
+        parser.error(f'no such task: {sorted(unknown)}; there are {sorted(TASKS)}')
+    if args.verb == 'run':
+        for name in args.tasks or TASKS:
+            run(name, args.out, args.work_dir.resolve(), args.seeds, args.workers)
+    print('\n'.join(table(read(args.out))))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
