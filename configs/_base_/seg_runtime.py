@@ -1,0 +1,18 @@
+# What a segmentor needs besides default_runtime.py. Logs and checkpoints count iterations.
+_base_ = ['./default_runtime.py']
+
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mmfixnorm.seg'])
+
+default_hooks = dict(
+    logger=dict(log_metric_by_epoch=False),
+    checkpoint=dict(by_epoch=False, interval=4000),
+    visualization=dict(_delete_=True, type='SegVisualizationHook'),
+)
+custom_hooks = [
+    dict(type='WeightNormHook', interval=100, per_layer=False),
+    dict(type='ScaleInitHook'),
+    dict(type='ClassCheckHook'),
+]
+log_processor = dict(type='LogProcessor', by_epoch=False)
+visualizer = dict(type='SegLocalVisualizer')
