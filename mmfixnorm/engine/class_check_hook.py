@@ -1,0 +1,197 @@
+"""Refuses a model and data that do not have the same classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmfixnorm.data_checks import category_names, class_names, leaf_datasets, listing
+from mmfixnorm.engine.fix_norm_hook import unwrapped_model
+from mmfixnorm.errors import ConfigError
+
+# By the names of the slots: region proposals know one class, the semantic branch of a detector has its own.
+_OTHER_CLASSES = ('rpn_head', 'semantic_head')
+_VOID = 255  # what data sets and metrics of mmseg leave out, whatever the head does
+
+
+@HOOKS.register_module()
+class ClassCheckHook(Hook):
+    """Refuses what would train or count the wrong classes, before the first step of a run.
+
+    Checked before training (with the validation data), validation and test:
+
+    - every head with ``num_classes`` and a loss has as many classes as ``metainfo['classes']`` of the data;
+    - the annotation file of a COCO data set has all of these categories. mmdet would number those that are
+      there without gaps, so all labels behind a gap would be wrong;
+    - there is at least one image.
+
+    Checked in each batch: the labels of semantic masks are below ``num_classes``, or ignored. Data that say nothing
+    of classes, and heads without ``num_classes``, are not looked at. The hook changes nothing.
+
+    Raises:
+        ConfigError: One of these is not so; the message names the config key.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self) -> None:
+        self._label_rules: set[tuple[int, int]] = set()
+        self._seen: set[str] = set()
+
+    def before_train(self, runner: Runner) -> None:
+        self._check(runner, 'train')
+        if runner.val_loop is not None:
+            self._check(runner, 'val')
+
+    def before_val(self, runner: Runner) -> None:
+        self._check(runner, 'val')
+
+    def before_test(self, runner: Runner) -> None:
+        self._check(runner, 'test')
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        check_masks(data_batch, self._label_rules)
+
+    def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        check_masks(data_batch, self._label_rules, void=_VOID)
+
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        check_masks(data_batch, self._label_rules, void=_VOID)
+
+    def _check(self, runner: Runner, mode: str) -> None:
+        model = unwrapped_model(runner)
+        self._label_rules = label_rules(model)
+        if mode in self._seen:  # validation of a run that trains
+            return
+        loader = getattr(getattr(runner, f'{mode}_loop'), 'dataloader', None)
+        for key, dataset in leaf_datasets(getattr(loader, 'dataset', None), f'{mode}_dataloader.dataset'):
+            # Its length first: it reads the annotations of a data set that puts that off.
+            size = len(dataset) if hasattr(dataset, '__len__') else None
+            check_categories(dataset, key, runner)
+            if size == 0:
+                raise ConfigError(no_image_left(dataset, key))
+            check_heads(model, dataset, key)
+        self._seen.add(mode)
+
+
+def heads(model: nn.Module) -> dict[str, Any]:
+    """Every module that tells classes apart and has a loss, by its name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name
+        and isinstance(getattr(module, 'num_classes', None), int)
+        and callable(getattr(module, 'loss', None))
+        and not name.endswith(_OTHER_CLASSES)
+    }
+
+
+def check_heads(model: nn.Module, dataset: Any, key: str) -> None:
+    """Compare the heads of a model to the classes of a data set.
+
+    Raises:
+        ConfigError: Their numbers differ.
+    """
+    classes = class_names(dataset)
+    if classes is None:
+        return
+    if isinstance(classes, str):
+        raise ConfigError(
+            f'{key}.metainfo.classes: must be a tuple of names, got the string {classes!r}; '
+            f'one class is written classes=({classes!r},)'
+        )
+    for name, head in heads(model).items():
+        fitting = {head.num_classes}
+        if getattr(head, 'out_channels', None) == 1:  # one output tells two classes apart
+            fitting |= {1, 2}
+        if len(classes) not in fitting:
+            raise ConfigError(
+                f'model.{name}.num_classes: {type(head).__name__} has {head.num_classes} classes, but {key} '
+                f'({type(dataset).__name__}) has {len(classes)}: {listing(classes)}. Set num_classes={len(classes)}, '
+                f'or name the classes to use in {key}.metainfo.classes'
+            )
+
+
+def check_categories(dataset: Any, key: str, runner: Runner) -> None:
+    """Compare the categories of a COCO annotation file to the classes of the data set.
+
+    Raises:
+        ConfigError: The file lacks some.
+    """
+    classes, found = class_names(dataset), getattr(dataset, 'cat_ids', None)
+    ann_file = getattr(dataset, 'ann_file', None)
+    if classes is None or isinstance(classes, str) or found is None or not isinstance(ann_file, str):
+        return
+    if len(found) < len(classes) and os.path.isfile(ann_file):
+        names = category_names(ann_file)
+        missing = [name for name in classes if name not in names]
+        raise ConfigError(
+            f'{key}.ann_file: {ann_file!r} lacks {len(missing)} of the {len(classes)} classes: {listing(missing)}. '
+            f'Its categories are {listing(names)}. Name those to use in {key}.metainfo.classes, and set '
+            'num_classes of the heads to their number'
+        )
+    others = set(getattr(dataset, 'cat_img_map', ())) - set(found)
+    if others:
+        runner.logger.warning(
+            f'{key}.ann_file: {len(others)} categories of {ann_file!r} are not in '
+            f'{key}.metainfo.classes; their boxes are not used'
+        )
+
+
+def no_image_left(dataset: Any, key: str) -> str:
+    """The message for a data set without any image."""
+    where = getattr(dataset, 'ann_file', '') or getattr(dataset, 'data_prefix', '')
+    return (
+        f'{key}: no image is left of {where!r}; look at the files, at filter_cfg (images without boxes of '
+        'metainfo.classes, or too small, are dropped) and at indices'
+    )
+
+
+def label_rules(model: nn.Module) -> set[tuple[int, int]]:
+    """What semantic masks may hold, as pairs: labels below the first number, and the second, which is ignored."""
+    rules = set()
+    for head in heads(model).values():
+        ignored, channels = getattr(head, 'ignore_index', None), getattr(head, 'out_channels', None)
+        if isinstance(ignored, int) and isinstance(channels, int):
+            rules.add((max(head.num_classes, 2) if channels == 1 else head.num_classes, ignored))
+    return rules
+
+
+def check_masks(data_batch: Any, rules: set[tuple[int, int]], void: int | None = None) -> None:
+    """Look for labels beyond the classes in the semantic masks of a batch.
+
+    Args:
+        data_batch (dict): Its ``data_samples`` may have ``gt_sem_seg.data``, shape (1, H, W), of integers.
+        rules (set[tuple[int, int]]): See :func:`label_rules`.
+        void (int, optional): One more label that is ignored.
+
+    Raises:
+        ConfigError: There are such labels; the message names the file.
+    """
+    samples = data_batch.get('data_samples') if isinstance(data_batch, Mapping) else None
+    if not rules or not isinstance(samples, Sequence):
+        return
+    for sample in samples:
+        mask = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
+        if not isinstance(mask, Tensor):
+            continue
+        for limit, ignored in rules:
+            beyond = ((mask >= limit) | (mask < 0)) & (mask != ignored)
+            if void is not None:
+                beyond &= mask != void
+            if beyond.any():
+                labels = torch.unique(mask[beyond]).tolist()
+                file = getattr(sample, 'seg_map_path', None) or getattr(sample, 'img_path', 'a mask')
+                raise ConfigError(
+                    f'{file}: a mask with {limit} classes may hold the labels 0 to {limit - 1} and {ignored} '
+                    f'(ignore_index), found {listing(labels)}. Set num_classes of the heads and the metainfo.classes '
+                    f'of the data to what the masks hold, reduce_zero_label=True where 0 is no class, or '
+                    f'ignore_index of the heads to the label to leave out'
+                )
