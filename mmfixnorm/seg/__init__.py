@@ -1,0 +1,30 @@
+"""FixNorm in mmseg: Base-OC and decode heads, registered on import."""
+
+try:
+    import mmseg  # noqa: F401
+except ImportError as err:
+    raise ImportError(
+        'mmfixnorm.seg needs mmseg: pip install "mmfixnorm[onedl]" (onedl-mmsegmentation), or '
+        '"mmfixnorm[openmmlab]" for the classic packages'
+    ) from err
+
+from mmfixnorm.seg.heads import (
+    BaseOCHead,
+    FixNormBaseOCHead,
+    FixNormDecodeHeadMixin,
+    FixNormDepthwiseSeparableASPPHead,
+    FixNormFCNHead,
+    FixNormPSPHead,
+)
+from mmfixnorm.seg.object_context import ObjectContext, WNObjectContext
+
+__all__ = [
+    'BaseOCHead',
+    'FixNormBaseOCHead',
+    'FixNormDecodeHeadMixin',
+    'FixNormDepthwiseSeparableASPPHead',
+    'FixNormFCNHead',
+    'FixNormPSPHead',
+    'ObjectContext',
+    'WNObjectContext',
+]
