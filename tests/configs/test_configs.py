@@ -3,21 +3,20 @@
 import re
 from pathlib import Path
 
-import modelindex
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import FUNCTIONS, init_default_scope
+from mmengine.registry import FUNCTIONS
 from mmpretrain.registry import MODELS, TRANSFORMS
 from PIL import Image
 
 from mmfixnorm.search.settings import parse_settings
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-PATHS = sorted(path for name in ('digits', 'cifar10') for path in (CONFIGS / name).glob('*.py'))
+PATHS = sorted([*(CONFIGS / 'digits').glob('resnet8_*.py'), *(CONFIGS / 'cifar10').glob('*.py')])
 NAMES = [path.stem for path in PATHS]
 NAME = re.compile(
     r'(?P<model>[a-z0-9-]+)_(?P<method>wd|alg1|wn-fc|fixnorm|wd-grid)'
@@ -41,19 +40,6 @@ TUNED = {'optim_wrapper.optimizer.lr', 'model.head.alpha'}
 every_config = pytest.mark.parametrize('path', PATHS, ids=NAMES)
 
 
-def flat(value, prefix: str = '') -> dict:
-    """Dotted keys of a resolved config."""
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key in value for k, v in flat(value[key], f'{prefix}.{key}'.strip('.')).items()}
-
-
-def load(path: Path) -> Config:
-    cfg = Config.fromfile(path)
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
 def one_batch(cfg: Config, folder: Path) -> dict:
     """A batch of generated images that went through the config's own training pipeline."""
     size = next(t.crop_size for t in cfg.train_pipeline if t.type == 'RandomCrop')
@@ -74,7 +60,7 @@ def test_there_are_four_methods_for_each_of_the_four_networks():
 
 
 @every_config
-def test_the_name_says_what_is_inside(path):
+def test_the_name_says_what_is_inside(load, path):
     cfg, name = load(path), NAME.fullmatch(path.stem)
     assert name is not None
     assert cfg.train_dataloader.batch_size == int(name['batch']) == cfg.auto_scale_lr.base_batch_size
@@ -84,7 +70,7 @@ def test_the_name_says_what_is_inside(path):
 
 
 @every_config
-def test_the_schedule_is_a_short_warm_up_and_one_cosine_to_the_end(path):
+def test_the_schedule_is_a_short_warm_up_and_one_cosine_to_the_end(load, path):
     cfg = load(path)
     warmup, cosine = cfg.param_scheduler
     assert (warmup.begin, warmup.end, cosine.end) == (0, cosine.begin, cfg.train_cfg.max_epochs)
@@ -93,7 +79,7 @@ def test_the_schedule_is_a_short_warm_up_and_one_cosine_to_the_end(path):
 
 
 @every_config
-def test_trials_are_ranked_on_images_that_are_neither_trained_on_nor_the_test_set(path):
+def test_trials_are_ranked_on_images_that_are_neither_trained_on_nor_the_test_set(load, path):
     cfg = load(path)
     train, val, test = (cfg[f'{s}_dataloader'].dataset for s in ('train', 'val', 'test'))
     assert test.data_root not in (train.data_root, val.data_root)
@@ -103,15 +89,7 @@ def test_trials_are_ranked_on_images_that_are_neither_trained_on_nor_the_test_se
 
 
 @every_config
-def test_it_is_short_and_needs_no_config_of_another_package(path):
-    for file in [path, *(CONFIGS / '_base_').rglob('*.py')]:
-        text = file.read_text()
-        assert len(text.splitlines()) <= 40, file
-        assert '::' not in text, file
-
-
-@every_config
-def test_its_search_block_is_valid_and_its_own_lr_lies_inside(path):
+def test_its_search_block_is_valid_and_its_own_lr_lies_inside(load, path):
     cfg = load(path)
     method = NAME.fullmatch(path.stem)['method']
     if method == 'wd':
@@ -123,7 +101,7 @@ def test_its_search_block_is_valid_and_its_own_lr_lies_inside(path):
 
 
 @pytest.mark.parametrize('path', [p for p in PATHS if NAME.fullmatch(p.stem)['method'] != 'wd'], ids=lambda p: p.stem)
-def test_a_method_differs_from_weight_decay_in_what_it_claims_alone(path):
+def test_a_method_differs_from_weight_decay_in_what_it_claims_alone(load, flat, path):
     method = NAME.fullmatch(path.stem)['method']
     baseline = flat(load(path.with_name(path.name.replace(f'_{method}_', '_wd_'))).to_dict())
     ours = flat(load(path).to_dict())
@@ -133,7 +111,7 @@ def test_a_method_differs_from_weight_decay_in_what_it_claims_alone(path):
 
 
 @every_config
-def test_one_training_step_on_generated_images(path, tmp_path):
+def test_one_training_step_on_generated_images(load, path, tmp_path):
     cfg = load(path)
     model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
     model.init_weights()
@@ -150,7 +128,7 @@ def test_one_training_step_on_generated_images(path, tmp_path):
 
 
 @every_config
-def test_only_the_baseline_decays_convolutions_and_nothing_decays_bias_or_norm_layers(path):
+def test_only_the_baseline_decays_convolutions_and_nothing_decays_bias_or_norm_layers(load, path):
     cfg = load(path)
     model = MODELS.build(cfg.model)
     groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
@@ -161,11 +139,3 @@ def test_only_the_baseline_decays_convolutions_and_nothing_decays_bias_or_norm_l
         kind = 'fc' if name == 'head.fc.weight' else 'conv' if p.ndim == 4 else 'other'
         assert decay[id(p)] == expected.get(kind, 0.0), name
     assert len(decay) == len(list(model.parameters()))
-
-
-def test_the_model_index_lists_every_baseline_and_method_once():
-    index = modelindex.load(str(CONFIGS.parent / 'model-index.yml'))
-    listed = [m.config for m in index.models if m.config.split('/')[1] in ('digits', 'cifar10')]
-    expected = [p.relative_to(CONFIGS.parent).as_posix() for p in PATHS if '_wd-grid_' not in p.stem]
-    assert sorted(listed) == sorted(expected)
-    assert [m.name for m in index.models] == [Path(m.config).stem for m in index.models]
