@@ -25,6 +25,9 @@ from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import nn
 
+from mmfixnorm.data_checks.built import check_not_empty, leaf_datasets
+from mmfixnorm.data_checks.explain import explain_failure
+from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
 
 __all__ = [
@@ -172,19 +175,18 @@ def build_training(runner: Runner) -> None:
     Raises:
         ConfigError: If something in the config cannot be built.
     """
+    if _build_loop(runner, 'train') is None:
+        raise ConfigError('train_cfg, train_dataloader and optim_wrapper must be set to train')
     with _config_errors():
-        if runner.train_loop is None:  # a property that builds; so is val_loop
-            raise ConfigError('train_cfg, train_dataloader and optim_wrapper must be set to train')
         if isinstance(runner, Runner):  # the strategy of a FlexibleRunner builds its own
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-        _ = runner.val_loop
+    _build_loop(runner, 'val')
 
 
 def build_testing(runner: Runner) -> None:
     """Build what ``runner.test()`` needs, for the same reason as :func:`build_training`."""
-    with _config_errors():
-        if runner.test_loop is None:
-            raise ConfigError('test_cfg, test_dataloader and test_evaluator must be set to test')
+    if _build_loop(runner, 'test') is None:
+        raise ConfigError('test_cfg, test_dataloader and test_evaluator must be set to test')
 
 
 @MODEL_WRAPPERS.register_module()
@@ -201,6 +203,24 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
             print_log('No GPU: every SyncBN layer becomes BN.', logger='current')
             module = revert_sync_batchnorm(module)
         super().__init__(module=module, device_ids=None, **kwargs)
+
+
+def _build_loop(runner: Runner, mode: str) -> Any:
+    """Build the loop of a runner and look at its data, so that what is wrong there is told with its config key."""
+    with _config_errors():
+        try:
+            loop = getattr(runner, f'{mode}_loop')  # a property that builds
+        except _BUILD_ERRORS as err:
+            explain_failure(err, runner.cfg, mode)
+            raise
+    dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
+    for key, leaf in leaf_datasets(dataset, f'{mode}_dataloader.dataset'):
+        check_not_empty(leaf, key)
+    for key, path in data_paths(runner.cfg, [mode] if dataset is not None else []).items():
+        # A missing folder of images would show in a worker's traceback. Masks are optional where a model is tested.
+        if '.data_prefix' in key and not (mode == 'test' and 'seg' in key.rsplit('.', 1)[-1]):
+            check_exists(key, path)
+    return loop
 
 
 def _check_work_dir(work_dir: str) -> None:

@@ -1,7 +1,9 @@
 """What every test starts from: few threads, a known seed, no state left by the one before."""
 
 import logging
+import runpy
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,3 +39,16 @@ def forget_runs() -> Iterator[Callable[[], None]]:
 
     yield forget
     forget()
+
+
+@pytest.fixture
+def tiny_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Go to an empty folder with the data of ``detection`` or ``segmentation`` in ``data``; return the config."""
+    folder = Path(__file__).parent / 'tiny'
+
+    def prepare(task: str) -> str:
+        runpy.run_path(str(folder / 'data.py'))[f'write_{task}'](tmp_path / 'data')
+        monkeypatch.chdir(tmp_path)
+        return str(folder / f'{task}.py')
+
+    return prepare

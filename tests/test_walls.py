@@ -18,6 +18,7 @@ WALLS = {
     'det': {'mmpretrain', 'mmseg', 'mmfixnorm.cls', 'mmfixnorm.seg', 'mmfixnorm.search'},
     'seg': {'mmpretrain', 'mmdet', 'mmfixnorm.cls', 'mmfixnorm.det', 'mmfixnorm.search'},
     'search': MM - {'mmengine'} | HEADS | {'mmfixnorm.core', 'mmfixnorm.engine'},
+    'data_checks': MM - {'mmengine'} | HEADS | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search', 'launch')},
     'launch.py': MM - {'mmengine'} | HEADS | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search')},
     '__init__.py': MM | HEADS | {'mmfixnorm.search', 'optuna', 'plotly'},
 }

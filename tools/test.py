@@ -75,12 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         merge_args(cfg, args)
         runner = build_runner(cfg)
         build_testing(runner)
+        if args.out and args.out_item == 'pred':
+            runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
+        metrics = runner.test()
     except ConfigError as err:
         print(f'{args.config}: {err}', file=sys.stderr)
         return 2
-    if args.out and args.out_item == 'pred':
-        runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
-    metrics = runner.test()
     if args.out and args.out_item == 'metrics' and runner.rank == 0:
         mmengine.dump(metrics, args.out)
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmfixnorm.data_checks import category_names, class_names, leaf_datasets, listing
+from mmfixnorm.data_checks.built import check_annotations, check_not_empty, class_names, leaf_datasets
+from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.engine.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
@@ -72,12 +72,16 @@ class ClassCheckHook(Hook):
             return
         loader = getattr(getattr(runner, f'{mode}_loop'), 'dataloader', None)
         for key, dataset in leaf_datasets(getattr(loader, 'dataset', None), f'{mode}_dataloader.dataset'):
-            # Its length first: it reads the annotations of a data set that puts that off.
-            size = len(dataset) if hasattr(dataset, '__len__') else None
-            check_categories(dataset, key, runner)
-            if size == 0:
-                raise ConfigError(no_image_left(dataset, key))
+            if hasattr(dataset, 'full_init'):  # nothing, unless it has put off reading the annotations
+                dataset.full_init()
+            unused = check_annotations(dataset, key)
+            check_not_empty(dataset, key)
             check_heads(model, dataset, key)
+            if unused:
+                runner.logger.warning(
+                    f'{key}.ann_file: {unused} categories of {dataset.ann_file!r} are not in '
+                    f'{key}.metainfo.classes; their boxes are not used'
+                )
         self._seen.add(mode)
 
 
@@ -99,14 +103,9 @@ def check_heads(model: nn.Module, dataset: Any, key: str) -> None:
     Raises:
         ConfigError: Their numbers differ.
     """
-    classes = class_names(dataset)
+    classes = class_names(dataset, key)
     if classes is None:
         return
-    if isinstance(classes, str):
-        raise ConfigError(
-            f'{key}.metainfo.classes: must be a tuple of names, got the string {classes!r}; '
-            f'one class is written classes=({classes!r},)'
-        )
     for name, head in heads(model).items():
         fitting = {head.num_classes}
         if getattr(head, 'out_channels', None) == 1:  # one output tells two classes apart
@@ -117,41 +116,6 @@ def check_heads(model: nn.Module, dataset: Any, key: str) -> None:
                 f'({type(dataset).__name__}) has {len(classes)}: {listing(classes)}. Set num_classes={len(classes)}, '
                 f'or name the classes to use in {key}.metainfo.classes'
             )
-
-
-def check_categories(dataset: Any, key: str, runner: Runner) -> None:
-    """Compare the categories of a COCO annotation file to the classes of the data set.
-
-    Raises:
-        ConfigError: The file lacks some.
-    """
-    classes, found = class_names(dataset), getattr(dataset, 'cat_ids', None)
-    ann_file = getattr(dataset, 'ann_file', None)
-    if classes is None or isinstance(classes, str) or found is None or not isinstance(ann_file, str):
-        return
-    if len(found) < len(classes) and os.path.isfile(ann_file):
-        names = category_names(ann_file)
-        missing = [name for name in classes if name not in names]
-        raise ConfigError(
-            f'{key}.ann_file: {ann_file!r} lacks {len(missing)} of the {len(classes)} classes: {listing(missing)}. '
-            f'Its categories are {listing(names)}. Name those to use in {key}.metainfo.classes, and set '
-            'num_classes of the heads to their number'
-        )
-    others = set(getattr(dataset, 'cat_img_map', ())) - set(found)
-    if others:
-        runner.logger.warning(
-            f'{key}.ann_file: {len(others)} categories of {ann_file!r} are not in '
-            f'{key}.metainfo.classes; their boxes are not used'
-        )
-
-
-def no_image_left(dataset: Any, key: str) -> str:
-    """The message for a data set without any image."""
-    where = getattr(dataset, 'ann_file', '') or getattr(dataset, 'data_prefix', '')
-    return (
-        f'{key}: no image is left of {where!r}; look at the files, at filter_cfg (images without boxes of '
-        'metainfo.classes, or too small, are dropped) and at indices'
-    )
 
 
 def label_rules(model: nn.Module) -> set[tuple[int, int]]:

@@ -40,7 +40,7 @@ def test_out_holds_one_prediction_per_image(test_tool, toy, trained, in_tmp) -> 
         (['x.pth', '--out', 'pred.txt'], "a .pkl file, got 'pred.txt'"),
         (['x.pth', '--out', 'm.txt', '--out-item', 'metrics'], ".pkl file, got 'm.txt'"),
         (['x.pth', '--show-dir', 'images'], 'no default_hooks.visualization'),
-        (['x.pth', '--cfg-options', 'test_dataloader.dataset.data_root=no'], "'no/seed'"),
+        (['x.pth', '--cfg-options', 'test_dataloader.dataset.data_root=no'], "data_root: no such file or folder: 'no'"),
     ],
 )
 def test_bad_input_ends_with_a_message_and_status_2(test_tool, toy, in_tmp, capsys, argv, message) -> None:

@@ -89,7 +89,7 @@ BAD_INPUT = {
     'unknown argument': (['TOY', '--cfg-options', 'model.depth=50'], "argument 'depth'"),
     'no data folder': (
         ['TOY', '--cfg-options', 'train_dataloader.dataset.data_root=nowhere'],
-        "No such file or directory: 'nowhere/seed'",
+        "train_dataloader.dataset.data_root: no such file or folder: 'nowhere'",
     ),
     'option into a number': (
         ['TOY', '--cfg-options', 'randomness.seed.x=1'],

@@ -1,0 +1,84 @@
+"""What a built data set says of itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmfixnorm.data_checks.coco import category_names, check_categories
+from mmfixnorm.errors import ConfigError
+
+
+def leaf_datasets(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """The data sets inside any nesting of wrappers (ConcatDataset, RepeatDataset ...).
+
+    Args:
+        dataset (Dataset): A built data set.
+        key (str): Its config key.
+
+    Yields:
+        tuple[str, Dataset]: Config key and data set, e.g. ``train_dataloader.dataset.datasets.0``.
+    """
+    several = getattr(dataset, 'datasets', None)
+    inner = getattr(dataset, 'dataset', None)
+    if isinstance(several, Sequence):
+        for i, child in enumerate(several):
+            yield from leaf_datasets(child, f'{key}.datasets.{i}')
+    elif inner is not None:
+        yield from leaf_datasets(inner, f'{key}.dataset')
+    else:
+        yield key, dataset
+
+
+def class_names(dataset: Any, key: str) -> Sequence[str] | None:
+    """``metainfo['classes']`` of a data set; None if it does not say.
+
+    Raises:
+        ConfigError: It is one string.
+    """
+    metainfo = getattr(dataset, 'metainfo', None)
+    classes = metainfo.get('classes') if isinstance(metainfo, Mapping) else None
+    if isinstance(classes, str):
+        raise ConfigError(
+            f'{key}.metainfo.classes: must be a tuple of names, got the string {classes!r}; '
+            f'one class is written classes=({classes!r},)'
+        )
+    return classes
+
+
+def check_not_empty(dataset: Any, key: str) -> None:
+    """Check that a data set has an image: a sampler without end would look for the first one for ever.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if hasattr(dataset, '__len__') and len(dataset) == 0:
+        raise ConfigError(no_image_left(key))
+
+
+def no_image_left(key: str) -> str:
+    """The message for a data set without any image."""
+    return (
+        f'{key}: no image is left; look at its files, at filter_cfg (images without a box of metainfo.classes, '
+        'or too small, are dropped) and at indices'
+    )
+
+
+def check_annotations(dataset: Any, key: str) -> int:
+    """Compare the categories that a COCO data set has found in its file to its classes.
+
+    Returns:
+        int: Categories with boxes that are not among the classes, so not used.
+
+    Raises:
+        ConfigError: The file lacks some.
+    """
+    classes, found = class_names(dataset, key), getattr(dataset, 'cat_ids', None)
+    ann_file = getattr(dataset, 'ann_file', None)
+    if classes is None or found is None or not isinstance(ann_file, str):
+        return 0
+    if len(found) < len(classes) and os.path.isfile(ann_file):
+        names = category_names(ann_file, f'{key}.ann_file')
+        check_categories(ann_file, f'{key}.ann_file', names, classes)
+    return len(set(getattr(dataset, 'cat_img_map', ())) - set(found))

@@ -1,0 +1,71 @@
+"""Why a data set could not be built, said by looking at the files that its config names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.registry import DATASETS
+
+from mmfixnorm.data_checks.built import no_image_left
+from mmfixnorm.data_checks.coco import check_coco_file
+from mmfixnorm.data_checks.paths import check_exists, data_paths, dataset_configs, metric_configs
+from mmfixnorm.errors import ConfigError
+
+_NO_ENTRIES = 'need at least one array to concatenate'  # NumPy's, in BaseDataset of mmengine
+
+
+def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
+    """Find the config key behind an error that building a loop has raised.
+
+    Looks at files only now, as reading a large annotation file twice would cost seconds in the good case.
+
+    Args:
+        err (BaseException): What was raised.
+        cfg (Config): The config.
+        mode (str): ``'train'``, ``'val'`` or ``'test'``.
+
+    Raises:
+        ConfigError: The reason was found. Otherwise the function returns.
+    """
+    causes = [err]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+        causes.append(cause)
+    if any(isinstance(cause, (OSError, AssertionError)) for cause in causes):
+        for key, path in data_paths(cfg, [mode]).items():
+            check_exists(key, path)
+    for key, ann_file, classes in _coco_files(cfg, mode):
+        if os.path.isfile(ann_file):
+            check_coco_file(ann_file, key, classes)
+    if any(_NO_ENTRIES in str(cause) for cause in causes):
+        raise ConfigError(no_image_left(f'{mode}_dataloader.dataset')) from err
+
+
+def _coco_files(cfg: Any, mode: str) -> list[tuple[str, str, Any]]:
+    """Key, path and classes of the annotation files that must be COCO's."""
+    paths, found = data_paths(cfg, [mode]), []
+    for key, dataset in dataset_configs(cfg, mode):
+        kind = _dataset_class(dataset)
+        if _reads_coco(kind):
+            own = (dataset.get('metainfo') or {}).get('classes')
+            found.append((f'{key}.ann_file', own or getattr(kind, 'METAINFO', {}).get('classes')))
+    found += [(f'{key}.ann_file', None) for key, m in metric_configs(cfg, mode) if 'Coco' in str(m.get('type'))]
+    return [(key, paths[key], classes) for key, classes in found if key in paths]
+
+
+def _reads_coco(kind: Any) -> bool:
+    """Whether a class is mmdet's CocoDataset, or one of its children that reads the file as it does."""
+
+    def owner(name: str) -> type | None:
+        return next((c for c in getattr(kind, '__mro__', ()) if name in vars(c)), None)
+
+    return hasattr(kind, 'COCOAPI') and owner('COCOAPI') is owner('load_data_list')
+
+
+def _dataset_class(dataset: Mapping[str, Any]) -> Any:
+    kind = dataset.get('type')
+    if not isinstance(kind, str):
+        return kind
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        return registry.get(kind)

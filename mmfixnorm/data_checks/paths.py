@@ -1,0 +1,102 @@
+"""The files and folders that a config names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmfixnorm.errors import ConfigError
+
+#: Data sets of mmpretrain that download themselves into a data root that need not exist.
+_DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
+
+
+def data_paths(cfg: Any, modes: Sequence[str] = ('train', 'val')) -> dict[str, str]:
+    """Return the local files and folders that some loops of a config read.
+
+    Args:
+        cfg (Config): A resolved config.
+        modes (Sequence[str]): Any of ``'train'``, ``'val'`` and ``'test'``.
+
+    Returns:
+        dict[str, str]: Config key of each path, e.g.
+        ``{'train_dataloader.dataset.data_prefix': 'data/digits/train'}``.
+    """
+    paths: dict[str, str] = {}
+    for mode in modes:
+        for key, dataset in dataset_configs(cfg, mode):
+            paths.update(_dataset_paths(dataset, key))
+        for key, metric in metric_configs(cfg, mode):
+            ann_file = metric.get('ann_file')
+            if isinstance(ann_file, str) and _is_local(ann_file) and not _behind_backend(metric):
+                paths[f'{key}.ann_file'] = ann_file
+    return paths
+
+
+def check_exists(key: str, path: str) -> None:
+    """Check that a path is there.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if not os.path.exists(path):
+        raise ConfigError(
+            f'{key}: no such file or folder: {path!r} (in {os.getcwd()}); '
+            'prepare the data set, or set the key to where it is'
+        )
+
+
+def dataset_configs(cfg: Any, mode: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The data sets of a loop with their keys, wrappers first and then what is in them."""
+    loader = cfg.get(f'{mode}_dataloader')
+    if isinstance(loader, Mapping):
+        yield from _nested(loader.get('dataset'), f'{mode}_dataloader.dataset')
+
+
+def metric_configs(cfg: Any, mode: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The metrics of a loop with their keys."""
+    if mode != 'train':
+        yield from _nested(cfg.get(f'{mode}_evaluator'), f'{mode}_evaluator')
+
+
+def _nested(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, (list, tuple)):
+        for i, child in enumerate(node):
+            yield from _nested(child, f'{key}.{i}')
+    elif isinstance(node, Mapping):
+        yield key, node
+        for wrapped in ('dataset', 'datasets', 'metrics'):  # RepeatDataset, ConcatDataset, Evaluator ...
+            yield from _nested(node.get(wrapped), f'{key}.{wrapped}')
+
+
+def _dataset_paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
+    downloads = dataset.get('download', str(dataset.get('type')) in _DOWNLOADED)
+    if downloads or _behind_backend(dataset):
+        return  # fetched, or behind a file backend: not ours to check
+    root = dataset.get('data_root') or ''
+    if isinstance(root, str) and _is_local(root):
+        yield f'{key}.data_root', root
+    for name, value in _named_paths(dataset):
+        path = os.path.join(root, value)
+        if _is_local(value) and (_is_local(root) or not root):
+            yield f'{key}.{name}', path
+
+
+def _named_paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The paths of a data set that are relative to its root."""
+    prefix = dataset.get('data_prefix')
+    prefixes = prefix if isinstance(prefix, Mapping) else {'': prefix}
+    for name, value in prefixes.items():
+        if isinstance(value, str):
+            yield f'data_prefix.{name}' if name else 'data_prefix', value
+    if isinstance(dataset.get('ann_file'), str):
+        yield 'ann_file', dataset['ann_file']
+
+
+def _behind_backend(node: Mapping[str, Any]) -> bool:
+    return bool(node.get('backend_args') or node.get('file_client_args'))
+
+
+def _is_local(path: str) -> bool:
+    return bool(path) and '://' not in path and not path.startswith('s3:')
