@@ -87,11 +87,11 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
-def run_without(modules: set[str], code: str) -> subprocess.CompletedProcess[str]:
+def run_without(modules: set[str], code: str, *argv: str) -> subprocess.CompletedProcess[str]:
     """Run code in a Python in which some modules are not installed."""
     script = BLOCK.format(blocked=modules) + code
     return subprocess.run(
-        [sys.executable, '-c', script],
+        [sys.executable, '-c', script, *argv],
         capture_output=True,
         text=True,
         cwd=PACKAGE.parent,
@@ -118,10 +118,39 @@ def test_core_needs_torch_alone() -> None:
     assert done.returncode == 0, done.stderr
 
 
+TOOLBOXES = {  # what to install, the part of this package, a config
+    'mmpretrain': ('onedl-mmpretrain', 'mmfixnorm.cls', 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'),
+    'mmdet': ('onedl-mmdetection', 'mmfixnorm.det', 'tests/tiny/detection.py'),
+    'mmseg': ('onedl-mmsegmentation', 'mmfixnorm.seg', 'tests/tiny/segmentation.py'),
+}
+EACH_CONFIG = """
+import sys
+from mmengine.registry import MODELS, init_default_scope
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import load_config
+for config in sys.argv[1:]:
+    try:
+        cfg = load_config(config)
+    except ConfigError as err:
+        print('refused:', err)
+        continue
+    init_default_scope(cfg.default_scope)
+    print('built:', type(MODELS.build(cfg.model)).__module__)
+"""
+
+
 @pytest.mark.slow
-def test_a_missing_toolbox_is_named_with_what_to_install() -> None:
-    done = run_without({'mmpretrain'}, 'import mmfixnorm.cls')
+@pytest.mark.parametrize('missing', TOOLBOXES)
+def test_without_one_toolbox_the_others_work_and_the_message_says_what_to_install(missing: str) -> None:
+    fork, part, _ = TOOLBOXES[missing]
+    configs = [config for _, _, config in TOOLBOXES.values()]
+    done = run_without({missing}, EACH_CONFIG + f'import {part}', *configs)
+    lines = [line for line in done.stdout.splitlines() if line.startswith(('built:', 'refused:'))]
+    for name, line in zip(TOOLBOXES, lines, strict=True):
+        if name == missing:
+            assert line.startswith(f"refused: {missing} is not installed: pip install 'mmfixnorm[onedl]' (or {fork},")
+        else:
+            assert line.startswith(f'built: {name}.models.')
+    # In a script of one's own: the import itself says it.
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith('ImportError')
-    assert 'mmpretrain' in last
-    assert 'pip install' in last
+    assert last.startswith(f'ImportError: {part} needs {missing}: pip install "mmfixnorm[onedl]" ({fork})')
