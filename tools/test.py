@@ -32,7 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
         default='pred',
         help='which results: predictions (.pkl) or metrics (.json, .pkl) (default: %(default)s)',
     )
-    parser.add_argument('--show-dir', help='paint the predictions and save the images here')
+    parser.add_argument(
+        '--show-dir',
+        help='paint the predictions and save the images here (of several processes the first paints its share)',
+    )
     return parser
 
 
@@ -41,13 +44,28 @@ def show_in(cfg: Config, folder: str) -> None:
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ConfigError('--show-dir: the config has no default_hooks.visualization')
+    # As given, not below the work dir; a hook of mmdet and a backend put theirs in front of a relative path.
+    folder = os.path.abspath(folder)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as err:
+        raise ConfigError(f'--show-dir: cannot write to {folder!r} ({err.strerror})') from err
     if cfg.get('default_scope') == 'mmpretrain':
         hook.update(enable=True, interval=1, out_dir=folder)
     elif cfg.get('default_scope') == 'mmdet':
         hook.update(draw=True, interval=1, test_out_dir=folder)
     else:
         hook.update(draw=True, interval=1)
-        cfg.setdefault('visualizer', {}).update(save_dir=folder)
+        paint_into(cfg, folder)
+
+
+def paint_into(cfg: Config, folder: str) -> None:
+    """Let the visualizer write its pictures, and nothing else, into a folder."""
+    visualizer = cfg.setdefault('visualizer', dict(type='Visualizer'))
+    backends = visualizer.get('vis_backends') or []
+    backends = backends if isinstance(backends, (list, tuple)) else [backends]
+    others = [backend for backend in backends if backend['type'] != 'LocalVisBackend']
+    visualizer['vis_backends'] = [*others, dict(type='LocalVisBackend', img_save_dir=folder)]
 
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
