@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 SCENE_SEED = 0
-CANVAS = 128
-DIGIT_SIZES = (20, 48)
+CANVAS = 96
+DIGIT_SIZES = (20, 40)
 DIGITS_PER_SCENE = (1, 6)
 MIN_VISIBLE = 0.6
 PLACES_TRIED = 20

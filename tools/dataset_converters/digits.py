@@ -43,7 +43,7 @@ from digit_scenes import BACKGROUND, UNCERTAIN, Scene, paint
 
 HELD_OUT_PER_CLASS = {'val': 40, 'test': 40}
 SPLIT_SEED = 0
-SCENES = {'train': 1000, 'val': 200, 'test': 200}
+SCENES = {'train': 3000, 'val': 200, 'test': 200}
 BACKGROUND_LABEL, VOID_LABEL = 10, 255
 
 
