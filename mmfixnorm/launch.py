@@ -21,7 +21,7 @@ from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import MODEL_WRAPPERS, RUNNERS
+from mmengine.registry import MODEL_WRAPPERS, MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
@@ -33,6 +33,7 @@ from mmfixnorm.errors import ConfigError
 __all__ = [
     'CPUDistributedDataParallel',
     'add_launch_arguments',
+    'build_model',
     'build_runner',
     'build_testing',
     'build_training',
@@ -164,6 +165,22 @@ def build_runner(cfg: Config) -> Runner:
         if 'runner_type' in cfg:
             return RUNNERS.build(cfg)
         return Runner.from_cfg(cfg)
+
+
+def build_model(cfg: Config) -> nn.Module:
+    """Build the model of a config alone, as a Runner would; its weights are not initialised.
+
+    Raises:
+        ConfigError: If it cannot be built.
+    """
+    if not isinstance(cfg.get('model'), ConfigDict):
+        raise ConfigError(f'model: must be a dict, got {cfg.get("model")!r}')
+    model = cfg.model.copy()
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    with _config_errors():
+        init_default_scope(cfg.get('default_scope') or 'mmengine')
+        return MODELS.build(model)
 
 
 def build_training(runner: Runner) -> None:

@@ -20,6 +20,7 @@ WALLS = {
     'search': MM - {'mmengine'} | HEADS | {'mmfixnorm.core', 'mmfixnorm.engine'},
     'data_checks': MM - {'mmengine'} | HEADS | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search', 'launch')},
     'launch.py': MM - {'mmengine'} | HEADS | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search')},
+    'fold.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.search'},
     '__init__.py': MM | HEADS | {'mmfixnorm.search', 'optuna', 'plotly'},
 }
 

@@ -1,0 +1,111 @@
+"""A checkpoint of a model with weight-normalised layers as one of the plain model."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
+from torch import Tensor, nn
+
+from mmfixnorm.core.layers import WeightNormalized, fold_
+from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import build_model
+
+__all__ = ['fold_checkpoint', 'write_checkpoint']
+
+# What torch.load raises for a file that is no checkpoint, or torn.
+_NO_CHECKPOINT = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError)
+
+
+def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
+    """Fold the WN and FixNorm layers of a checkpoint into plain ones.
+
+    A folded layer has the weight ``min(g, bound) / ||W|| * W`` and the bias; everything else stays as it is. With
+    averaged weights (EMAHook) it is the average that is folded, as evaluation sees it.
+
+    Args:
+        cfg (Config): The config that the checkpoint was trained with.
+        filename (str): The checkpoint.
+
+    Returns:
+        dict: ``state_dict`` on the CPU, which fits the model built with plain layers, and ``meta`` with the names of
+        the layers under ``'folded'``.
+
+    Raises:
+        ConfigError: The model has no such layer, or the checkpoint is not one of this model.
+    """
+    model = build_model(cfg)
+    layers = [name for name, module in model.named_modules() if isinstance(module, WeightNormalized)]
+    if not layers:
+        raise ConfigError(
+            'model: it has no WN or FixNorm layer, so there is nothing to fold; give the config that the '
+            'checkpoint was trained with'
+        )
+    checkpoint = _load(filename)
+    state = checkpoint.get('state_dict', checkpoint)
+    state = {key.removeprefix('module.'): value for key, value in state.items()}
+    scales = [f'{name}.g' for name in layers]
+    if missing := [name for name in scales if name not in state]:
+        raise ConfigError(
+            f'{filename}: it lacks {len(missing)} of the {len(scales)} scales of WN and FixNorm layers: '
+            f'{listing(missing)}; it is of a plain model, or of another config'
+        )
+    _load_into(model, state, filename)
+    fold_(model)
+    folded = {key: value.detach().cpu() for key, value in model.state_dict().items()}
+    if broken := [key for key, value in folded.items() if not _is_finite(value)]:
+        raise ConfigError(f'{filename}: not finite after folding: {listing(broken)}; the training has diverged')
+    meta = {key: value for key, value in checkpoint.get('meta', {}).items() if key != 'cfg'}
+    return {'meta': {**meta, 'folded': layers}, 'state_dict': folded}
+
+
+def write_checkpoint(checkpoint: Mapping[str, Any], filename: str, *, overwrite: bool = False) -> None:
+    """Write a checkpoint beside its name, then rename it: a reader finds all of it or nothing.
+
+    Raises:
+        ConfigError: The file is there and ``overwrite`` is not set, or it cannot be written.
+    """
+    if os.path.exists(filename) and not overwrite:
+        raise ConfigError(f'{filename}: it exists already; give another name, or --force to replace it')
+    beside = f'{filename}.{os.getpid()}.tmp'
+    try:
+        os.makedirs(os.path.dirname(filename) or '.', exist_ok=True)
+        with open(beside, 'wb') as file:
+            torch.save(dict(checkpoint), file)
+        os.replace(beside, filename)
+    except OSError as err:
+        raise ConfigError(f'{filename}: cannot be written ({err.strerror})') from err
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+def _load(filename: str) -> dict[str, Any]:
+    if not os.path.isfile(filename):
+        raise ConfigError(f'no such checkpoint: {filename!r}')
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(filename, map_location='cpu')
+    except _NO_CHECKPOINT as err:
+        raise ConfigError(f'{filename}: not a checkpoint ({type(err).__name__}: {err})') from err
+    if not isinstance(checkpoint, dict):
+        raise ConfigError(f'{filename}: a checkpoint is a dict with state_dict, got {type(checkpoint).__name__}')
+    return checkpoint
+
+
+def _load_into(model: nn.Module, state: Mapping[str, Any], filename: str) -> None:
+    try:
+        # By torch's own method, as some toolboxes override it with a lenient one.
+        nn.Module.load_state_dict(model, state, strict=True)
+    except RuntimeError as err:  # lists missing and unexpected keys and other shapes
+        raise ConfigError(f'{filename}: it does not fit the model of the config: {err}') from err
+
+
+def _is_finite(value: Tensor) -> bool:
+    return not value.is_floating_point() or bool(torch.isfinite(value).all())
