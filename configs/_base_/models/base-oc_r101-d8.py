@@ -1,16 +1,10 @@
+imagenet = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 norm_cfg = dict(type='SyncBN', requires_grad=True)
+ce = dict(type='CrossEntropyLoss', avg_non_ignore=True)  # the mean over labelled pixels, as in OCNet
 shared = dict(num_classes=19, norm_cfg=norm_cfg, align_corners=True)  # 769 = 8 * 96 + 1 pixels: 97 points, ends kept
 model = dict(
     type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-        size=(769, 769),
-    ),
+    data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True, seg_pad_val=255, size=(769, 769), **imagenet),
     backbone=dict(
         type='ResNetV1c',
         depth=101,
@@ -21,7 +15,15 @@ model = dict(
         norm_eval=False,
         init_cfg=dict(type='Pretrained', checkpoint='open-mmlab://resnet101_v1c'),
     ),
-    decode_head=dict(type='BaseOCHead', in_channels=2048, in_index=3, channels=512, dropout_ratio=0.05, **shared),
+    decode_head=dict(
+        type='BaseOCHead',
+        in_channels=2048,
+        in_index=3,
+        channels=512,
+        dropout_ratio=0.05,
+        loss_decode=dict(loss_weight=1.0, **ce),
+        **shared,
+    ),
     auxiliary_head=dict(
         type='FCNHead',
         in_channels=1024,
@@ -30,7 +32,7 @@ model = dict(
         num_convs=1,
         concat_input=False,
         dropout_ratio=0.1,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+        loss_decode=dict(loss_weight=0.4, **ce),
         **shared,
     ),
     train_cfg=dict(),
