@@ -60,6 +60,7 @@ class TrialHook(Hook):
         self._curve_file = curve_file
         self._interval = interval
         self._loss: Any = 0.0
+        self._loss_iter = 0
         self.curve: dict[int, float] = {}
         self.iterations = 0
         self.built_lrs: list[float] = []
@@ -81,13 +82,17 @@ class TrialHook(Hook):
     ) -> None:
         """Note the loss; look at it every ``interval`` iterations."""
         self.iterations += 1
-        self._loss = (outputs or {}).get('loss', 0.0)
+        self._loss, self._loss_iter = (outputs or {}).get('loss', 0.0), runner.iter + 1
         if self.every_n_train_iters(runner, self._interval):
-            self._check_loss(runner)
+            self._check_loss()
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Look at the last loss before it is validated."""
-        self._check_loss(runner)
+        self._check_loss()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """The same in a training by iterations, whose epoch ends with the training."""
+        self._check_loss()
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
         """Note the metric."""
@@ -97,10 +102,10 @@ class TrialHook(Hook):
             with open(self._curve_file, 'a', encoding='utf-8') as f:
                 f.write(json.dumps([step, self.curve[step]]) + '\n')
 
-    def _check_loss(self, runner: Runner) -> None:
+    def _check_loss(self) -> None:
         loss = float(torch.as_tensor(self._loss).detach())
         if not math.isfinite(loss):
-            raise DivergedError(f'the loss is {loss} at iteration {runner.iter + 1}')
+            raise DivergedError(f'the loss is {loss} at iteration {self._loss_iter}')
 
 
 def training_step(runner: Runner) -> int:
@@ -161,15 +166,20 @@ def check_built(task: Mapping[str, Any], lrs: Sequence[float], alphas: Sequence[
 
 
 def metric_value(metrics: Mapping[str, float], name: str) -> float:
-    """Pick the metric that is tuned for.
+    """Pick the metric that is tuned for; nan if there is none at all.
+
+    A detector that finds no box in any image has no metrics: CocoMetric then reports nothing.
 
     Raises:
         ConfigError: The evaluator does not report it; the message lists what it reports.
     """
+    if not metrics:
+        print_log(f'the validation reported nothing, so {name} is nan', level=logging.WARNING)
+        return math.nan
     if name not in metrics:
         raise ConfigError(
             f'search.metric: the evaluator does not report {name!r}; '
-            f'it reports {", ".join(map(repr, sorted(metrics))) or "nothing"}'
+            f'it reports {", ".join(map(repr, sorted(metrics)))}'
         )
     return float(metrics[name])
 
@@ -241,7 +251,7 @@ def run_trial(trial_dir: Path) -> TrialResult:
         length = training_step(runner)
         value = summarise(hook.curve, select=task['select'], rule=task['rule'])
         if not math.isfinite(value):
-            outcome, message, value = 'diverged', f'{task["metric"]} is {value}', None
+            outcome, message, value = 'diverged', f'{task["metric"]} is {value} (see its log)', None
     except DivergedError as err:
         outcome, message = 'diverged', str(err)
     except ConfigError as err:

@@ -1,6 +1,7 @@
 """A shorter round shortens the whole schedule, in proportion."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,3 +169,35 @@ def test_the_shorter_learning_rate_curve_is_the_long_one_in_less_time():
     long, short = lr_path(cfg), lr_path(scale_schedule(cfg, 0.5))
     assert len(short) * 2 == len(long)
     assert max(abs(a - b) for a, b in zip(long[::2], short, strict=True)) < 0.025
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PAPER = {  # config, schedulers and validation at 0.2 of T_max
+    'coco/retinanet_r50-fpn_fixnorm_8xb2-step-90k_coco.py': (
+        18000,
+        2000,
+        [dict(end=100), dict(end=18000, milestones=[12000, 16000])],
+    ),
+    'coco/retinanet_r50-fpn_fixnorm_8xb2-cosine-90k_coco.py': (
+        18000,
+        2000,
+        [dict(end=100), dict(begin=100, end=18000, T_max=17900)],
+    ),
+    'cityscapes/base-oc_r101-d8_fixnorm_4xb2-poly-40k_cityscapes-769x769.py': (8000, 800, [dict(end=8000)]),
+    'cityscapes/base-oc_r101-d8_fixnorm_4xb2-cosine-40k_cityscapes-769x769.py': (
+        8000,
+        800,
+        [dict(end=8000, T_max=8000)],
+    ),
+}
+
+
+@pytest.mark.parametrize(('name', 'expected'), PAPER.items(), ids=PAPER)
+def test_the_papers_schedules_by_iterations_shrink_to_a_fifth(name, expected):
+    length, interval, schedulers = expected
+    cfg = Config.fromfile(ROOT / 'configs' / name, import_custom_modules=False)
+    scaled = scale_schedule(cfg, 0.2)
+    assert (scaled.train_cfg.max_iters, scaled.train_cfg.val_interval) == (length, interval)
+    assert scaled.default_hooks.checkpoint.interval == cfg.default_hooks.checkpoint.interval / 5
+    for scheduler, changed in zip(scaled.param_scheduler, schedulers):
+        assert {key: scheduler[key] for key in changed} == changed
