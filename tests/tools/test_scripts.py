@@ -1,5 +1,6 @@
 """The shell scripts: several processes, here on the CPU, by torchrun and by Slurm."""
 
+import json
 import os
 import socket
 import subprocess
@@ -101,6 +102,51 @@ def test_dist_test_by_two_processes_counts_each_image_once(toy, train, test_tool
     assert done.returncode == 0
     assert test_tool([toy, 'run/epoch_1.pth', *arguments, 'one.json']) == 0
     assert (in_tmp / 'two.json').read_text() == (in_tmp / 'one.json').read_text()
+
+
+DIGITS = TOOLS.parent / 'configs/digits/retinanet_r18-thin-fpn_fixnorm_1xb16-1200i_digits-det.py'
+# The detector of the digits for 4 iterations, on a few pictures of two classes.
+DETECTOR = f"""
+_base_ = [{str(DIGITS)!r}]
+custom_imports = dict(imports=['mmfixnorm.det', 'toy_task'])
+custom_hooks = [dict(type='ScaleInitHook'), dict(type='ClassCheckHook'), dict(type='SaveEachRank')]
+model = dict(bbox_head=dict(num_classes=2), test_cfg=dict(score_thr=0.0))
+few = dict(data_root='data', metainfo=dict(classes=('red', 'blue')))
+train_dataloader = dict(batch_size=1, dataset=dict(ann_file='train.json', data_prefix=dict(img='train'), **few))
+val_dataloader = dict(dataset=dict(ann_file='val.json', data_prefix=dict(img='val'), indices=3, **few))
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file='data/val.json')
+test_evaluator = val_evaluator
+train_cfg = dict(max_iters=4, val_interval=4)
+param_scheduler = [dict(type='PolyLR', by_epoch=False, begin=0, end=4)]
+default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=2))
+"""
+
+
+def test_a_detector_trains_resumes_and_tests_by_two_processes(tiny_task, test_tool, tmp_path) -> None:
+    tiny_task('detection')
+    (tmp_path / 'detector.py').write_text(DETECTOR)
+    done = run('dist_train.sh', 'detector.py', '2', '--work-dir', 'straight', cwd=tmp_path)
+    assert done.returncode == 0
+    assert_two_equal_ranks(tmp_path / 'straight')
+    half = ['--work-dir', 'resumed', '--resume', 'straight/iter_2.pth']
+    done = run('dist_train.sh', 'detector.py', '2', *half, cwd=tmp_path)
+    assert done.returncode == 0
+    assert 'resumed epoch: 0, iter: 2' in done.stdout + done.stderr
+    assert_two_equal_ranks(tmp_path / 'resumed')
+    straight, resumed = (ranks(tmp_path / name)[0]['state'] for name in ('straight', 'resumed'))
+    torch.testing.assert_close(resumed, straight, rtol=0, atol=0)
+    before = torch.load(tmp_path / 'straight/iter_2.pth', weights_only=False)['state_dict']
+    assert not torch.equal(before['bbox_head.retina_cls.weight'], straight['bbox_head.retina_cls.weight'])
+
+    # Three pictures: one of the two processes is given one of them again.
+    arguments = ['resumed/iter_4.pth', '--work-dir', 'test', '--out-item', 'metrics', '--out']
+    done = run('dist_test.sh', 'detector.py', arguments[0], '2', *arguments[1:], 'two.json', cwd=tmp_path)
+    assert done.returncode == 0
+    assert test_tool(['detector.py', *arguments, 'one.json']) == 0
+    metrics = json.loads((tmp_path / 'two.json').read_text())
+    assert metrics == json.loads((tmp_path / 'one.json').read_text())
+    assert metrics['coco/bbox_mAP'] > 0
 
 
 def test_slurm_scripts_train_two_tasks_and_test(toy, tmp_path) -> None:
