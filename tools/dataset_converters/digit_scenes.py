@@ -61,7 +61,7 @@ def paint(digits: np.ndarray, candidates: Sequence[int], seed: Sequence[int]) ->
 
 def _texture(random: np.random.RandomState) -> np.ndarray:
     """A canvas of gradient, smooth noise and grain around a random colour; float, from 0 to 255."""
-    base = random.uniform(40, 215) + random.uniform(-25, 25, 3)
+    base = random.uniform(40, 140) + random.uniform(-25, 25, 3)
     places = np.linspace(-1, 1, CANVAS)
     slope = random.uniform(-20, 20, 2)
     gradient = slope[0] * places[:, None] + slope[1] * places[None, :]
@@ -127,7 +127,5 @@ def _others_visible(scene: Scene, owner: np.ndarray, box: tuple[int, int, int, i
 
 
 def _ink_colour(ground: np.ndarray, random: np.random.RandomState) -> np.ndarray:
-    """A colour that is clearly lighter or darker than the ground, by another step in each channel."""
-    lighter = ground.mean() < random.uniform(90, 165)
-    step = random.uniform(60, 120) * (1 if lighter else -1)
-    return (ground + step + random.uniform(-30, 30, 3)).clip(0, 255)
+    """A colour that is clearly lighter than the ground, by another step in each channel."""
+    return (ground + random.uniform(70, 120) + random.uniform(-30, 30, 3)).clip(0, 255)
