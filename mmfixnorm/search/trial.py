@@ -178,8 +178,7 @@ def metric_value(metrics: Mapping[str, float], name: str) -> float:
         return math.nan
     if name not in metrics:
         raise ConfigError(
-            f'search.metric: the evaluator does not report {name!r}; '
-            f'it reports {", ".join(map(repr, sorted(metrics)))}'
+            f'search.metric: the evaluator does not report {name!r}; it reports {", ".join(map(repr, sorted(metrics)))}'
         )
     return float(metrics[name])
 
