@@ -45,7 +45,18 @@ class Task:
         return ROOT / 'configs' / self.config.format(method=method)
 
 
-TASKS: dict[str, Task] = {}
+TASKS = {
+    'bccd': Task(
+        config='bccd/retinanet_r18-thin-fpn_{method}_1xb4-600i_bccd.py',
+        metric='coco/bbox_mAP_50',
+        lrs=dict(wd=(0.01, 0.02, 0.04, 0.08), fixnorm=(0.01, 0.02, 0.04, 0.08)),
+    ),
+    'camvid': Task(
+        config='camvid/base-oc_r18-thin-d8_{method}_1xb8-600i_camvid.py',
+        metric='mIoU',
+        lrs=dict(wd=(0.03, 0.1, 0.3), fixnorm=(0.03, 0.1, 0.3)),
+    ),
+}
 
 
 def train(task: Task, method: str, seed: int, lrs: Sequence[float], folder: Path, workers: int) -> list[dict]:
