@@ -63,7 +63,9 @@ def train(task: Task, method: str, seed: int, lrs: Sequence[float], folder: Path
     """One grid with one seed; a record of each training, the best one with its result on ``test``."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / 'grid.py'
-    settings = dict(_delete_=True, type='GridSearch', lrs=list(lrs), metric=task.metric, seed=seed, workers=workers)
+    settings = dict(type='GridSearch', lrs=list(lrs), metric=task.metric, seed=seed, workers=workers)
+    if method == 'fixnorm':  # the config has a search of its own
+        settings['_delete_'] = True
     config.write_text(f'_base_ = [{str(task.config_of(method))!r}]\nsearch = dict({call(settings)})\n')
     search = [sys.executable, ROOT / 'tools/fixnorm_search.py', 'run', config, '--work-dir', folder / 'search']
     subprocess.run(search, check=True, cwd=ROOT)

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from mmfixnorm.core.norm_fixing import tensor_norm
+
 __all__ = [
     'FixNormConv2d',
     'FixNormLinear',
@@ -135,7 +137,7 @@ class WeightNormalized(nn.Module):
         return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
 
     def _weight_norm(self) -> Tensor:
-        return torch.linalg.vector_norm(self.weight, dtype=self._compute_dtype)
+        return tensor_norm(self.weight).to(self._compute_dtype)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         weight, g = state_dict.get(f'{prefix}weight'), state_dict.get(f'{prefix}g')
@@ -145,8 +147,7 @@ class WeightNormalized(nn.Module):
             # The weight will be refused; a `g` that belongs to it must not come alone.
             state_dict = {**state_dict, f'{prefix}g': self.g.detach()}
         elif g is None:
-            norm = torch.linalg.vector_norm(weight, dtype=self._compute_dtype)
-            state_dict = {**state_dict, f'{prefix}g': norm.reshape(1)}
+            state_dict = {**state_dict, f'{prefix}g': tensor_norm(weight).reshape(1)}
         else:
             self._scale_is_own = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

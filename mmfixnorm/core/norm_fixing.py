@@ -23,6 +23,7 @@ __all__ = [
     'global_norm',
     'norm_fixing_parameters',
     'scale_',
+    'tensor_norm',
     'warn_of_decay',
 ]
 
@@ -45,7 +46,7 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     device = tensors[0].device
     fast = [t for t in tensors if t.device.type != 'cpu' and t.dtype == torch.float32]
     norms = list(torch._foreach_norm(fast)) if fast else []
-    norms += [_norm(t) for t in tensors if t.device.type == 'cpu' or t.dtype != torch.float32]
+    norms += [tensor_norm(t) for t in tensors if t.device.type == 'cpu' or t.dtype != torch.float32]
     dtype = torch.float32 if device.type == 'mps' else torch.float64
     return torch.linalg.vector_norm(torch.stack([n.to(device, dtype) for n in norms]))
 
@@ -53,8 +54,8 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 _ROW = 1024
 
 
-def _norm(tensor: Tensor) -> Tensor:
-    """Norm of one tensor, 0-d, in float32 or better."""
+def tensor_norm(tensor: Tensor) -> Tensor:
+    """L2 norm of one tensor: 0-d, in float32 or better, with a gradient."""
     dtype = torch.promote_types(tensor.dtype, torch.float32)
     if tensor.device.type != 'cpu' or tensor.numel() <= _ROW or tensor.dtype == torch.float64:
         return torch.linalg.vector_norm(tensor, dtype=dtype)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
 from mmfixnorm.core.layers import WeightNormalized
+from mmfixnorm.core.norm_fixing import tensor_norm
 from mmfixnorm.engine.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
@@ -154,7 +155,7 @@ def scale_report(classifier: nn.Module) -> dict[str, float]:
     """``g`` of the layer, or ``||W||_F`` of a plain one, and ``g_bound`` if it has a bound."""
     if not isinstance(classifier, WeightNormalized):
         assert isinstance(classifier, nn.Linear)
-        return {'g': torch.linalg.vector_norm(classifier.weight.detach(), dtype=torch.float32).item()}
+        return {'g': tensor_norm(classifier.weight.detach()).item()}
     report = {'g': classifier.g.item()}
     if math.isfinite(classifier.scale_bound):
         report['g_bound'] = classifier.scale_bound

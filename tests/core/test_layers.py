@@ -190,6 +190,16 @@ def test_fill_scales_catches_up_with_a_direct_write_once(make):
     assert layer.g.item() == 42.0
 
 
+def test_scale_of_a_large_layer_is_its_norm_to_the_last_digits():
+    # torch's float32 norm of this weight is 7e-5 off on a CPU; a checkpoint may come from elsewhere.
+    layer = WNConv2d(512, 1024, 3)
+    expected = layer.weight.double().square().sum().sqrt().item()
+    assert layer.g.item() == pytest.approx(expected, rel=1e-6)
+    layer.load_state_dict({'weight': layer.weight * 2, 'bias': layer.bias})
+    assert layer.g.item() == pytest.approx(2 * expected, rel=1e-6)
+    assert layer.effective_weight().double().norm().item() == pytest.approx(2 * expected, rel=1e-5)
+
+
 @layers
 def test_fill_scales_leaves_a_scale_that_was_set(make):
     layer = make()
