@@ -210,3 +210,23 @@ def test_one_training_step_on_generated_scenes(path, folder, load):
         assert len(after) == sum(isinstance(m, nn.Conv2d) for m in model.modules())
     else:
         assert fixed == []
+
+
+@pytest.mark.parametrize(
+    'data, folder_name, counts', [('bccd', 'bccd', (205, 87, 72)), ('camvid', 'camvid_small', (367, 101, 233))]
+)
+def test_the_real_sets_are_read_whole(data, folder_name, counts, real_data, load):
+    cfg = load(next(p for p in PATHS if parts(p)['data'] == data))
+    importlib.import_module(f'{cfg.default_scope}.utils').register_all_modules(init_default_scope=False)
+    registry = importlib.import_module(f'{cfg.default_scope}.registry').DATASETS
+    for split, count in zip(('train', 'val', 'test'), counts):
+        wanted = {**cfg[f'{split}_dataloader'].dataset, 'data_root': str(real_data / folder_name)}
+        dataset = registry.build(wanted)
+        assert len(dataset) == count
+        sample = dataset[0]
+        assert sample['inputs'].ndim == 3
+        if data == 'camvid':
+            found = set(np.unique(sample['data_samples'].gt_sem_seg.data))
+            assert found <= {*range(NUM_CLASSES[data]), 255}
+        else:
+            assert set(sample['data_samples'].gt_instances.labels.tolist()) <= set(range(NUM_CLASSES[data]))

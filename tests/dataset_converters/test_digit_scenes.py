@@ -72,6 +72,7 @@ def seen(folders) -> list[tuple[str, dict, np.ndarray, bool]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_writes_the_same_bytes_to_the_default_folders(folders, tmp_path):
     code = f"""
 import runpy, sys
