@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/base-oc_r18-thin.py',
     '../_base_/datasets/camvid.py',
-    '../_base_/schedules/sgd_cosine-600i.py',
+    '../_base_/schedules/sgd_cosine-400i.py',
     '../_base_/seg_runtime.py',
 ]
 
