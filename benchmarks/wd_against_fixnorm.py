@@ -50,10 +50,10 @@ TASKS = {
     'bccd': Task(
         config='bccd/retinanet_r18-thin-fpn_{method}_1xb4-600i_bccd.py',
         metric='coco/bbox_mAP_50',
-        lrs=dict(wd=(0.01, 0.02, 0.04, 0.08), fixnorm=(0.01, 0.02, 0.04, 0.08)),
+        lrs=dict(wd=(0.01, 0.02, 0.04, 0.08), fixnorm=(0.02, 0.04, 0.08)),
     ),
     'camvid': Task(
-        config='camvid/base-oc_r18-thin-d8_{method}_1xb8-400i_camvid.py',
+        config='camvid/base-oc_r18-thin-d8_{method}_1xb8-250i_camvid.py',
         metric='mIoU',
         lrs=dict(wd=(0.03, 0.1, 0.3), fixnorm=(0.03, 0.1, 0.3)),
     ),
@@ -114,9 +114,10 @@ def run(name: str, out: Path, work_dir: Path, seeds: int, workers: int) -> None:
         lr = chosen_lr([r for r in read(out) if (r['task'], r['method']) == (name, method)])
         tested = [r for r in read(out) if r.get('test') is not None]
         done = {r['seed'] for r in tested if (r['task'], r['method'], r['lr']) == (name, method, lr)}
+        # Each is told of all workers, by which a trial's number of threads is counted.
         with ThreadPoolExecutor(workers) as pool:
             again = {
-                seed: pool.submit(train, task, method, seed, [lr], folder / f'lr{lr:g}-seed{seed}', 1)
+                seed: pool.submit(train, task, method, seed, [lr], folder / f'lr{lr:g}-seed{seed}', workers)
                 for seed in range(seeds)
                 if seed not in done
             }
