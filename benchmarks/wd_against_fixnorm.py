@@ -53,7 +53,7 @@ TASKS = {
         lrs=dict(wd=(0.01, 0.02, 0.04, 0.08), fixnorm=(0.02, 0.04, 0.08)),
     ),
     'camvid': Task(
-        config='camvid/base-oc_r18-thin-d8_{method}_1xb8-250i_camvid.py',
+        config='camvid/base-oc_r18-thin-d8_{method}_1xb8-240i_camvid.py',
         metric='mIoU',
         lrs=dict(wd=(0.03, 0.1, 0.3), fixnorm=(0.03, 0.1, 0.3)),
     ),

@@ -115,7 +115,7 @@ few = dict(data_root='data', metainfo=dict(classes=('red', 'blue')))
 train_dataloader = dict(batch_size=1, dataset=dict(ann_file='train.json', data_prefix=dict(img='train'), **few))
 val_dataloader = dict(dataset=dict(ann_file='val.json', data_prefix=dict(img='val'), indices=3, **few))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file='data/val.json')
+val_evaluator = dict(ann_file='data/val.json', metric=['bbox', 'proposal'])
 test_evaluator = val_evaluator
 train_cfg = dict(max_iters=4, val_interval=4)
 param_scheduler = [dict(type='PolyLR', by_epoch=False, begin=0, end=4)]
@@ -146,7 +146,7 @@ def test_a_detector_trains_resumes_and_tests_by_two_processes(tiny_task, test_to
     assert test_tool(['detector.py', *arguments, 'one.json']) == 0
     metrics = json.loads((tmp_path / 'two.json').read_text())
     assert metrics == json.loads((tmp_path / 'one.json').read_text())
-    assert metrics['coco/bbox_mAP'] > 0
+    assert metrics['coco/AR@100'] > 0  # after 4 steps the precision may round to zero, not the recall
 
 
 def test_slurm_scripts_train_two_tasks_and_test(toy, tmp_path) -> None:

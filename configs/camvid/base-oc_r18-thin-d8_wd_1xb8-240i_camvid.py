@@ -1,7 +1,7 @@
 _base_ = [
     '../_base_/models/base-oc_r18-thin.py',
     '../_base_/datasets/camvid.py',
-    '../_base_/schedules/sgd_cosine-250i.py',
+    '../_base_/schedules/sgd_cosine-240i.py',
     '../_base_/seg_runtime.py',
 ]
 
@@ -13,4 +13,4 @@ model = dict(
 )
 optim_wrapper = dict(optimizer=dict(lr=0.1))
 auto_scale_lr = dict(base_batch_size=8, enable=False)
-default_hooks = dict(checkpoint=dict(interval=125, max_keep_ckpts=1))
+default_hooks = dict(checkpoint=dict(interval=120, max_keep_ckpts=1))

@@ -1,5 +1,5 @@
 # FixNorm: all convolutions share one fixed norm; g of both classifiers is bounded by alpha * sqrt(11).
-_base_ = ['./base-oc_r18-thin-d8_wd_1xb8-250i_camvid.py', '../_base_/search/fixnorm_cityscapes.py']
+_base_ = ['./base-oc_r18-thin-d8_wd_1xb8-240i_camvid.py', '../_base_/search/fixnorm_cityscapes.py']
 
 model = dict(
     decode_head=dict(type='FixNormBaseOCHead', alpha=1.0),
