@@ -153,7 +153,7 @@ def table(records: list[dict]) -> Iterator[str]:
         grid = '; '.join(
             f'{r["lr"]:g}: {shown(r["val"])}' for r in sorted(rows, key=lambda r: r['lr']) if not r['seed']
         )
-        final = [r for r in rows if r['lr'] == chosen_lr(rows)]
+        final = [r for r in rows if r['lr'] == chosen_lr(rows) and r.get('test') is not None]
         values = [r['test'] for r in final]
         spread = f' ({statistics.stdev(values):.2f})' if len(values) > 1 else ''
         scales = ', '.join(f'{r["g"]:.2f}' for r in final if 'g' in r)
