@@ -55,7 +55,7 @@ TASKS = {
     'camvid': Task(
         config='camvid/base-oc_r18-thin-d8_{method}_1xb8-240i_camvid.py',
         metric='mIoU',
-        lrs=dict(wd=(0.03, 0.1, 0.3), fixnorm=(0.03, 0.1, 0.3)),
+        lrs=dict(wd=(0.1, 0.3, 0.6, 1.0), fixnorm=(0.1, 0.3, 0.6, 1.0)),
     ),
 }
 
