@@ -11,5 +11,25 @@ except ImportError as err:
 from mmfixnorm.cls.backbones import MobileNetV2CIFAR, ThinResNetCIFAR
 from mmfixnorm.cls.datasets import SubsetCustomDataset
 from mmfixnorm.cls.heads import FixNormLinearClsHead, WNLinearClsHead
+from mmfixnorm.cls.necks import GlobalAveragePoolingDropout
+from mmfixnorm.cls.squeeze_excitation import (
+    SEMobileNetV2,
+    SEResNetV1d,
+    WNEfficientNet,
+    WNSEMobileNetV2,
+    WNSEResNetV1d,
+)
 
-__all__ = ['FixNormLinearClsHead', 'MobileNetV2CIFAR', 'SubsetCustomDataset', 'ThinResNetCIFAR', 'WNLinearClsHead']
+__all__ = [
+    'FixNormLinearClsHead',
+    'GlobalAveragePoolingDropout',
+    'MobileNetV2CIFAR',
+    'SEMobileNetV2',
+    'SEResNetV1d',
+    'SubsetCustomDataset',
+    'ThinResNetCIFAR',
+    'WNEfficientNet',
+    'WNLinearClsHead',
+    'WNSEMobileNetV2',
+    'WNSEResNetV1d',
+]

@@ -6,7 +6,7 @@ The formula of each layer stands here and nowhere else; heads and configs only p
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ __all__ = [
     'WNConv2d',
     'WNLinear',
     'WeightNormalized',
+    'exchange_',
     'fill_scales_',
     'fold_',
 ]
@@ -273,6 +274,25 @@ def fill_scales_(model: nn.Module) -> None:
             module._scale_is_own = True
 
 
+def exchange_(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> list[str]:
+    """Put layers of ``model`` in the places of others, in place.
+
+    Args:
+        model (nn.Module): The model. An optimizer or a wrapper around it is to be made afterwards.
+        layers (Mapping[nn.Module, nn.Module]): The new layer for each of those to go.
+
+    Returns:
+        list[str]: The names of the layers exchanged, a shared one under each of its names.
+    """
+    exchanged = []
+    for owner_name, owner in list(model.named_modules()):
+        for name, child in owner._modules.items():
+            if child in layers:
+                owner._modules[name] = layers[child]
+                exchanged.append(f'{owner_name}.{name}'.lstrip('.'))
+    return exchanged
+
+
 def fold_(model: nn.Module) -> list[str]:
     """Replace every weight-normalised layer in ``model`` by its plain equivalent, in place.
 
@@ -281,11 +301,6 @@ def fold_(model: nn.Module) -> list[str]:
     Returns:
         list[str]: The names of the layers replaced, a shared one under each of its names.
     """
-    plain = {layer: layer.to_plain() for layer in model.modules() if isinstance(layer, WeightNormalized)}
-    folded = []
-    for owner_name, owner in list(model.named_modules()):
-        for name, child in owner._modules.items():
-            if isinstance(child, WeightNormalized):
-                owner._modules[name] = plain[child]
-                folded.append(f'{owner_name}.{name}'.lstrip('.'))
-    return folded
+    return exchange_(
+        model, {layer: layer.to_plain() for layer in model.modules() if isinstance(layer, WeightNormalized)}
+    )

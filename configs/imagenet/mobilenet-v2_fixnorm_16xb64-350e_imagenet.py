@@ -1,0 +1,8 @@
+_base_ = ['./mobilenet-v2_wd_16xb64-350e_imagenet.py', '../_base_/search/fixnorm.py']
+
+model = dict(head=dict(type='FixNormLinearClsHead', alpha=8.0))
+optim_wrapper = dict(
+    type='FixNormOptimWrapper',
+    constructor='FixNormOptimWrapperConstructor',
+    optimizer=dict(lr=0.35, weight_decay=0.0),
+)

@@ -1,0 +1,8 @@
+_base_ = ['./resnet50-d_wd_16xb64-120e_imagenet.py', '../_base_/search/fixnorm.py']
+
+model = dict(head=dict(type='FixNormLinearClsHead', alpha=0.5))
+optim_wrapper = dict(
+    type='FixNormOptimWrapper',
+    constructor='FixNormOptimWrapperConstructor',
+    optimizer=dict(lr=1.4, weight_decay=0.0),
+)

@@ -1,0 +1,46 @@
+"""Parameters and multiply-adds of a classifier, counted as papers count them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from mmengine.config import ConfigDict
+from mmpretrain.registry import MODELS
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmfixnorm.errors import ConfigError
+
+
+class Complexity(NamedTuple):
+    """``macs``: multiply-adds of convolutions and linear layers for one image, which papers call FLOPs."""
+
+    params: int
+    macs: int
+
+
+def count_complexity(cfg: ConfigDict, image_size: int) -> Complexity:
+    """Count what a classifier costs.
+
+    Args:
+        cfg (ConfigDict): The ``model`` of a config of mmpretrain: an ``ImageClassifier`` with a backbone of
+            convolutions.
+        image_size (int): Height and width of the image, in pixels.
+    """
+    model = MODELS.build(cfg).eval().to('meta')
+    image = torch.empty(1, 3, image_size, image_size, device='meta')
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image, mode='tensor')
+    return Complexity(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
+
+
+def evaluation_image_size(cfg: ConfigDict) -> int:
+    """The size in pixels that the test pipeline of a config crops to.
+
+    Raises:
+        ConfigError: The pipeline has no crop.
+    """
+    crops = [t.crop_size for t in cfg.test_dataloader.dataset.pipeline if 'crop_size' in t]
+    if not crops:
+        raise ConfigError('test_dataloader.dataset.pipeline has no transform with crop_size, which is the image size')
+    return int(crops[-1])
