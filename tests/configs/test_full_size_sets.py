@@ -17,7 +17,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmfixnorm.core import FixNormConv2d, WNConv2d, fill_scales_, norm_fixing_parameters
+from mmfixnorm.core import FixNormConv2d, WNConv2d, norm_fixing_parameters
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 
@@ -186,23 +186,10 @@ def outputs(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([t.flatten() for t in flat])
 
 
-def alive(model: nn.Module) -> nn.Module:
-    """The model in training mode and float64, with weights for which each layer has an effect."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.0)
-            nn.init.normal_(module.bias, std=0.1)
-            module.eps = 1e-12  # the only part of a BN that sees a scale
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    fill_scales_(model)
-    return model.double().train()
-
-
 @pytest.mark.slow
 @named([p for p in PATHS if '_fixnorm' in p.stem and 'cosine' in p.stem])
 @torch.no_grad()
-def test_the_network_is_invariant_to_the_scales_of_the_set_and_not_to_that_of_a_conv_left_out(path):
+def test_the_network_is_invariant_to_the_scales_of_the_set_and_not_to_that_of_a_conv_left_out(path, alive):
     cfg, model = build(path)
     alive(model)
     images = torch.randn(1, 3, 65, 65, dtype=torch.float64)

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -25,14 +24,6 @@ WITHOUT_EFFECT = {'wd': (CONTEXT,), 'fixnorm': (f'{CONTEXT}value_project.bias', 
 pytestmark = pytest.mark.slow
 
 
-class Start(NamedTuple):
-    """What a model was when its first optimizer step began."""
-
-    weights: dict[str, torch.Tensor]
-    gradients: dict[str, torch.Tensor | None]
-    norm: float
-
-
 def one_step(cfg: Config, data_root: Path, work_dir: Path) -> Config:
     """The config, cut to one iteration on one image of ``data_root`` without a checkpoint, in place."""
     cfg.work_dir = str(work_dir)
@@ -47,32 +38,11 @@ def one_step(cfg: Config, data_root: Path, work_dir: Path) -> Config:
     return cfg
 
 
-def joint_norm(tensors: list[torch.Tensor]) -> float:
-    return math.sqrt(sum(t.detach().double().square().sum().item() for t in tensors))
-
-
-def train(runner: Runner) -> Start:
-    """Run the training and return what its first optimizer step found."""
-    runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    optimizer, found = runner.optim_wrapper.optimizer, []
-
-    def look(*_) -> None:
-        params = dict(runner.model.named_parameters())
-        weights = {name: p.detach().clone() for name, p in params.items()}
-        gradients = {name: p.grad if p.grad is None else p.grad.clone() for name, p in params.items()}
-        found.append(Start(weights, gradients, joint_norm(flagged(optimizer))))
-
-    optimizer.register_step_pre_hook(look)
-    runner.train()
-    (start,) = found
-    return start
-
-
 @pytest.mark.parametrize('path', PATHS, ids=lambda path: path.stem)
-def test_one_training_step_on_a_real_image(path, load, real_data, tmp_path):
+def test_one_training_step_on_a_real_image(path, load, real_data, tmp_path, train_one_step, joint_norm):
     data = path.parent.name
     runner = Runner.from_cfg(one_step(load(path), real_data / IMAGES[data], tmp_path))
-    start = train(runner)
+    start = train_one_step(runner)
 
     after = dict(runner.model.named_parameters())
     assert math.isfinite(runner.message_hub.get_scalar('train/loss').current())
@@ -105,7 +75,7 @@ def pretrained(backbone: nn.Module, file: Path) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     'path', [p for p in PATHS if '_fixnorm_' in p.stem and 'cosine' in p.stem], ids=lambda path: path.stem
 )
-def test_the_norm_to_keep_is_that_of_the_pretrained_backbone(path, load, tmp_path):
+def test_the_norm_to_keep_is_that_of_the_pretrained_backbone(path, load, tmp_path, joint_norm):
     cfg = load(path)
     cfg.model.backbone.init_cfg = None
     state = pretrained(MODELS.build(cfg.model.backbone), tmp_path / 'backbone.pth')

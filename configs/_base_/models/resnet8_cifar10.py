@@ -1,0 +1,3 @@
+_base_ = ['./resnet20_cifar10.py']
+
+model = dict(backbone=dict(depth=8))
