@@ -7,7 +7,7 @@ workers=${WORKERS:-2}
 runs=work_dirs/figures
 
 search() {
-    python tools/fixnorm_search.py run "configs/cifar10/resnet8_$1_1xb128-20e_cifar10-2k.py" --workers "$workers" \
+    python tools/fixnorm_search.py run "configs/cifar10/resnet8_$1_1xb64-10e_cifar10-2k.py" --workers "$workers" \
         --work-dir "$runs/$2"
 }
 search wd-grid wd-grid
@@ -16,7 +16,7 @@ search fixnorm search
 
 # Learning rates: the best of the searches above, of the grid for weight decay and of FixNorm's search for the others.
 train() {
-    OMP_NUM_THREADS=1 python tools/train.py "configs/cifar10/resnet8_$1_1xb128-100e_cifar10-2k.py" \
+    OMP_NUM_THREADS=1 python tools/train.py "configs/cifar10/resnet8_$1_1xb64-40e_cifar10-2k.py" \
         --work-dir "work_dirs/figures/$1" --resume --cfg-options optim_wrapper.optimizer.lr="$2"
 }
 export -f train

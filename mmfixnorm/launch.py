@@ -54,6 +54,8 @@ AMP_WRAPPERS = {
     'AmpOptimWrapper': 'AmpOptimWrapper',
     'FixNormOptimWrapper': 'FixNormAmpOptimWrapper',
     'FixNormAmpOptimWrapper': 'FixNormAmpOptimWrapper',
+    'PerLayerFixNormOptimWrapper': 'PerLayerFixNormAmpOptimWrapper',
+    'PerLayerFixNormAmpOptimWrapper': 'PerLayerFixNormAmpOptimWrapper',
 }
 # What mmengine, the toolboxes and our own classes raise when a config asks for what cannot be
 # built. mmengine guards its arguments by assertions as well.

@@ -6,7 +6,7 @@ import math
 import re
 import types
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,12 +17,15 @@ from torch.optim import Optimizer
 __all__ = [
     'FLAG',
     'NormAnchor',
+    'add_step_hooks',
     'fix_norm',
     'flag_',
     'flagged',
     'global_norm',
     'norm_fixing_parameters',
+    'rescale_',
     'scale_',
+    'starting_norm',
     'tensor_norm',
     'warn_of_decay',
 ]
@@ -164,6 +167,9 @@ class NormAnchor:
         ValueError: If the target is not finite and > 0.
     """
 
+    per = 'set'
+    """Whose norm is kept: that of all tensors as one vector."""
+
     def __init__(self, target: float | None = None) -> None:
         if target is not None and not (math.isfinite(target) and target > 0):
             raise ValueError(f'target must be finite and > 0 (None = norm at the start), got {target!r}')
@@ -177,12 +183,7 @@ class NormAnchor:
         if self._optimizer is optimizer:
             return
         self.remove()
-        if _TORCH_VERSION < (2, 4):
-            _keep_step_hooks(optimizer)
-        self._handles = [
-            optimizer.register_step_pre_hook(self._capture),
-            optimizer.register_step_post_hook(self._hold_),
-        ]
+        self._handles = add_step_hooks(optimizer, self._capture, self._hold_)
         self._optimizer = optimizer
 
     def remove(self) -> None:
@@ -192,15 +193,22 @@ class NormAnchor:
         self._handles, self._optimizer = [], None
 
     def state_dict(self) -> dict[str, Any]:
-        """The target, and the number of tensors and of elements that it belongs to."""
-        return {'target': self.target, 'size': self._size}
+        """The target, what it is the norm of, and the number of tensors and of elements that it belongs to."""
+        return {'target': self.target, 'per': self.per, 'size': self._size}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer: Optimizer) -> None:
         """Take over the target of an earlier run.
 
         Raises:
-            ValueError: If the flagged tensors of ``optimizer`` are not as many as the target was taken from.
+            ValueError: If the flagged tensors of ``optimizer`` are not as many as the target was taken from, or
+                if that run kept the norms of something else.
         """
+        per = state_dict.get('per', 'set')  # states of early versions do not say it
+        if per != self.per:
+            raise ValueError(
+                f'the checkpoint comes from a run that kept the norm per {per}, this one keeps it per {self.per}. '
+                'Resume with the optim wrapper of that run, or start anew from its weights with load_from'
+            )
         size = None if state_dict['size'] is None else tuple(state_dict['size'])
         if size is not None and size != _size(flagged(optimizer)):
             raise ValueError(
@@ -223,14 +231,12 @@ class NormAnchor:
                 i for i in _positions(group) if group['params'][i].requires_grad and group['params'][i].grad is not None
             ]
         tensors = flagged(optimizer)
-        norm = global_norm(tensors).item()  # the only host synchronisation: once per run
-        if not (math.isfinite(norm) and norm > 0):
-            raise ValueError(
-                f'the norm of the {len(tensors)} weights to fix must be finite and > 0 before the first step, '
-                f'got {norm}; look at the initialisation or at the checkpoint that was loaded'
-            )
-        self.target = norm if self.target is None else self.target
+        self._take_targets(tensors)
         self._size = _size(tensors)
+
+    def _take_targets(self, tensors: Sequence[Tensor]) -> None:
+        norm = starting_norm(tensors)
+        self.target = norm if self.target is None else self.target
 
     @torch.no_grad()
     def _hold_(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -242,11 +248,43 @@ class NormAnchor:
         if len(free) < len(tensors):
             frozen = global_norm([t for t in tensors if not t.requires_grad])
             target = (target**2 - frozen.square()).clamp(min=0).sqrt()
-        factor = target / global_norm(free)
-        found_inf = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
-        if found_inf is not None:
-            factor = torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
-        scale_(free, factor)
+        rescale_(optimizer, free, target / global_norm(free))
+
+
+@torch.no_grad()
+def rescale_(optimizer: Optimizer, tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply tensors in place by a 0-d tensor after a step, unless the loss scaler made the step do nothing."""
+    found_inf = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
+    if found_inf is not None:
+        factor = torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
+    scale_(tensors, factor)
+
+
+def starting_norm(tensors: Sequence[Tensor]) -> float:
+    """Joint norm of weights before the first step: the only host synchronisation, once per run.
+
+    Raises:
+        ValueError: If it is not finite and > 0.
+    """
+    norm = global_norm(tensors).item()
+    if not (math.isfinite(norm) and norm > 0):
+        raise ValueError(
+            f'the norm of the {len(tensors)} weights to fix must be finite and > 0 before the first step, '
+            f'got {norm}; look at the initialisation or at the checkpoint that was loaded'
+        )
+    return norm
+
+
+def add_step_hooks(
+    optimizer: Optimizer,
+    before: Callable[[Optimizer, Any, Any], None],
+    after: Callable[[Optimizer, Any, Any], None] | None = None,
+) -> list[Any]:
+    """Call ``before`` and ``after`` around every call of ``optimizer.step``; return handles to remove them."""
+    if _TORCH_VERSION < (2, 4):
+        _keep_step_hooks(optimizer)
+    handles: list[Any] = [optimizer.register_step_pre_hook(before)]
+    return handles if after is None else [*handles, optimizer.register_step_post_hook(after)]
 
 
 _TORCH_VERSION = tuple(int(part) for part in torch.__version__.split('.')[:2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -31,6 +31,7 @@ class NormFixingMixin:
         ConfigError: If no parameter group is flagged, which is the constructor's job.
     """
 
+    anchor_type: ClassVar[type[NormAnchor]] = NormAnchor
     optimizer: torch.optim.Optimizer
 
     def __init__(self, *args: Any, target: float | None = None, **kwargs: Any) -> None:
@@ -40,7 +41,7 @@ class NormFixingMixin:
                 f'no parameter group is flagged for norm fixing; {type(self).__name__} needs '
                 "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
             )
-        self.anchor = NormAnchor(target)
+        self.anchor = self.anchor_type(target)
 
     def initialize_count_status(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         # The runner's last call before the loop: weights are initialised and loaded.

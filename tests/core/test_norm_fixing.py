@@ -375,6 +375,40 @@ def test_target_of_another_set_is_refused():
         NormAnchor().load_state_dict(anchor.state_dict(), other)
 
 
+def test_a_state_that_does_not_say_whose_norm_it_holds_is_that_of_the_set():
+    model = small_net()
+    optimizer = sgd(model)
+    anchor = fix_norm(optimizer, model=model)
+    step(model, optimizer)
+    state = anchor.state_dict()
+    assert state.pop('per') == 'set'  # early versions did not write it
+    fresh = NormAnchor()
+    fresh.load_state_dict(state, optimizer)
+    assert fresh.target == anchor.target
+    with pytest.raises(ValueError, match='kept the norm per tensor, this one keeps it per set'):
+        fresh.load_state_dict(state | {'per': 'tensor'}, optimizer)
+
+
+def test_hooks_around_the_step_see_the_weights_before_and_after_it():
+    model = small_net()
+    optimizer = sgd(model)
+    seen = []
+    handles = norm_fixing.add_step_hooks(
+        optimizer,
+        before=lambda *_: seen.append(model[0].weight.clone()),
+        after=lambda *_: seen.append(model[0].weight.clone()),
+    )
+    start = model[0].weight.clone()
+    step(model, optimizer)
+    assert torch.equal(seen[0], start)
+    assert torch.equal(seen[1], model[0].weight)
+    assert not torch.equal(*seen)
+    for handle in handles:
+        handle.remove()
+    step(model, optimizer)
+    assert len(seen) == 2
+
+
 def test_step_compiles_and_keeps_the_norm():
     model = small_net()
     optimizer = sgd(model)

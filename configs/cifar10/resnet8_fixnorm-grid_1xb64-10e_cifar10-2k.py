@@ -1,5 +1,5 @@
 # For Fig. 4: lr and alpha as in the paper, at this network's size.
-_base_ = ['./resnet8_fixnorm_1xb128-20e_cifar10-2k.py']
+_base_ = ['./resnet8_fixnorm_1xb64-10e_cifar10-2k.py']
 
 search = dict(
     _delete_=True,

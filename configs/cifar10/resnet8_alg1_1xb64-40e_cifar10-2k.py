@@ -1,5 +1,5 @@
 # Algorithm 1: the convolutions' joint norm is fixed, the classifier keeps its weight decay.
-_base_ = ['./resnet8_wd_1xb128-100e_cifar10-2k.py', '../_base_/search/grid.py']
+_base_ = ['./resnet8_wd_1xb64-40e_cifar10-2k.py', '../_base_/search/grid.py']
 
 optim_wrapper = dict(
     type='FixNormOptimWrapper',

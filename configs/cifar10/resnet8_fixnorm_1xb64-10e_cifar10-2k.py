@@ -1,5 +1,5 @@
 # FixNorm: convolutions and classifier share one fixed norm; g is bounded by alpha * sqrt(10).
-_base_ = ['./resnet8_wd_1xb128-20e_cifar10-2k.py', '../_base_/search/fixnorm.py']
+_base_ = ['./resnet8_wd_1xb64-10e_cifar10-2k.py', '../_base_/search/fixnorm.py']
 
 model = dict(head=dict(type='FixNormLinearClsHead', alpha=1.0))
 optim_wrapper = dict(

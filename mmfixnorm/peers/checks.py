@@ -1,0 +1,40 @@
+"""What several peers demand of the parameter groups."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+
+from mmfixnorm.core.norm_fixing import FLAG, flagged
+from mmfixnorm.errors import ConfigError
+
+__all__ = ['require_flagged_groups', 'require_no_decay']
+
+_CONSTRUCTOR = "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
+
+
+def require_flagged_groups(optimizer: Optimizer, peer: str, constructor: str = _CONSTRUCTOR) -> None:
+    """Refuse an optimizer whose scale-invariant weights have no groups of their own.
+
+    Raises:
+        ConfigError: If no group is flagged, or one holds other tensors as well.
+    """
+    groups = [group for group in optimizer.param_groups if group.get(FLAG)]
+    mixed = [group for group in groups if group[FLAG] is not True and len(group[FLAG]) != len(group['params'])]
+    if not groups or mixed:
+        raise ConfigError(f'{peer} needs the scale-invariant weights in groups of their own: set {constructor}')
+
+
+def require_no_decay(optimizer: Optimizer, peer: str) -> None:
+    """Refuse weight decay on the flagged weights.
+
+    Raises:
+        ConfigError: If a group with such a weight decays it.
+    """
+    in_set = {id(tensor) for tensor in flagged(optimizer)}
+    decaying = [group for group in optimizer.param_groups if any(id(p) in in_set for p in group['params'])]
+    decays = {group.get('weight_decay', 0) for group in decaying} - {0}
+    if decays:
+        raise ConfigError(
+            f'{peer} takes the place of weight decay on its weights, which have weight_decay {sorted(decays)}: set '
+            f'{_CONSTRUCTOR}, or optim_wrapper.optimizer.weight_decay=0'
+        )

@@ -1,0 +1,197 @@
+"""A learning rate that grows as fast as weights do without decay (Li and Arora 2019)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from mmengine.optim import BaseOptimWrapper, _ParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF
+from mmengine.registry import PARAM_SCHEDULERS
+from torch.optim import SGD, Optimizer
+
+from mmfixnorm.core.norm_fixing import FLAG, add_step_hooks
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.peers.checks import require_flagged_groups, require_no_decay
+
+__all__ = ['ExponentialGrowthLR', 'decay_alone']
+
+
+def decay_alone(
+    length: float, velocity: float, *, lr: float, weight_decay: float, momentum: float
+) -> tuple[float, float]:
+    """One step of SGD with momentum on ``weight_decay / 2 * length ** 2``: what decay does without a loss.
+
+    Returns:
+        tuple[float, float]: The new length and velocity; a run starts at (1.0, 0.0).
+    """
+    velocity = momentum * velocity + weight_decay * length
+    return length - lr * velocity, velocity
+
+
+@PARAM_SCHEDULERS.register_module()
+class ExponentialGrowthLR(_ParamScheduler):
+    r"""Turns the schedule of a run with weight decay into the equivalent one without, for scale-invariant weights.
+
+    Let :math:`\eta_t` be the learning rates of all other schedulers, :math:`\lambda` the weight decay to do without
+    and :math:`\gamma` the momentum. With :math:`u_t` from :func:`decay_alone`, :math:`u_0 = 1`, the flagged groups get
+
+    .. math::
+        \tilde\eta_t = \eta_t / (u_t\, u_{t+1})
+
+    and after every step hold the weights of the run with decay times :math:`1 / u_t`: the same function. Proof:
+    :math:`\tilde w_t = w_t / u_t` and, for the momentum buffers, :math:`\tilde m_t = u_t m_t - v_t w_t`, with the
+    velocity :math:`v_t`, hold for t = 0 and carry over from one step to the next, as the gradient at
+    :math:`\tilde w` is :math:`u_t` times that at w. For constant :math:`\eta` the ratio :math:`u_{t+1} / u_t` tends
+    to the larger root :math:`\alpha` of :math:`x^2 - (1 + \gamma - \lambda \eta) x + \gamma = 0`, and
+    :math:`\tilde\eta_t` grows as the :math:`\eta\, \alpha^{-2t-1}` of the paper; the root is real for
+    :math:`\lambda \eta \le (1 - \sqrt\gamma)^2`. Exact from the first step, for schedules that change, and for a
+    learning rate of 0.
+
+    The other groups, such as a classifier with its own weight decay, keep :math:`\eta_t`. The recursion goes on with
+    every real step of the optimizer, so neither accumulation nor a step that a loss scaler skips disturbs it, and the
+    other schedulers may be of any kind. It is saved in checkpoints with the other schedulers. Norms would overflow
+    float32 in a long run: when a group has grown by ``rescale_at``, its weights and buffers are put back by a power
+    of two, which changes exponents alone and no function. Averages of weights (EMAHook) mean nothing here, and a
+    threshold of gradient clipping meets other gradients. The ``eps`` of batch normalisation bends the equivalence.
+
+    Zhiyuan Li and Sanjeev Arora, "An Exponential Learning Rate Schedule for Deep Learning", ICLR 2020
+    (arXiv:1910.07454). Read: the abstract and summaries of the theorems; the recursion above is derived here.
+
+    Args:
+        optimizer (OptimWrapper or Optimizer): With ``torch.optim.SGD``, no dampening and no Nesterov momentum (for
+            which the proof fails), and a group that has the same base learning rate without growth.
+        weight_decay (float): :math:`\lambda` > 0 of the run to be equivalent to.
+        rescale_at (float): Growth of a norm after which it is put back, >= 2. Defaults to 2 ** 32.
+        begin (int): Must be 0.
+        end (int): Has no effect, growth goes on to the last step; the Runner passes its length.
+        last_step (int): As in mmengine. Defaults to -1.
+        by_epoch (bool): Must be False.
+        verbose (bool): Whether to print each value. Defaults to False.
+
+    Raises:
+        ConfigError: If an argument, the optimizer or its groups are not as above, if ``lr * weight_decay`` is so large
+            that decay alone would take a weight through 0, or on resume from a run that did not grow.
+
+    Example of a config:
+        >>> custom_imports = dict(imports=['mmfixnorm.peers'])
+        >>> optim_wrapper = dict(
+        ...     constructor='FixNormOptimWrapperConstructor', paramwise_cfg=dict(lambda_fc=1e-4),
+        ...     optimizer=dict(type='SGD', lr=0.8, momentum=0.9))
+        >>> param_scheduler = [
+        ...     dict(type='CosineAnnealingLR', T_max=20, convert_to_iter_based=True),
+        ...     dict(type='ExponentialGrowthLR', weight_decay=1e-4, by_epoch=False)]
+    """
+
+    def __init__(
+        self,
+        optimizer: BaseOptimWrapper | Optimizer,
+        weight_decay: float,
+        rescale_at: float = 2.0**32,
+        begin: int = 0,
+        end: int = INF,
+        last_step: int = -1,
+        by_epoch: bool = False,
+        verbose: bool = False,
+    ) -> None:
+        if by_epoch or begin != 0:
+            raise ConfigError(
+                'param_scheduler: ExponentialGrowthLR needs by_epoch=False and begin=0: no step is without'
+            )
+        if not (weight_decay > 0 and math.isfinite(weight_decay)):
+            raise ConfigError(f'ExponentialGrowthLR.weight_decay must be finite and > 0, got {weight_decay!r}')
+        if not rescale_at >= 2:
+            raise ConfigError(f'ExponentialGrowthLR.rescale_at must be >= 2, got {rescale_at!r}')
+        _check_optimizer(_inner(optimizer))
+        self.weight_decay = weight_decay
+        self.rescale_at = rescale_at
+        #: Length and velocity of `decay_alone` for each flagged group, by its position; empty before the first step.
+        self.decays: dict[int, tuple[float, float]] = {}
+        self._hooked: Optimizer | None = None
+        super().__init__(optimizer, 'lr', last_step=last_step, by_epoch=False, verbose=verbose)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().state_dict().items() if key != '_hooked'}
+
+    def _get_value(self) -> list[float]:
+        optimizer = _inner(self.optimizer)
+        if self._hooked is not optimizer:  # not yet there, or replaced
+            add_step_hooks(optimizer, self._grow, self._advance)
+            self._hooked = optimizer
+        return [
+            self._grown_lr(position, group) if group.get(FLAG) else group['lr']
+            for position, group in enumerate(self.optimizer.param_groups)
+        ]
+
+    def _grow(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Set the rates at the step itself: other schedulers may have acted since."""
+        if not self.decays and any('momentum_buffer' in state for state in optimizer.state.values()):
+            raise ConfigError(
+                'ExponentialGrowthLR: the checkpoint has momentum but no state of this scheduler, it was not written '
+                'by such a run. Use load_from instead of resume to start from its weights'
+            )
+        for position, group in enumerate(optimizer.param_groups):
+            if group.get(FLAG):
+                group['lr'] = self._grown_lr(position, group)
+
+    def _advance(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        found_inf = getattr(optimizer, 'found_inf', None)
+        if found_inf is not None and found_inf.item() > 0:  # a fused optimizer has skipped the step by itself
+            return
+        for position, group in enumerate(optimizer.param_groups):
+            if group.get(FLAG):
+                self.decays[position] = self._next(position, group)
+                if self.decays[position][0] * self.rescale_at <= 1:
+                    self._put_back_(optimizer, position, group)
+
+    @torch.no_grad()
+    def _put_back_(self, optimizer: Optimizer, position: int, group: dict[str, Any]) -> None:
+        length, velocity = self.decays[position]
+        growth = 2.0 ** round(-math.log2(length))
+        torch._foreach_mul_(group['params'], 1 / growth)
+        buffers = [optimizer.state[p].get('momentum_buffer') for p in group['params'] if p in optimizer.state]
+        buffers = [buffer for buffer in buffers if buffer is not None]
+        if buffers:
+            torch._foreach_mul_(buffers, growth)
+        self.decays[position] = (length * growth, velocity * growth)
+
+    def _grown_lr(self, position: int, group: dict[str, Any]) -> float:
+        length, _ = self.decays.get(position, (1.0, 0.0))
+        next_length, _ = self._next(position, group)
+        return self._plain_lr(group) / (length * next_length)
+
+    def _next(self, position: int, group: dict[str, Any]) -> tuple[float, float]:
+        length, velocity = self.decays.get(position, (1.0, 0.0))
+        lr = self._plain_lr(group)
+        after = decay_alone(length, velocity, lr=lr, weight_decay=self.weight_decay, momentum=group['momentum'])
+        if after[0] <= 0:
+            raise ConfigError(
+                f'ExponentialGrowthLR: a weight decay of {self.weight_decay} at lr {lr} takes a weight of length '
+                f'{length:g} to {after[0]:g}; there is no equivalent schedule. Keep lr * weight_decay below '
+                '(1 - sqrt(momentum)) ** 2'
+            )
+        return after
+
+    def _plain_lr(self, group: dict[str, Any]) -> float:
+        for other in self.optimizer.param_groups:
+            if not other.get(FLAG) and other['initial_lr'] == group['initial_lr']:
+                return other['lr']
+        raise ConfigError(
+            'ExponentialGrowthLR: no group outside the set has the same base learning rate '
+            f"({group['initial_lr']}), to read the schedule without growth from; remove lr_mult of the set's weights"
+        )
+
+
+def _inner(optimizer: BaseOptimWrapper | Optimizer) -> Optimizer:
+    return optimizer if isinstance(optimizer, Optimizer) else optimizer.optimizer
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    if not isinstance(optimizer, SGD):
+        raise ConfigError(f'ExponentialGrowthLR needs optimizer.type=SGD, got {type(optimizer).__name__}')
+    require_flagged_groups(optimizer, 'ExponentialGrowthLR')
+    require_no_decay(optimizer, 'ExponentialGrowthLR')
+    for key, off in (('nesterov', False), ('dampening', 0)):
+        if any(group[key] for group in optimizer.param_groups if group.get(FLAG)):
+            raise ConfigError(f'ExponentialGrowthLR: there is no rule for SGD with {key}; set optimizer.{key}={off}')

@@ -1,0 +1,82 @@
+"""Reads the norms that WeightNormHook has written down in a work dir."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from mmfixnorm.errors import ConfigError
+
+__all__ = ['NormCurve', 'read_norm_curves']
+
+_PREFIX = 'weight_norm/'
+
+
+class NormCurve:
+    """Norm of one weight after a number of iterations, linear between recordings.
+
+    Args:
+        recorded (dict[int, float]): Iterations done to norm.
+    """
+
+    def __init__(self, recorded: dict[int, float]) -> None:
+        self.steps = np.array(sorted(recorded), dtype=float)
+        self.norms = np.array([recorded[int(step)] for step in self.steps])
+
+    @property
+    def last_step(self) -> int:
+        """The last recording, in iterations."""
+        return int(self.steps[-1])
+
+    def at(self, step: int, start: float) -> float:
+        """The norm after ``step`` iterations, with ``start`` before the first."""
+        return float(np.interp(step, np.r_[0.0, self.steps], np.r_[start, self.norms]))
+
+
+def read_norm_curves(work_dir: str) -> dict[str, NormCurve]:
+    """Read the norms of each weight from the files that ``LocalVisBackend`` writes.
+
+    A later start in the same work dir counts from its first recording on: a resumed run goes on with the curve, one
+    that began anew replaces it.
+
+    Args:
+        work_dir (str): Work dir of a run with ``WeightNormHook(per_layer=True)``.
+
+    Returns:
+        dict[str, NormCurve]: By the name of the parameter.
+
+    Raises:
+        ConfigError: If there are no recordings, or one is no number > 0.
+    """
+    recorded: dict[str, dict[int, float]] = {}
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):  # folders are named by the time of the start
+        new = _read(path)
+        if new:
+            first = min(step for norms in new.values() for step in norms)
+            recorded = {name: {s: n for s, n in norms.items() if s < first} for name, norms in recorded.items()}
+            for name, norms in new.items():
+                recorded.setdefault(name, {}).update(norms)
+    if not recorded:
+        raise ConfigError(
+            f'LRCorrectionHook.reference: no norms of single weights in {work_dir!r}/*/vis_data/scalars.json; record '
+            "them in the run with weight decay by dict(type='WeightNormHook', interval=1, per_layer=True)"
+        )
+    return {name: NormCurve(norms) for name, norms in recorded.items() if norms}
+
+
+def _read(path: Path) -> dict[str, dict[int, float]]:
+    recorded: dict[str, dict[int, float]] = {}
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            scalars = json.loads(line)
+        except json.JSONDecodeError as err:
+            raise ConfigError(f'LRCorrectionHook.reference: {path}, line {number} is no JSON: {err}') from err
+        for key, norm in scalars.items():
+            if key.startswith(_PREFIX):
+                if not (math.isfinite(norm) and norm > 0):
+                    raise ConfigError(f'LRCorrectionHook.reference: {path}, line {number}: {key} is {norm}')
+                recorded.setdefault(key.removeprefix(_PREFIX), {})[int(scalars['step'])] = norm
+    return recorded
