@@ -40,7 +40,7 @@ data/digits: | $(VENV)/cls
 	$(BIN)/python tools/dataset_converters/digits.py --out $@
 
 # The environment, in three steps; each leaves a stamp.
-$(VENV)/cls: $(filter-out %/test.txt %/onedl.txt,$(wildcard requirements/*.txt)) setup.py
+$(VENV)/cls: $(filter-out %/test.txt %/onedl.txt %/analysis.txt %/peers.txt,$(wildcard requirements/*.txt)) setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements/build.txt
 	$(PIP) -r requirements/torch.txt

@@ -69,6 +69,8 @@ setup(
         'onedl': requirements('onedl'),
         'openmmlab': requirements('openmmlab'),
         'data': requirements('data'),
+        'analysis': requirements('analysis'),
+        'peers': requirements('peers'),
         'ray': ['ray>=2.9'],
         'slurm': ['submitit>=1.5'],
         'test': requirements('test'),

@@ -1,0 +1,82 @@
+"""The norm of the convolutions' weights, out of what WeightNormHook has logged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+
+from mmfixnorm.analysis.runs import Series, TrainingRun
+from mmfixnorm.errors import ConfigError
+
+
+def conv_norm(run: TrainingRun) -> tuple[Series, str]:
+    """``||W_Conv||`` of a run, and how it was found.
+
+    The logged norm is that of the convolutions alone under Algorithm 1 and with ``WeightNormHook(fc=False)``. With
+    ``fc=True`` it counts the weights of linear layers as well; ``||W_FC||``, which CrossBoundaryRiskHook logs as ``g``
+    for a plain layer, is then taken out: ``sqrt(||W||^2 - ||W_FC||^2)``.
+
+    Raises:
+        ConfigError: The logged norm counts linear layers whose part in it is not in the log.
+    """
+    counted = run.series('train', 'weight_norm')
+    if not counts_linear(run.cfg):
+        return counted, ''
+    if _fixes_norm(run.cfg) or _has_weight_normalised_layers(run.cfg):
+        raise ConfigError(
+            f'{run.work_dir}: the logged norm is that of convolutions and linear layers together, and of a '
+            'weight-normalised layer only g is logged. Expected a run with weight decay or Algorithm 1 (Fig. 1), or '
+            'one without norm fixing and with WeightNormHook(fc=False)'
+        )
+    return _without_linear(run, counted), (
+        'the norm that WeightNormHook logged counts linear layers; that of the final one (g of CrossBoundaryRiskHook), '
+        'taken for the only one, is taken out'
+    )
+
+
+def _without_linear(run: TrainingRun, counted: Series) -> Series:
+    intervals = {_hook(run.cfg, name).get('interval', 50) for name in ('WeightNormHook', 'CrossBoundaryRiskHook')}
+    if len(intervals) > 1 or _hook(run.cfg, 'CrossBoundaryRiskHook').get('layer') is not None:
+        raise ConfigError(
+            f'{run.work_dir}: the norm of linear layers cannot be taken out of the logged one: custom_hooks must have '
+            'WeightNormHook and CrossBoundaryRiskHook with the same interval and no layer. Or train with '
+            'WeightNormHook(fc=False)'
+        )
+    linear = dict(zip(*run.series('train', 'g'), strict=True))
+    pairs = [(x, norm, linear[x]) for x, norm in zip(*counted, strict=True) if x in linear]
+    return Series([x for x, _, _ in pairs], [math.sqrt(max(norm**2 - fc**2, 0.0)) for _, norm, fc in pairs])
+
+
+def counts_linear(cfg: Config) -> bool:
+    """Whether the norm that WeightNormHook logs under this config counts linear layers as well."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    if _fixes_norm(cfg) and not _hook(cfg, 'FixNormHook'):
+        return (wrapper.get('paramwise_cfg') or {}).get('lambda_fc') is None
+    return bool((_hook(cfg, 'FixNormHook') or _hook(cfg, 'WeightNormHook')).get('fc', True))
+
+
+def _fixes_norm(cfg: Config) -> bool:
+    wrapper = (cfg.get('optim_wrapper') or {}).get('type', 'OptimWrapper')
+    return str(wrapper).startswith('FixNorm') or bool(_hook(cfg, 'FixNormHook'))
+
+
+def _hook(cfg: Config, name: str) -> Mapping[str, Any]:
+    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook.get('type') == name]
+    return hooks[-1] if hooks else {}
+
+
+def _has_weight_normalised_layers(cfg: Config) -> bool:
+    return any(kind.startswith(('WN', 'FixNorm')) for kind in _types(cfg.get('model')))
+
+
+def _types(node: Any) -> Iterator[str]:
+    if isinstance(node, Mapping):
+        yield str(node.get('type', ''))
+        for child in node.values():
+            yield from _types(child)
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _types(child)

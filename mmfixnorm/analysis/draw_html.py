@@ -1,0 +1,137 @@
+"""Draws a chart with plotly, as one HTML file that opens without a network; computes nothing."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Sequence
+from math import isnan
+from typing import Any
+
+import plotly.graph_objects as go
+import plotly.io
+from plotly.subplots import make_subplots
+
+from mmfixnorm.analysis.chart import Chart, HeatMap, Line, Panel
+from mmfixnorm.analysis.palette import colour, white_on
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body {{ font: 15px/1.5 system-ui, sans-serif; max-width: {width}px; margin: 1em auto; padding: 0 1em; }}</style>
+</head><body>
+{figure}
+<ul>
+{notes}
+</ul>
+</body></html>
+"""
+_PANEL_PIXELS = (620, 420)
+
+
+def html_page(chart: Chart) -> str:
+    """The whole page: the figure, with plotly's library inside, and the notes."""
+    figure = draw_html(chart)
+    return _PAGE.format(
+        title=html.escape(chart.title),
+        width=max(700, figure.layout.width),
+        figure=plotly.io.to_html(figure, full_html=False, include_plotlyjs=True),
+        notes='\n'.join(f'<li>{html.escape(note)}</li>' for note in chart.notes),
+    )
+
+
+def draw_html(chart: Chart) -> go.Figure:
+    """The chart as a plotly figure."""
+    width, height = _PANEL_PIXELS
+    if isinstance(chart.panels, HeatMap):
+        figure = _draw_heat_map(chart.panels)
+        figure.update_layout(width=1.2 * width, height=1.3 * height)
+    else:
+        rows, columns = (len(chart.panels), 1) if chart.arrangement == 'stacked' else (1, len(chart.panels))
+        titles = [panel.title for panel in chart.panels]
+        figure = make_subplots(rows, columns, shared_xaxes=rows > 1, subplot_titles=titles, vertical_spacing=0.06)
+        for i, panel in enumerate(chart.panels):
+            place = dict(row=i + 1, col=1) if rows > 1 else dict(row=1, col=i + 1)
+            _draw_panel(figure, panel, place)
+            if rows == 1 or i == rows - 1:
+                figure.update_xaxes(title=panel.x_title, **place)
+        figure.update_layout(width=width * columns + 160, height=height * (0.75 * rows + 0.25))
+    figure.update_layout(template='plotly_white', title=chart.title)
+    return figure
+
+
+def _draw_panel(figure: go.Figure, panel: Panel, place: dict[str, int]) -> None:
+    for line in panel.lines:
+        for trace in _traces(line):
+            named = {trace.name for trace in figure.data if trace.showlegend}
+            trace.showlegend = bool(trace.showlegend) and trace.name not in named
+            figure.add_trace(trace, **place)
+    for star in panel.stars:
+        marker = dict(symbol='star', size=15, color=colour(star.colour))
+        figure.add_trace(go.Scatter(x=[star.x], y=[star.y], mode='markers', marker=marker, name=star.name), **place)
+    left = min(line.x[0] for line in panel.lines)
+    for boundary in panel.boundaries:
+        ink = colour(boundary.colour)
+        figure.add_vline(boundary.x, line=dict(color=ink, dash='dot'), annotation_text=boundary.text, **place)
+        if boundary.shaded:
+            figure.add_vrect(left, boundary.x, fillcolor=ink, opacity=0.08, line_width=0, **place)
+    figure.update_yaxes(title=panel.y_title, **place)
+
+
+def _traces(line: Line) -> Iterator[go.Scatter]:
+    ink = colour(line.colour)
+    x = list(line.x)
+    if line.band:
+        low, high = line.band
+        ends = dict(x=x, mode='lines', line_width=0, hoverinfo='skip', showlegend=False, legendgroup=line.name)
+        yield go.Scatter(y=_finite(high), **ends)
+        yield go.Scatter(y=_finite(low), fill='tonexty', fillcolor=_transparent(ink), **ends)
+    yield go.Scatter(
+        x=x,
+        y=_finite(line.y),
+        name=line.name,
+        legendgroup=line.name,
+        showlegend=bool(line.name),
+        mode='lines+markers' if line.markers else 'lines',
+        line=dict(color=ink, dash='dash' if line.dashed else 'solid', shape='hv' if line.steps else 'linear'),
+    )
+
+
+def _draw_heat_map(table: HeatMap) -> go.Figure:
+    figure = go.Figure()
+    columns, rows = list(table.columns), list(table.rows)
+    figure.add_heatmap(
+        x=columns,
+        y=rows,
+        z=[_finite(values) for values in table.values],
+        colorscale='Viridis',
+        colorbar_title=table.value_title,
+        hovertemplate='%{x}, %{y}: %{z}<extra></extra>',
+    )
+    for row, values, texts in zip(rows, table.values, table.texts, strict=True):
+        for column, value, text in zip(columns, values, texts, strict=True):
+            ink = 'white' if not isnan(value) and white_on(value, table.values) else 'black'
+            shown = html.escape(text).replace('\n', '<br>')
+            figure.add_annotation(x=column, y=row, text=shown, showarrow=False, font_color=ink)
+    row_cells = [(columns[j], rows[i]) for i, j in enumerate(table.row_best) if j is not None]
+    column_cells = [(columns[j], rows[i]) for j, i in enumerate(table.column_best) if i is not None]
+    figure.add_trace(_marks(row_cells, 'square-open', table.row_best_name))
+    figure.add_trace(_marks(column_cells, 'circle-open', table.column_best_name))
+    figure.update_xaxes(title=table.x_title, showgrid=False)
+    figure.update_yaxes(title=table.y_title, autorange='reversed', showgrid=False)
+    figure.update_layout(plot_bgcolor='lightgrey', legend=dict(orientation='h', y=-0.2))
+    return figure
+
+
+def _marks(cells: Sequence[tuple[str, str]], symbol: str, name: str) -> go.Scatter:
+    marker = dict(symbol=symbol, size=46, color='red', line_width=2)
+    x, y = [column for column, _ in cells], [row for _, row in cells]
+    return go.Scatter(x=x, y=y, mode='markers', marker=marker, name=name, hoverinfo='skip')
+
+
+def _finite(values: Sequence[float]) -> list[float | None]:
+    """Plain numbers, which stand in the page as text; NaN becomes a gap."""
+    return [None if isnan(value) else float(value) for value in values]
+
+
+def _transparent(ink: str) -> Any:
+    red, green, blue = (int(ink[i : i + 2], 16) for i in (1, 3, 5))
+    return f'rgba({red}, {green}, {blue}, 0.2)'

@@ -1,0 +1,127 @@
+"""The two renderings of a chart, seen through the libraries' own objects."""
+
+import json
+import math
+import re
+
+import pytest
+
+from mmfixnorm.analysis.chart import Boundary, Chart, HeatMap, Line, Panel, Star
+from mmfixnorm.analysis.command import write_chart
+from mmfixnorm.analysis.draw_html import draw_html, html_page
+from mmfixnorm.analysis.draw_png import draw_png
+from mmfixnorm.errors import ConfigError
+
+GAP = Line('with a gap', [1.0, 2.0, 3.0], [5.5, math.nan, 7.25], colour=1, markers=True)
+BAND = Line('banded', [1.0, 2.0, 3.0], [4.0, 5.0, 6.0], band=([3.0, 4.0, 5.0], [5.0, 6.0, 7.0]), steps=True)
+PANELS = [
+    Panel('epoch', 'above', [BAND, GAP], boundaries=[Boundary(2.0, 'epoch 2')]),
+    Panel('epoch', 'below', [GAP], 'titled', stars=[Star('best', 3.0, 7.25)]),
+]
+STACKED = Chart('two panels', PANELS, 'stacked', ['a <note>'])
+MAP = Chart(
+    'a table',
+    HeatMap(
+        x_title='learning rate',
+        y_title='alpha',
+        value_title='accuracy',
+        columns=['lr = 0.4', 'lr = 1'],
+        rows=['α = 0.5', 'α = 1', 'α = 8'],
+        values=[[70.0, 75.5], [71.0, math.nan], [60.0, 76.0]],
+        texts=[['70.00', '75.50'], ['71.00', 'diverged'], ['60.00', '76.00\n±1']],
+        row_best=[1, 0, 1],
+        column_best=[1, 2],
+        row_best_name='best of the row',
+        column_best_name='best of the column',
+    ),
+)
+
+
+def numbers(values):
+    return [None if v is None or math.isnan(v) else float(v) for v in values]
+
+
+def test_the_png_has_the_lines_axes_and_bands_of_the_chart():
+    above, below = draw_png(STACKED).axes
+    assert (above.get_ylabel(), below.get_ylabel()) == ('above', 'below')
+    assert (above.get_xlabel(), below.get_xlabel()) == ('', 'epoch')  # one x axis, titled at the bottom
+    assert below.get_title() == 'titled'
+    banded, gap = above.lines[:2]
+    assert numbers(banded.get_ydata()) == [4.0, 5.0, 6.0]
+    assert banded.get_drawstyle() == 'steps-post'
+    assert numbers(gap.get_ydata()) == [5.5, None, 7.25]
+    (band,) = above.collections
+    corners = band.get_paths()[0].vertices
+    assert {(1.0, 3.0), (1.0, 5.0), (3.0, 5.0), (3.0, 7.0)} <= set(map(tuple, corners))
+    assert above.lines[2].get_xdata()[0] == 2.0  # the boundary
+    assert above.get_position().y0 > below.get_position().y0
+
+
+def test_a_name_stands_in_the_legend_once():
+    above, below = draw_png(STACKED).axes
+    assert [t.get_text() for t in above.get_legend().get_texts()] == ['banded', 'with a gap']
+    assert [t.get_text() for t in below.get_legend().get_texts()] == ['best']
+    named = [trace.name for trace in draw_html(STACKED).data if trace.showlegend is not False]
+    assert named == ['banded', 'with a gap', 'best']
+
+
+def test_the_html_has_the_same_numbers_as_text_and_needs_no_network():
+    page = html_page(STACKED)
+    assert page.count('Plotly.newPlot') >= 1
+    data = json.loads(re.search(r'Plotly\.newPlot\(\s*"[^"]*",\s*(\[.*?\])\s*,\s*\{"', page, re.DOTALL)[1])
+    lines = [trace['y'] for trace in data if trace.get('legendgroup') == 'with a gap']
+    assert lines == [[5.5, None, 7.25]] * 2
+    assert [trace['y'] for trace in data if trace.get('fill')] == [[3.0, 4.0, 5.0]]
+    assert '<li>a &lt;note&gt;</li>' in page
+    assert not re.search(r'<(script|img|iframe)[^>]*\ssrc=|<link', page)
+
+
+def test_panels_stand_below_each_other_or_side_by_side():
+    side_by_side = Chart('t', PANELS, 'row')
+    left, right = draw_png(side_by_side).axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ('epoch', 'epoch')
+    layout = draw_html(side_by_side).layout
+    assert layout.xaxis.domain[1] < layout.xaxis2.domain[0]
+    assert layout.yaxis.domain == layout.yaxis2.domain
+    layout = draw_html(STACKED).layout
+    assert layout.yaxis.domain[0] > layout.yaxis2.domain[1]
+    assert (layout.xaxis.title.text, layout.xaxis2.title.text) == (None, 'epoch')
+
+
+def test_the_heat_map_has_its_first_row_on_top_and_its_cells_written_in():
+    axes = draw_png(MAP).axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()] == ['lr = 0.4', 'lr = 1']
+    assert [t.get_text() for t in axes.get_yticklabels()] == ['α = 0.5', 'α = 1', 'α = 8']
+    bottom, top = axes.get_ylim()
+    assert bottom > top  # row 0 at the top
+    assert {(*t.get_position(), t.get_text()) for t in axes.texts} >= {(1, 1, 'diverged'), (0, 2, '60.00')}
+    rows, columns = (c.get_offsets().tolist() for c in axes.collections)
+    assert rows == [[1, 0], [0, 1], [1, 2]]
+    assert columns == [[0, 1], [1, 2]]
+    ink = {t.get_text(): t.get_color() for t in axes.texts}
+    assert (ink['60.00'], ink['diverged'], ink['75.50']) == ('white', 'black', 'black')
+
+
+def test_the_heat_map_of_the_html_is_the_same():
+    figure = draw_html(MAP)
+    table, rows, columns = figure.data
+    assert [list(row) for row in table.z] == [[70.0, 75.5], [71.0, None], [60.0, 76.0]]
+    assert figure.layout.yaxis.autorange == 'reversed'
+    assert list(zip(rows.x, rows.y)) == [('lr = 1', 'α = 0.5'), ('lr = 0.4', 'α = 1'), ('lr = 1', 'α = 8')]
+    assert list(zip(columns.x, columns.y)) == [('lr = 0.4', 'α = 1'), ('lr = 1', 'α = 8')]
+    assert [a.text for a in figure.layout.annotations][-1] == '76.00<br>±1'
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ('learning rate', 'alpha')
+
+
+@pytest.mark.parametrize('name', ['fig', 'fig.png', 'fig.html', 'fig.v2'])
+def test_both_files_are_written_beside_each_other(tmp_path, name):
+    files = write_chart(STACKED, tmp_path / 'new' / name)
+    stem = 'fig.v2' if name == 'fig.v2' else 'fig'
+    assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == [f'{stem}.html', f'{stem}.png']
+    assert files.png.read_bytes().startswith(b'\x89PNG')
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / 'file').touch()
+    with pytest.raises(ConfigError, match='--out: cannot write to .*file'):
+        write_chart(STACKED, tmp_path / 'file/fig')
