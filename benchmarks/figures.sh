@@ -17,7 +17,8 @@ search fixnorm search
 # Learning rates: the best of the searches above, of the grid for weight decay and of FixNorm's search for the others.
 train() {
     OMP_NUM_THREADS=1 python tools/train.py "configs/cifar10/resnet8_$1_1xb64-40e_cifar10-2k.py" \
-        --work-dir "work_dirs/figures/$1" --resume --cfg-options optim_wrapper.optimizer.lr="$2"
+        --work-dir "work_dirs/figures/$1" --resume --cfg-options optim_wrapper.optimizer.lr="$2" \
+        default_hooks.logger.interval=4 custom_hooks.0.interval=4 custom_hooks.0.fc=False
 }
 export -f train
 best_lr() { python -c "from mmengine.config import Config; print(Config.fromfile('$1').optim_wrapper.optimizer.lr)"; }

@@ -35,3 +35,12 @@ def test_the_model_index_lists_every_baseline_and_method_once():
     expected = [f'configs/{name(p)}' for p in TASKS if not any(part in p.name for part in NOT_LISTED)]
     assert sorted(m.config for m in index.models) == sorted(expected)
     assert [m.name for m in index.models] == [Path(m.config).stem for m in index.models]
+
+
+def test_mim_reads_the_index():
+    search = pytest.importorskip('mim.commands.search')
+    table = search.convert2df(search.load_metadata_from_local('mmfixnorm'))
+    assert sorted(table.index) == sorted(
+        m.name for m in modelindex.load(str(CONFIGS.parent / 'model-index.yml')).models
+    )
+    assert table.loc['resnet50-d_fixnorm_16xb64-120e_imagenet', 'imagenet-1k/top_1_accuracy'] == 78.62
