@@ -14,7 +14,7 @@ search wd-grid wd-grid
 search fixnorm-grid grid
 search fixnorm search
 
-# Learning rates: the best of the searches above, of the grid for weight decay and of FixNorm's search for the others.
+# Learning rates: the best of the two grids above.
 train() {
     OMP_NUM_THREADS=1 python tools/train.py "configs/cifar10/resnet8_$1_1xb64-40e_cifar10-2k.py" \
         --work-dir "work_dirs/figures/$1" --resume --cfg-options optim_wrapper.optimizer.lr="$2" \
@@ -23,6 +23,6 @@ train() {
 export -f train
 best_lr() { python -c "from mmengine.config import Config; print(Config.fromfile('$1').optim_wrapper.optimizer.lr)"; }
 wd=$(best_lr $runs/wd-grid/best_config.py)
-ours=$(best_lr $runs/search/best_config.py)
+ours=$(best_lr $runs/grid/best_config.py)
 printf '%s\n' "wd $wd" "alg1 $ours" "wn-fc $ours" "fixnorm $ours" |
     xargs -P "$workers" -L 1 bash -c 'train "$@"' _
