@@ -72,7 +72,6 @@ setup(
         'analysis': requirements('analysis'),
         'peers': requirements('peers'),
         'ray': ['ray>=2.9'],
-        'slurm': ['submitit>=1.5'],
         'test': requirements('test'),
     },
     zip_safe=False,

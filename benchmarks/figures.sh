@@ -21,7 +21,9 @@ train() {
         default_hooks.logger.interval=4 custom_hooks.0.interval=4 custom_hooks.0.fc=False
 }
 export -f train
-best_lr() { python -c "from mmengine.config import Config; print(Config.fromfile('$1').optim_wrapper.optimizer.lr)"; }
+best_lr() {  # the last line: some installations greet on import
+    python -c "from mmengine.config import Config; print(Config.fromfile('$1').optim_wrapper.optimizer.lr)" | tail -n 1
+}
 wd=$(best_lr $runs/wd-grid/best_config.py)
 ours=$(best_lr $runs/grid/best_config.py)
 printf '%s\n' "wd $wd" "alg1 $ours" "wn-fc $ours" "fixnorm $ours" |

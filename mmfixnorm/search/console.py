@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from mmfixnorm.search.events import Event, Listener
-from mmfixnorm.search.planner import Closed, Run, plan
+from mmfixnorm.search.planner import Closed, Propose, Run, Spec, plan
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.schedule import shortened_length, training_length
 from mmfixnorm.search.table import SearchState
+from mmfixnorm.search.values import describe, title, value_cells
 
 _QUIET = frozenset({'submitting', 'ended'})  # each is followed by an event that says more
 
@@ -39,15 +40,15 @@ def event_printer(stream: TextIO) -> Listener:
 def print_state(problem: SearchProblem, state: SearchState, console: Console) -> None:
     """Print the table of trials and where the search stands."""
     unit = training_length(problem.cfg)[1]
+    tuned = problem.settings.tuned_keys
     table = Table(title=f'{problem.filename}: {problem.settings.metric}')
-    for name in ('trial', 'lr', 'alpha', unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
+    for name in ('trial', *map(title, tuned), unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
         table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right')
     for row in state.rows:
         leading = state.best is not None and row.key == state.best.key
         table.add_row(
             row.key,
-            f'{row.lr:g}',
-            '' if row.alpha is None else f'{row.alpha:g}',
+            *value_cells(row, tuned),
             str(row.length),
             f'{row.cost:g}',
             row.outcome,
@@ -69,29 +70,31 @@ def summary_line(problem: SearchProblem, state: SearchState) -> str:
         return f'no winner: {state.replayed.stuck} ({spent})'
     if state.best is None:
         return f'no round is closed yet ({spent})'
-    alpha = '' if state.best.alpha is None else f', alpha {state.best.alpha:g}'
-    title = 'winner' if state.replayed.finished else 'best of the closed rounds'
+    which = 'winner' if state.replayed.finished else 'best of the closed rounds'
     metric = f'{problem.settings.metric} {state.best.value:g}'
-    return f'{title}: lr {state.best.lr:g}{alpha}: {metric} ({spent})'
+    return f'{which}: {describe(state.best)}: {metric} ({spent})'
 
 
-def print_plan(problem: SearchProblem, closed: Sequence[Closed], console: Console) -> None:
+def print_plan(problem: SearchProblem, history: Sequence[Closed | Spec], console: Console) -> None:
     """Print every training that is known to come next, and what each stage costs."""
     length, unit = training_length(problem.cfg)
-    known = plan(problem.settings, closed)
+    known = plan(problem.settings, history)
     specs = known.specs if isinstance(known, Run) else ()
+    tuned = problem.settings.tuned_keys
     table = Table(title=f'{problem.filename}: T_max = {length} {unit}')
-    for name in ('trial', 'lr', 'alpha', unit, 'T_max'):
+    for name in ('trial', *map(title, tuned), unit, 'T_max'):
         table.add_column(name, justify='left' if name == 'trial' else 'right')
     for spec in specs:
         table.add_row(
             spec.key,
-            f'{spec.lr:g}',
-            '' if spec.alpha is None else f'{spec.alpha:g}',
+            *value_cells(spec, tuned),
             str(shortened_length(problem.cfg, spec.fraction)),
             f'{problem.cost(spec.fraction):g}',
         )
     console.print(table)
+    if isinstance(known, Propose):
+        keys = ', '.join(known.keys)
+        console.print(f'next: {keys}; proposed when they start, from all results before', highlight=False)
     stages = problem.outline_cost()
     for name, number, cost in stages:
         console.print(f'{name}: {number} trainings, {cost:g} T_max', highlight=False)

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mmfixnorm.search.planner import Spec, Stage
+from mmfixnorm.search.sampled_settings import SampledSearch
 from mmfixnorm.search.settings import FixNormSearch, SearchSettings
 from mmfixnorm.search.table import Row, SearchState
+from mmfixnorm.search.values import title, values_of
 
 
 class LrCurve(NamedTuple):
@@ -21,6 +23,7 @@ class LrCurve(NamedTuple):
         values: Their values; None if diverged or not closed yet.
         diverged: Learning rates that diverged.
         best_lr: The round's best, which bounds the next round; None while it is open.
+        joined: Whether the points differ in lr alone, so that a line may join them.
     """
 
     name: str
@@ -30,6 +33,27 @@ class LrCurve(NamedTuple):
     values: list[float | None]
     diverged: list[float]
     best_lr: float | None
+    joined: bool = True
+
+
+class PointMap(NamedTuple):
+    """Points of a method that samples lr and one other number.
+
+    Attributes:
+        other: Name of the other number: ``alpha`` or ``weight decay``.
+        keys: The trainings.
+        lrs: Their learning rates.
+        others: Their other numbers.
+        values: Their values; None if diverged.
+        lengths: In T_max.
+    """
+
+    other: str
+    keys: list[str]
+    lrs: list[float]
+    others: list[float]
+    values: list[float | None]
+    lengths: list[float]
 
 
 class AlphaCurve(NamedTuple):
@@ -42,8 +66,10 @@ class AlphaCurve(NamedTuple):
 
 
 def lr_curves(settings: SearchSettings, state: SearchState) -> list[LrCurve]:
-    """One curve for each round of Algorithm 4, or for each alpha of a grid."""
+    """One curve for each round of Algorithm 4, for each alpha of a grid, or for each length of points."""
     rows = {row.key: row for row in state.rows}
+    if isinstance(settings, SampledSearch):
+        return _sampled_curves(settings, state.replayed.stages, rows)
     if not isinstance(settings, FixNormSearch):
         return _grid_curves(state.replayed.stages, rows)
     curves = []
@@ -66,6 +92,34 @@ def _grid_curves(stages: Sequence[Stage], rows: Mapping[str, Row]) -> list[LrCur
             name = 'grid' if alpha is None else f'alpha {alpha:g}'
             curves.append(_lr_curve(name, part, rows, (min(lrs), max(lrs)), None))
     return curves
+
+
+def _sampled_curves(settings: SampledSearch, stages: Sequence[Stage], rows: Mapping[str, Row]) -> list[LrCurve]:
+    specs = [s for stage in stages for s in stage.specs]
+    curves = []
+    for fraction in settings.fractions:
+        part = [s for s in specs if s.fraction == fraction]
+        name = part[0].stage if part and len(settings.fractions) > 1 else 'trials'
+        if part:
+            curve = _lr_curve(name, part, rows, settings.lr_range, None)
+            curves.append(curve._replace(joined=False))
+    return curves
+
+
+def point_map(settings: SearchSettings, state: SearchState) -> PointMap | None:
+    """The closed points of a method that samples two numbers; None for other methods."""
+    if not isinstance(settings, SampledSearch):
+        return None
+    other = list(settings.ranges)[1]
+    closed = [row for row in state.rows if row.outcome in ('done', 'diverged')]
+    return PointMap(
+        other=title(other),
+        keys=[row.key for row in closed],
+        lrs=[row.lr for row in closed],
+        others=[values_of(row)[other] for row in closed],
+        values=[row.value for row in closed],
+        lengths=[row.cost for row in closed],
+    )
 
 
 def _lr_curve(
@@ -94,6 +148,8 @@ def alpha_curves(settings: SearchSettings, state: SearchState) -> list[AlphaCurv
     The first alpha of Algorithm 4 is the training of phase 1 that gave lr*, which can be a shorter
     one: ``lengths`` says so.
     """
+    if isinstance(settings, SampledSearch):
+        return []  # no two points share a learning rate; see point_map
     if not isinstance(settings, FixNormSearch):
         lrs = sorted({row.lr for row in state.rows if row.alpha is not None})
         return [_alpha_curve(lr, [r for r in state.rows if r.lr == lr]) for lr in lrs]

@@ -14,15 +14,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.bayesian import propose
 from mmfixnorm.search.events import Event, Listener, ignore
-from mmfixnorm.search.executor import Executor, Exit, LocalExecutor, visible_gpus
+from mmfixnorm.search.executor import Executor, Exit, UnavailableError
+from mmfixnorm.search.executor_build import build_executor
 from mmfixnorm.search.files import make_folder, write_json, write_text
 from mmfixnorm.search.interrupt import StopFlag, stop_on_signals
 from mmfixnorm.search.lock import driver_lock
-from mmfixnorm.search.planner import Best, Done, Run, Spec, Stuck, plan, replay
+from mmfixnorm.search.planner import Best, Done, Propose, Run, Spec, Stuck, plan, replay
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.result import CONFIG_FILE, LOG_FILE, SPEC_FILE, TrialResult, read_result
+from mmfixnorm.search.retries import Retries
 from mmfixnorm.search.study import StudyRecord, open_record
+from mmfixnorm.search.task import check_folder
+from mmfixnorm.search.values import describe
 
 TRIAL_COMMAND = (sys.executable, '-m', 'mmfixnorm.search.trial')
 _LOG_LINES = 8
@@ -33,9 +38,10 @@ class Outcome:
     """How a run of the search command ended.
 
     Attributes:
-        kind: ``done`` (there is a winner), ``stuck`` (there is none) or ``interrupted``.
+        kind: ``done`` (there is a winner), ``stuck`` (there is none), ``interrupted``, or ``waiting``
+            for trainings that somebody else runs.
         best: The winner.
-        message: Why there is none.
+        message: Why there is none; when waiting, the commands to run, one per line.
         seconds: Wall-clock time of this run.
     """
 
@@ -67,12 +73,12 @@ def run_search(
         problem (SearchProblem): What to search, from :func:`.problem.load_problem`.
         command (Sequence[str]): The trial's command; it gets the trial's folder as last argument
             and leaves a :class:`.result.TrialResult` there.
-        executor (Executor, optional): Runs the trials; by default on this machine.
+        executor (Executor, optional): Runs the trials; by default what the settings say.
         listener (Listener): Is told each :class:`.events.Event`.
         poll_s (float): Time between two looks at the running trials, in seconds.
 
     Returns:
-        Outcome: ``done``, ``stuck`` or ``interrupted``.
+        Outcome: ``done``, ``stuck``, ``interrupted`` or ``waiting``.
 
     Raises:
         ConfigError: Something that the user has to put right; nothing is lost.
@@ -82,7 +88,7 @@ def run_search(
         record = open_record(problem.work_dir, problem.identity(), rule=problem.settings.rule)
         make_folder(problem.trials_dir, named_by='--work-dir')  # it may have been moved aside
         if executor is None:
-            executor = LocalExecutor(problem.settings.workers, command, gpus=visible_gpus())
+            executor = build_executor(problem.settings, command)
         return _Driver(problem, record, executor, listener, stop, poll_s).run()
 
 
@@ -103,7 +109,8 @@ class _Driver:
         self._stop = stop
         self._poll_s = poll_s
         self._running: dict[str, _Running] = {}
-        self._failures: dict[str, int] = {}
+        self._retries = Retries(problem.settings.max_attempts, problem.settings.backoff_s)
+        self._unavailable = ''
         self._given_up: dict[str, str] = {}
         self._stages_told = 0
 
@@ -120,39 +127,66 @@ class _Driver:
         outcome = Outcome(kind, best, message, time.monotonic() - begin)
         winner = asdict(best) if best else None
         metric = self._problem.settings.metric
-        text = f'winner {_values(best)}, {metric} {best.value:g}' if best else message
+        text = f'winner {describe(best)}, {metric} {best.value:g}' if best else message
         self._emit('finished', f'{kind}: {text}', outcome=kind, best=winner)
         return outcome
 
     def _loop(self) -> tuple[str, Best | None, str]:
         while not self._stop:
-            step = plan(self._problem.settings, self._record.closed(), self._running.keys())
+            step = plan(self._problem.settings, self._record.history(), self._running.keys())
             self._tell_closed_stages()
             if isinstance(step, Done):
                 return 'done', step.best, ''
             if isinstance(step, Stuck):
                 return 'stuck', None, step.reason
+            if isinstance(step, Propose):
+                self._propose(step.keys)
+                continue
             if self._given_up and not self._running:
                 return 'stuck', None, '\n'.join(self._given_up.values())
-            started = isinstance(step, Run) and self._start(step.specs)
-            if not self._poll() and not started:
+            if not self._advance(step.specs if isinstance(step, Run) else ()):
+                if self._running and not self._executor.waits:
+                    return 'waiting', None, '\n'.join(self._executor.describe(r.handle) for r in self._running.values())
                 time.sleep(self._poll_s)
         return 'interrupted', None, f'ended by {self._stop.signal_name}'
+
+    def _propose(self, keys: Sequence[str]) -> None:
+        """Make a proposal and write it down; only then can any of it be submitted."""
+        specs = propose(self._problem.settings, self._record.closed(), keys)
+        self._record.add_proposed(specs)
+        for spec in specs:
+            self._emit('proposed', f'{spec.key} proposed, {describe(spec)}', **asdict(spec))
+
+    def _advance(self, specs: Sequence[Spec]) -> bool:
+        """Start and record what there is; say whether there was anything."""
+        try:
+            self._executor.refresh()
+            started = self._start(specs)
+            ended = self._poll()
+        except UnavailableError as err:
+            if str(err) != self._unavailable:
+                self._emit('warning', f'waiting for what runs the trials: {err}')
+            self._unavailable = str(err)
+            return False
+        self._unavailable = ''
+        return started or ended
 
     def _start(self, specs: Sequence[Spec]) -> bool:
         """Adopt what runs already, then fill the free places; say whether there was anything."""
         before = len(self._running)
         for spec in specs:
+            check_folder(self._problem.trial_dir(spec.key), spec, self._record.fingerprint)
             attempt = self._record.next_attempt(spec.key)
             handle = self._executor.adopt(self._problem.trial_dir(spec.key), attempt)
             if handle:
                 self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
-                self._emit('adopted', f'{spec.key} found, attempt {attempt}', key=spec.key)
+                where = self._executor.describe(handle)
+                self._emit('adopted', f'{spec.key} found, attempt {attempt}: {where}', key=spec.key, where=where)
         for spec in specs:
             full = len(self._running) >= self._executor.workers
             if full or self._given_up or self._stop:
                 break
-            if spec.key not in self._running:
+            if spec.key not in self._running and self._retries.may_start(spec.key):
                 self._submit(spec)
         return len(self._running) > before
 
@@ -161,10 +195,11 @@ class _Driver:
         trial_dir = self._problem.trial_dir(spec.key)
         self._write_task(spec, attempt, trial_dir)
         data = {**asdict(spec), 'attempt': attempt}
-        self._emit('submitting', f'{spec.key} {_values(spec)}, attempt {attempt}', **data)
+        self._emit('submitting', f'{spec.key} {describe(spec)}, attempt {attempt}', **data)
         handle = self._executor.submit(trial_dir, attempt)
         self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
-        self._emit('submitted', f'{spec.key} started', **data)
+        where = self._executor.describe(handle)
+        self._emit('submitted', f'{spec.key} started: {where}', **data, where=where)
 
     def _write_task(self, spec: Spec, attempt: int, trial_dir: Path) -> None:
         settings = self._problem.settings
@@ -198,7 +233,9 @@ class _Driver:
 
     def _is_late(self, run: _Running) -> bool:
         limit = self._problem.settings.timeout_s
-        return limit is not None and time.monotonic() - run.since > limit
+        if limit is None or self._executor.limits_time:
+            return False
+        return time.monotonic() - run.since > limit
 
     def _finish(self, run: _Running, exit_: Exit | None) -> None:
         """Record the end of an attempt; ``exit_`` is None if it was ended for its time limit."""
@@ -208,16 +245,17 @@ class _Driver:
         self._write_down(run, result)
         if result.outcome == 'broken':
             raise ConfigError(f'trial {key}: {result.message}')
-        unwatched = exit_ is not None and exit_.code is None
-        if result.outcome == 'failed' and not unwatched:
-            self._failures[key] = self._failures.get(key, 0) + 1
-            if self._failures[key] >= self._problem.settings.max_attempts:
+        if result.outcome == 'failed' and not (exit_ and exit_.unwatched):
+            wait_s = self._retries.failed(key)
+            if wait_s is None:
                 self._give_up(key, result)
+            elif wait_s:
+                self._emit('retrying', f'{key} is tried again in {wait_s:g} s', key=key, wait_s=wait_s)
 
     def _give_up(self, key: str, result: TrialResult) -> None:
         log = self._problem.trial_dir(key) / LOG_FILE
         self._given_up[key] = (
-            f'{key} failed {self._failures[key]} times (search.max_attempts): {result.message}\n'
+            f'{key} failed {self._retries.failures(key)} times (search.max_attempts): {result.message}\n'
             f'its log is {log}; the same command tries it again'
         )
         self._emit('stopping', f'{key} is out of attempts; no other trial is started', key=key)
@@ -257,7 +295,7 @@ class _Driver:
             detail = result.message.split('\n')[0]
         self._emit(
             'recorded',
-            f'{run.spec.key} {_values(run.spec)}: {result.outcome}, {detail}, {result.seconds:.1f} s',
+            f'{run.spec.key} {describe(run.spec)}: {result.outcome}, {detail}, {result.seconds:.1f} s',
             **asdict(run.spec),
             outcome=result.outcome,
             value=result.value,
@@ -281,19 +319,20 @@ class _Driver:
 
     def _cancel_all(self) -> None:
         for run in list(self._running.values()):
-            self._emit('stopping', f'{run.spec.key} is ended', key=run.spec.key)
             try:
                 self._executor.cancel(run.handle)
                 result = self._result(run)  # it may have made it
-            except ConfigError:
-                continue  # a second mistake: the next run of the command tells it
+            except (ConfigError, UnavailableError) as err:  # the next run of the command finds it
+                self._emit('warning', f'{run.spec.key} is not ended: {err}', key=run.spec.key)
+                continue
+            self._emit('stopping', f'{run.spec.key} is ended', key=run.spec.key)
             self._write_down(run, result or self._without_value(run, 'cancelled', 'ended by the driver'))
 
     def _tell_closed_stages(self) -> None:
-        replayed = replay(self._problem.settings, self._record.closed())
+        replayed = replay(self._problem.settings, self._record.history())
         stages = [s for s in replayed.stages if not s.missing]
         for stage in stages[self._stages_told :]:
-            text = f'{_values(stage.best)}, {stage.best.value:g}' if stage.best else 'none'
+            text = f'{describe(stage.best)}, {stage.best.value:g}' if stage.best else 'none'
             self._emit(
                 'closed',
                 f'{stage.name} closed, best: {text}',
@@ -312,12 +351,6 @@ class _Driver:
 
     def _emit(self, kind: str, text: str, **data: object) -> None:
         self._tell(Event(kind, text, data))
-
-
-def _values(of: Spec | Best | None) -> str:
-    if of is None:
-        return ''
-    return f'lr {of.lr:g}' + (f', alpha {of.alpha:g}' if of.alpha is not None else '')
 
 
 def _last_lines(log: Path) -> str:

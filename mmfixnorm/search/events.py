@@ -12,8 +12,8 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        kind: ``opened``, ``planned``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
-            ``recorded``, ``closed`` (a stage), ``warning``, ``stopping``, ``finished``.
+        kind: ``opened``, ``proposed``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
+            ``recorded``, ``retrying``, ``closed`` (a stage), ``warning``, ``stopping``, ``finished``.
         text: It as one line for people.
         data: It as plain data for programs.
     """

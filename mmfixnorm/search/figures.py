@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 
-from mmfixnorm.search.curves import AlphaCurve, LrCurve
+from mmfixnorm.search.curves import AlphaCurve, LrCurve, PointMap
 from mmfixnorm.search.table import Progress
 
 _COLOURS = qualitative.D3
@@ -26,7 +26,7 @@ def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
             x=curve.lrs,
             y=curve.values,
             name=curve.name,
-            mode='lines+markers',
+            mode='lines+markers' if curve.joined else 'markers',
             line_color=colour,
             marker_size=8,
             connectgaps=False,
@@ -72,6 +72,32 @@ def draw_alpha_curves(curves: Sequence[AlphaCurve], metric: str) -> go.Figure:
             customdata=curve.lengths,
             hovertemplate='alpha %{x}: %{y}<br>length %{customdata:g} T_max',
             showlegend=True,
+        )
+    return figure
+
+
+def draw_point_map(points: PointMap, metric: str) -> go.Figure:
+    """The points in the plane of the two numbers, both on a log axis; the colour is the value."""
+    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against learning rate and {points.other}'))
+    figure.update_xaxes(type='log', title='learning rate')
+    figure.update_yaxes(type='log', title=points.other)
+    diverged = [value is None for value in points.values]
+    for name, wanted, marker in (
+        ('closed', False, dict(size=12, colorscale='Viridis', showscale=True, colorbar_title=metric)),
+        ('diverged', True, dict(size=10, symbol='x', color='firebrick')),
+    ):
+        chosen = [i for i, is_diverged in enumerate(diverged) if is_diverged is wanted]
+        values = [points.values[i] for i in chosen]
+        figure.add_scatter(
+            x=[points.lrs[i] for i in chosen],
+            y=[points.others[i] for i in chosen],
+            mode='markers',
+            name=name,
+            marker=marker if wanted else dict(marker, color=values),
+            text=[points.keys[i] for i in chosen],
+            customdata=[[value, points.lengths[i]] for value, i in zip(values, chosen, strict=True)],
+            hovertemplate='%{text}: %{x}, %{y}<br>%{customdata[0]}, length %{customdata[1]:g} T_max',
+            showlegend=False,
         )
     return figure
 

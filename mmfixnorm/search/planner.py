@@ -4,6 +4,9 @@ No clock, no random state, no storage, no logging. A restart calls :func:`plan` 
 same answer; the order in which results arrived does not matter. A key such as ``r0-k3`` is the only
 identity of a training.
 
+A method whose points depend on results by more than comparisons has its proposals in the history:
+:class:`Propose` asks for them, :mod:`.bayesian` makes them.
+
 Decided here, where Algorithm 4 is silent:
 
 - equal values: the lower learning rate wins; then the earlier alpha of the list;
@@ -16,80 +19,36 @@ Decided here, where Algorithm 4 is silent:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
-import numpy as np
+from mmfixnorm.search.base_settings import SearchSettings
+from mmfixnorm.search.bayesian import outline_bayesian, replay_bayesian
+from mmfixnorm.search.grids import outline_grid, replay_grid, split
+from mmfixnorm.search.halving import outline_halving, replay_halving
+from mmfixnorm.search.random_points import outline_random, replay_random
+from mmfixnorm.search.settings import (
+    BayesianSearch,
+    FixNormSearch,
+    GridSearch,
+    RandomSearch,
+    SuccessiveHalvingSearch,
+)
+from mmfixnorm.search.stages import (
+    Best,
+    Closed,
+    History,
+    Replay,
+    Spec,
+    Stage,
+    all_diverged,
+    better,
+    make_stage,
+)
 
-from mmfixnorm.search.settings import FixNormSearch, GridSearch, SearchSettings
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One training to do.
-
-    Attributes:
-        key: Its identity, e.g. ``r0-k3``, ``alpha-2``, ``grid-03``.
-        stage: The part of the search it belongs to, e.g. ``round 0``.
-        lr: Learning rate.
-        alpha: Bound of the FixNorm layer, or None where alpha is left as in the config.
-        fraction: Length asked for, in parts of the config's own schedule.
-    """
-
-    key: str
-    stage: str
-    lr: float
-    alpha: float | None
-    fraction: float
-
-
-@dataclass(frozen=True)
-class Closed:
-    """A training that needs no other attempt; ``value`` is None if it diverged."""
-
-    key: str
-    lr: float
-    alpha: float | None
-    value: float | None
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best of some trainings; its value is finite."""
-
-    key: str
-    lr: float
-    alpha: float | None
-    value: float
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One round, the alphas or the grid: its trainings, and its best once it is closed."""
-
-    name: str
-    specs: tuple[Spec, ...]
-    missing: tuple[Spec, ...]
-    best: Best | None
-
-
-@dataclass(frozen=True)
-class Replay:
-    """The search as far as a history tells it.
-
-    Attributes:
-        stages: All stages up to and including the first unfinished one.
-        best: acc*, lr* and alpha* so far, from closed stages only.
-        finished: Nothing is left to train.
-        stuck: Why the search cannot go on, or ''.
-        warnings: What the user should know about the result.
-    """
-
-    stages: tuple[Stage, ...]
-    best: Best | None
-    finished: bool
-    stuck: str
-    warnings: tuple[str, ...]
+_T = TypeVar('_T', Closed, Spec)
+Outline = list[tuple[str, int, float]]
 
 
 @dataclass(frozen=True)
@@ -97,6 +56,13 @@ class Run:
     """Train these; none of them is running."""
 
     specs: tuple[Spec, ...]
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Propose points for these keys from the history, write them down, and plan again."""
+
+    keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -120,20 +86,20 @@ class Stuck:
     reason: str
 
 
-Step = Run | Wait | Done | Stuck
+Step = Run | Propose | Wait | Done | Stuck
 
 
-def plan(settings: SearchSettings, history: Iterable[Closed], running: Collection[str] = ()) -> Step:
+def plan(settings: SearchSettings, history: History, running: Collection[str] = ()) -> Step:
     """Say what to do next.
 
     Args:
         settings (SearchSettings): The search.
-        history (Iterable[Closed]): Every closed training, in any order.
+        history (History): Every closed training and every proposed point, in any order.
         running (Collection[str]): Keys that are being trained now.
 
     Returns:
-        Run | Wait | Done | Stuck: ``Run`` holds the trainings of the first unfinished stage that
-        are neither closed nor running.
+        Run | Propose | Wait | Done | Stuck: ``Run`` holds the trainings of the first unfinished
+        stage that are neither closed nor running.
 
     Raises:
         ValueError: The history does not belong to these settings.
@@ -148,93 +114,50 @@ def plan(settings: SearchSettings, history: Iterable[Closed], running: Collectio
         return Stuck(replayed.stuck)
     if replayed.finished and replayed.best is not None:
         return Done(replayed.best)
+    if replayed.unproposed:
+        return Propose(replayed.unproposed)
     missing = replayed.stages[-1].missing
     specs = tuple(s for s in missing if s.key not in running)
     return Run(specs) if specs else Wait(tuple(s.key for s in missing))
 
 
-def replay(settings: SearchSettings, history: Iterable[Closed]) -> Replay:
+def replay(settings: SearchSettings, history: History) -> Replay:
     """Follow the search through its closed trainings."""
-    closed = _index(history)
-    if isinstance(settings, FixNormSearch):
-        replayed = _replay_fixnorm(settings, closed)
-    elif isinstance(settings, GridSearch):
-        replayed = _replay_grid(settings, closed)
-    else:
-        raise TypeError(f'no plan for settings of type {type(settings).__name__}')
-    strangers = set(closed) - {s.key for stage in replayed.stages for s in stage.specs}
+    history = list(history)
+    closed = _index([h for h in history if isinstance(h, Closed)])
+    asked = _index([h for h in history if isinstance(h, Spec)])
+    replayed = _method(settings).replay(settings, closed, asked)
+    strangers = {*closed, *asked} - {s.key for stage in replayed.stages for s in stage.specs}
     if strangers:
         raise ValueError(f'the history holds trainings that no plan asked for: {sorted(strangers)}')
     return replayed
 
 
-def outline(settings: SearchSettings) -> list[tuple[str, int, float]]:
+def outline(settings: SearchSettings) -> Outline:
     """Every stage as ``(name, trainings, fraction)``, known before anything runs.
 
     The numbers are upper bounds: a later round can be smaller (see the module's docstring).
     """
-    if isinstance(settings, GridSearch):
-        return [('grid', len(_grid_specs(settings)), settings.schedule_fraction)]
-    if not isinstance(settings, FixNormSearch):
-        raise TypeError(f'no plan for settings of type {type(settings).__name__}')
+    return _method(settings).outline(settings)
+
+
+def _outline_fixnorm(settings: FixNormSearch) -> Outline:
     rounds = [(f'round {r}', settings.num_splits, f) for r, f in enumerate(settings.schedule_fractions)]
     alphas = ('alpha', len(settings.alphas) - 1, settings.schedule_fractions[-1])
     return [*rounds, alphas] if len(settings.alphas) > 1 else rounds
 
 
-def split(low: float, high: float, num: int, *, drop_low: bool) -> tuple[float, ...]:
-    """Split ``[low, high]`` into ``num`` learning rates, evenly and without repetition.
-
-    Round 0 of Algorithm 4 drops the lower end, later rounds keep both; only this reproduces the
-    published values. Ten digits are kept, so that 0.8 is 0.8 and not 0.8000000000000002.
-    """
-    values = np.linspace(low, high, num + 1)[1:] if drop_low else np.linspace(low, high, num)
-    rounded = [min(max(float(f'{v:.10g}'), low), high) for v in values]
-    rounded[-1] = high  # the ends are the caller's, to the last digit
-    if not drop_low:
-        rounded[0] = low
-    return tuple(dict.fromkeys(rounded))
+def _index(history: Sequence[_T]) -> dict[str, _T]:
+    by_key: dict[str, _T] = {}
+    for entry in history:
+        if entry.key in by_key:
+            raise ValueError(f'the history holds {entry.key} twice')
+        by_key[entry.key] = entry
+    return by_key
 
 
-def better(rule: str, value: float, than: float) -> bool:
-    """Whether ``value`` is strictly better."""
-    return value > than if rule == 'greater' else value < than
-
-
-def best_of(rule: str, trainings: Sequence[Closed]) -> Best | None:
-    """The best training that did not diverge; of equal ones that with the lower learning rate."""
-    best: Best | None = None
-    for t in trainings:
-        if t.value is None:
-            continue
-        if best is None or better(rule, t.value, best.value) or (t.value == best.value and t.lr < best.lr):
-            best = Best(t.key, t.lr, t.alpha, t.value)
-    return best
-
-
-def _index(history: Iterable[Closed]) -> dict[str, Closed]:
-    closed: dict[str, Closed] = {}
-    for training in history:
-        if training.key in closed:
-            raise ValueError(f'the history holds {training.key} twice')
-        closed[training.key] = training
-    return closed
-
-
-def _stage(name: str, specs: Sequence[Spec], closed: Mapping[str, Closed], rule: str) -> Stage:
-    for spec in specs:
-        known = closed.get(spec.key)
-        if known and (known.lr, known.alpha) != (spec.lr, spec.alpha):
-            raise ValueError(
-                f'the history has {spec.key} with lr {known.lr}, alpha {known.alpha}; '
-                f'the plan asks for lr {spec.lr}, alpha {spec.alpha}'
-            )
-    missing = tuple(s for s in specs if s.key not in closed)
-    best = None if missing else best_of(rule, [closed[s.key] for s in specs])
-    return Stage(name, tuple(specs), missing, best)
-
-
-def _replay_fixnorm(settings: FixNormSearch, closed: Mapping[str, Closed]) -> Replay:
+def _replay_fixnorm(settings: FixNormSearch, closed: Mapping[str, Closed], asked: Mapping[str, Spec]) -> Replay:
+    del asked
     low, high = settings.lr_range
     best: Best | None = None
     stages: list[Stage] = []
@@ -244,7 +167,7 @@ def _replay_fixnorm(settings: FixNormSearch, closed: Mapping[str, Closed]) -> Re
         return Replay(tuple(stages), best, finished, stuck, tuple(warnings))
 
     for r, fraction in enumerate(settings.schedule_fractions):
-        stage = _stage(
+        stage = make_stage(
             f'round {r}',
             [
                 Spec(f'r{r}-k{k}', f'round {r}', lr, settings.alphas[0], fraction)
@@ -257,7 +180,7 @@ def _replay_fixnorm(settings: FixNormSearch, closed: Mapping[str, Closed]) -> Re
         if stage.missing:
             return so_far()
         if stage.best is None:
-            return so_far(stuck=_all_diverged(stage))
+            return so_far(stuck=all_diverged(stage.name, stage.specs))
         if r == 0 and stage.best.lr == high:
             warnings.append(
                 f'the best learning rate of round 0, {high}, is the upper bound of '
@@ -275,7 +198,7 @@ def _replay_fixnorm(settings: FixNormSearch, closed: Mapping[str, Closed]) -> Re
         if i > 0  # the first alpha is that of phase 1
     ]
     if specs:
-        stage = _stage('alpha', specs, closed, settings.rule)
+        stage = make_stage('alpha', specs, closed, settings.rule)
         stages.append(stage)
         if stage.missing:
             return so_far()
@@ -284,40 +207,23 @@ def _replay_fixnorm(settings: FixNormSearch, closed: Mapping[str, Closed]) -> Re
     return so_far(finished=True)
 
 
-def _grid_specs(settings: GridSearch) -> list[Spec]:
-    if settings.lrs is not None:
-        lrs: tuple[float, ...] = settings.lrs
-    elif settings.lr_range is not None:
-        lrs = split(*settings.lr_range, settings.num_splits, drop_low=False)
-    else:
-        raise ValueError('a grid needs lrs or lr_range')
-    points = [(lr, alpha) for lr in lrs for alpha in settings.alphas or (None,)]
-    width = max(2, len(str(len(points) - 1)))
-    return [
-        Spec(f'grid-{i:0{width}d}', 'grid', lr, alpha, settings.schedule_fraction)
-        for i, (lr, alpha) in enumerate(points)
-    ]
+class _Method(NamedTuple):
+    """How the settings of one type are followed and outlined."""
+
+    replay: Callable[[Any, Mapping[str, Closed], Mapping[str, Spec]], Replay]
+    outline: Callable[[Any], Outline]
 
 
-def _replay_grid(settings: GridSearch, closed: Mapping[str, Closed]) -> Replay:
-    specs = _grid_specs(settings)
-    stage = _stage('grid', specs, closed, settings.rule)
-    if stage.missing:
-        return Replay((stage,), None, False, '', ())
-    if stage.best is None:
-        return Replay((stage,), None, False, _all_diverged(stage), ())
-    lrs = sorted({s.lr for s in specs})
-    warnings = [
-        f'the best learning rate, {stage.best.lr}, is the {end} end of the grid: the grid is probably too small'
-        for end, lr in (('lower', lrs[0]), ('upper', lrs[-1]))
-        if len(lrs) > 1 and stage.best.lr == lr
-    ]
-    return Replay((stage,), stage.best, True, '', tuple(warnings))
+_METHODS: dict[type[SearchSettings], _Method] = {
+    FixNormSearch: _Method(_replay_fixnorm, _outline_fixnorm),
+    GridSearch: _Method(replay_grid, outline_grid),
+    BayesianSearch: _Method(replay_bayesian, outline_bayesian),
+    RandomSearch: _Method(replay_random, outline_random),
+    SuccessiveHalvingSearch: _Method(replay_halving, outline_halving),
+}
 
 
-def _all_diverged(stage: Stage) -> str:
-    lrs = [s.lr for s in stage.specs]
-    return (
-        f'all {len(lrs)} trainings of {stage.name} diverged (lr {min(lrs)} to {max(lrs)}): '
-        'lower search.lr_range, or look into the log of one of them'
-    )
+def _method(settings: SearchSettings) -> _Method:
+    if type(settings) not in _METHODS:
+        raise TypeError(f'no plan for settings of type {type(settings).__name__}')
+    return _METHODS[type(settings)]

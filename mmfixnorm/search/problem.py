@@ -14,11 +14,13 @@ from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import load_config
+from mmfixnorm.search.bayesian import check_sampler
 from mmfixnorm.search.data import check_data, describe_data
 from mmfixnorm.search.dotted import flatten, get_key
 from mmfixnorm.search.planner import Spec, outline
 from mmfixnorm.search.schedule import scale_schedule, shortened_length, training_length
-from mmfixnorm.search.settings import SearchSettings, parse_settings
+from mmfixnorm.search.settings import BayesianSearch, SearchSettings, parse_settings
+from mmfixnorm.search.values import Point, values_of
 
 #: Parts of a config that say where and how a training runs, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level'})
@@ -61,22 +63,20 @@ class SearchProblem:
         """Every stage as ``(name, trainings, cost in T_max)``."""
         return [(name, n, n * self.cost(fraction)) for name, n, fraction in outline(self.settings)]
 
-    def config_with(self, lr: float, alpha: float | None) -> Config:
-        """The resolved config with these values at the keys that are tuned."""
+    def config_with(self, point: Point) -> Config:
+        """The resolved config with the values of a point at the keys that are tuned."""
         cfg = copy.deepcopy(self.cfg)
-        cfg.merge_from_dict(self.tuned(lr, alpha))
+        cfg.merge_from_dict(self.tuned(point))
         return cfg
 
-    def tuned(self, lr: float, alpha: float | None) -> dict[str, float]:
+    def tuned(self, point: Point) -> dict[str, float]:
         """The dotted keys that are tuned, with their values."""
-        values = dict.fromkeys(self.settings.lr_keys, lr)
-        if alpha is not None:
-            values.update(dict.fromkeys(self.settings.alpha_keys, alpha))
-        return values
+        keys = self.settings.tuned_keys
+        return {key: value for name, value in values_of(point).items() for key in keys.get(name, ())}
 
     def trial_config(self, spec: Spec) -> Config:
         """The config that a trial trains: values, schedule, seed and work dir set."""
-        cfg = scale_schedule(self.config_with(spec.lr, spec.alpha), spec.fraction)
+        cfg = scale_schedule(self.config_with(spec), spec.fraction)
         if self.settings.seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': self.settings.seed}
         cfg.work_dir = str(self.trial_dir(spec.key) / 'run')
@@ -88,7 +88,7 @@ class SearchProblem:
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the results of this search, as flat plain data."""
-        tuned = {*self.settings.lr_keys, *self.settings.alpha_keys}
+        tuned = {key for keys in self.settings.tuned_keys.values() for key in keys}
         config = {
             f'config.{key}': value
             for key, value in flatten(self.cfg.to_dict())
@@ -127,6 +127,8 @@ def load_problem(
             raise ConfigError(f'--workers: must be an integer >= 1, got {workers}')
         settings = replace(settings, workers=workers)
     _check_keys(cfg, settings)
+    if isinstance(settings, BayesianSearch):
+        check_sampler(settings)
     for fraction in settings.fractions:
         scale_schedule(cfg, fraction)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
@@ -155,8 +157,7 @@ def _confine_checkpoints(cfg: Config, *, keep_all: bool) -> None:
 
 
 def _check_keys(cfg: Config, settings: SearchSettings) -> None:
-    named = [('search.lr_key', k) for k in settings.lr_keys]
-    named += [('search.alpha_key', k) for k in settings.alpha_keys]
+    named = [(f'search.{name}_key', key) for name, keys in settings.tuned_keys.items() for key in keys]
     plain = cfg.to_dict()
     for setting, key in named:
         value = get_key(plain, key, named_by=setting)

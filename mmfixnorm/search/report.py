@@ -11,13 +11,14 @@ from typing import NamedTuple
 import plotly.io
 
 from mmfixnorm.search.console import summary_line
-from mmfixnorm.search.curves import alpha_curves, lr_curves
-from mmfixnorm.search.figures import draw_alpha_curves, draw_lr_curves, draw_progress
+from mmfixnorm.search.curves import alpha_curves, lr_curves, point_map
+from mmfixnorm.search.figures import draw_alpha_curves, draw_lr_curves, draw_point_map, draw_progress
 from mmfixnorm.search.files import write_text
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.schedule import training_length
 from mmfixnorm.search.study import StudyRecord
 from mmfixnorm.search.table import SearchState, progress, search_state
+from mmfixnorm.search.values import title, value_cells
 from mmfixnorm.search.winner import winner_diff, write_best_config
 
 REPORT_FILE = 'report.html'
@@ -91,6 +92,9 @@ def _figures(problem: SearchProblem, record: StudyRecord, state: SearchState) ->
     alphas = alpha_curves(settings, state)
     if alphas:
         figures.append(draw_alpha_curves(alphas, settings.metric))
+    points = point_map(settings, state)
+    if points:
+        figures.append(draw_point_map(points, settings.metric))
     figures.append(draw_progress(progress(record.attempts, settings.rule), settings.metric))
     for i, figure in enumerate(figures):
         # The library goes into the page once, with the first figure.
@@ -99,13 +103,13 @@ def _figures(problem: SearchProblem, record: StudyRecord, state: SearchState) ->
 
 def _trials(problem: SearchProblem, state: SearchState) -> str:
     unit = training_length(problem.cfg)[1]
-    names = ('trial', 'outcome', 'lr', 'alpha', unit, 'T_max', problem.settings.metric, 'attempts', 'time')
+    tuned = problem.settings.tuned_keys
+    names = ('trial', 'outcome', *map(title, tuned), unit, 'T_max', problem.settings.metric, 'attempts', 'time')
     lines = ['<table><tr>' + ''.join(f'<th>{html.escape(n)}</th>' for n in names) + '</tr>']
     for row in state.rows:
         leading = state.best is not None and row.key == state.best.key
         numbers = [
-            f'{row.lr:g}',
-            '' if row.alpha is None else f'{row.alpha:g}',
+            *value_cells(row, tuned),
             str(row.length),
             f'{row.cost:g}',
             '' if row.value is None else f'{row.value:g}',

@@ -35,6 +35,7 @@ class TrialResult:
         message: Why it ended like this, for every outcome but ``'done'``.
         built_lrs: Learning rates that the built optimizer's groups start from.
         built_alphas: Alphas of the built model's layers, in the order of ``search.alpha_key``.
+        built_weight_decays: Weight decays of the built optimizer's groups that are trained.
         curve: ``[step, value]`` of each validation; a value that is not finite is None.
         length: Epochs or iterations trained.
         seconds: Wall-clock time of the attempt.
@@ -48,6 +49,7 @@ class TrialResult:
     message: str = ''
     built_lrs: list[float] = field(default_factory=list)
     built_alphas: list[float] = field(default_factory=list)
+    built_weight_decays: list[float] = field(default_factory=list)
     curve: list[list[Any]] = field(default_factory=list)
     length: int = 0
     seconds: float = 0.0

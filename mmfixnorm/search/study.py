@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,9 +22,11 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.planner import Closed, Spec
 from mmfixnorm.search.result import TrialResult
+from mmfixnorm.search.values import values_of
 
 STUDY_FILE = 'study.db'
 _NAME = 'search'
+_PROPOSED = 'proposed from '  # the first key of the batch follows
 _SHOWN_DIFFERENCES = 10
 
 
@@ -57,6 +59,7 @@ class StudyRecord:
         self.fingerprint = fingerprint(self.identity)
         self.created = datetime.fromisoformat(study.user_attrs['created'])
         self.attempts = [_to_attempt(t) for t in study.get_trials(deepcopy=False)]
+        self.proposed = _read_proposed(study)
 
     def add(self, spec: Spec, result: TrialResult, *, cost: float) -> Attempt:
         """Write the end of an attempt."""
@@ -64,6 +67,11 @@ class StudyRecord:
         self._study.add_trial(_to_trial(attempt))
         self.attempts.append(attempt)
         return attempt
+
+    def add_proposed(self, specs: Sequence[Spec]) -> None:
+        """Write a batch of proposed points, all at once, before any of them is submitted."""
+        self._study.set_user_attr(f'{_PROPOSED}{specs[0].key}', [asdict(s) for s in specs])
+        self.proposed += specs
 
     def next_attempt(self, key: str) -> int:
         """The number of the attempt at ``key`` that is running or comes next, from 1."""
@@ -73,11 +81,15 @@ class StudyRecord:
         """The trainings that need no other attempt."""
         return closed_trainings(self.attempts)
 
+    def history(self) -> list[Closed | Spec]:
+        """Everything that the planner builds on: closed trainings and proposed points."""
+        return [*self.closed(), *self.proposed]
+
 
 def closed_trainings(attempts: Iterable[Attempt]) -> list[Closed]:
     """Those attempts that closed their training: done or diverged."""
     return [
-        Closed(a.spec.key, a.spec.lr, a.spec.alpha, a.result.value)
+        Closed(a.spec.key, a.spec.lr, a.spec.alpha, a.result.value, a.spec.weight_decay)
         for a in attempts
         if a.result.outcome in ('done', 'diverged')
     ]
@@ -167,7 +179,7 @@ def _refusal(work_dir: Path, was: Mapping[str, str], now: Mapping[str, str]) -> 
 
 def _to_trial(attempt: Attempt) -> FrozenTrial:
     spec, result = attempt.spec, attempt.result
-    params = {'lr': spec.lr} if spec.alpha is None else {'lr': spec.lr, 'alpha': spec.alpha}
+    params = values_of(spec)
     distributions: dict[str, BaseDistribution] = {
         name: FloatDistribution(0.0, max(1e6, value)) for name, value in params.items()
     }
@@ -192,6 +204,11 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
             },
         },
     )
+
+
+def _read_proposed(study: optuna.Study) -> list[Spec]:
+    batches = [batch for name, batch in study.user_attrs.items() if name.startswith(_PROPOSED)]
+    return [Spec(**point) for batch in batches for point in batch]
 
 
 def _to_attempt(trial: FrozenTrial) -> Attempt:

@@ -19,6 +19,7 @@ class Row(NamedTuple):
     outcome: str
     lr: float
     alpha: float | None
+    weight_decay: float | None
     cost: float
     length: int
     value: float | None
@@ -53,7 +54,7 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         ConfigError: The record is not that of these settings.
     """
     try:
-        replayed = replay(problem.settings, record.closed())
+        replayed = replay(problem.settings, record.history())
     except ValueError as err:
         raise ConfigError(
             f'--work-dir: {str(problem.work_dir)!r} does not fit the search block of {problem.filename}: {err}'
@@ -89,6 +90,7 @@ def _row(attempts: Sequence[Attempt]) -> Row:
         outcome=last.result.outcome,
         lr=last.spec.lr,
         alpha=last.spec.alpha,
+        weight_decay=last.spec.weight_decay,
         cost=last.cost,
         length=last.result.length,
         value=last.result.value,

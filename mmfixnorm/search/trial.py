@@ -20,14 +20,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import is_main_process
+import torch.distributed as dist
+from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader, Runner
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_runner, build_training, load_config
+from mmfixnorm.search.built import built_lrs, built_value, built_weight_decays, check_built
+from mmfixnorm.search.parent import die_with_parent
 from mmfixnorm.search.result import CONFIG_FILE, SPEC_FILE, TrialResult
 
 CURVE_FILE = 'curve.jsonl'
@@ -65,12 +67,14 @@ class TrialHook(Hook):
         self.iterations = 0
         self.built_lrs: list[float] = []
         self.built_alphas: list[float] = []
+        self.built_weight_decays: list[float] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Read lr and alpha back from what was built; by now a checkpoint is loaded as well."""
+        """Read the tuned numbers back from what was built; by now a checkpoint is loaded as well."""
         self.built_lrs = built_lrs(runner.optim_wrapper)
         self.built_alphas = [built_value(runner.model, key) for key in self._task['alpha_keys']]
-        check_built(self._task, self.built_lrs, self.built_alphas)
+        self.built_weight_decays = built_weight_decays(runner.optim_wrapper)
+        check_built(self._task, self.built_lrs, self.built_alphas, self.built_weight_decays)
         self.curve = read_curve(self._curve_file, up_to=training_step(runner))
 
     def after_train_iter(
@@ -103,7 +107,9 @@ class TrialHook(Hook):
                 f.write(json.dumps([step, self.curve[step]]) + '\n')
 
     def _check_loss(self) -> None:
-        loss = float(torch.as_tensor(self._loss).detach())
+        everywhere = torch.as_tensor(self._loss).detach().float().clone()
+        all_reduce(everywhere, 'mean')  # all processes stop, or none: one alone would leave the others waiting
+        loss = float(everywhere)
         if not math.isfinite(loss):
             raise DivergedError(f'the loss is {loss} at iteration {self._loss_iter}')
 
@@ -112,57 +118,6 @@ def training_step(runner: Runner) -> int:
     """Epochs done in an epoch-based training, iterations done in another."""
     by_epoch = runner.cfg.train_cfg.get('max_epochs') is not None
     return runner.epoch if by_epoch else runner.iter
-
-
-def built_lrs(optim_wrapper: Any) -> list[float]:
-    """The learning rates that the parameter groups start from, rising."""
-    wrappers = getattr(optim_wrapper, 'optim_wrappers', None)  # of an OptimWrapperDict
-    # The optimizers' own groups: a wrapper's `param_groups` can hold one more, the settings from
-    # which a constructor with paramwise_cfg started.
-    optimizers = [w.optimizer for w in (wrappers or {'': optim_wrapper}).values()]
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    # A scheduler has set `lr` already and keeps what it was in `initial_lr`.
-    return sorted({float(group.get('initial_lr', group['lr'])) for group in groups})
-
-
-def built_value(model: Any, key: str) -> float:
-    """Follow a config key such as ``model.head.alpha`` on the built model.
-
-    Raises:
-        ConfigError: The model has no such attribute.
-    """
-    node = model.module if is_model_wrapper(model) else model
-    for name in key.split('.')[1:]:
-        if name.isdigit():
-            node = node[int(name)]
-        elif hasattr(node, name):
-            node = getattr(node, name)
-        else:
-            raise ConfigError(
-                f'search.alpha_key: {key!r} cannot be read back: the built '
-                f'{type(node).__name__} has no attribute {name!r}; use a layer that has it '
-                '(FixNormLinearClsHead has alpha), or tune the learning rate alone'
-            )
-    return float(node)
-
-
-def check_built(task: Mapping[str, Any], lrs: Sequence[float], alphas: Sequence[float]) -> None:
-    """Check that the values of a trial took effect.
-
-    Raises:
-        ConfigError: They did not.
-    """
-    if not any(math.isclose(lr, task['lr'], rel_tol=1e-6) for lr in lrs):
-        raise ConfigError(
-            f'search.lr_key: the trial asks for lr {task["lr"]:g}, but the built optimizer has '
-            f'{lrs}; something else sets it (auto_scale_lr? lr_mult for every parameter?)'
-        )
-    for key, alpha in zip(task['alpha_keys'], alphas, strict=True):
-        if not math.isclose(alpha, task['alpha'], rel_tol=1e-6):
-            raise ConfigError(
-                f'search.alpha_key: the trial asks for alpha {task["alpha"]:g}, but {key} of the '
-                f'built model is {alpha:g}; something else sets it'
-            )
 
 
 def metric_value(metrics: Mapping[str, float], name: str) -> float:
@@ -218,6 +173,8 @@ def newest_loadable(work_dir: Path) -> Path | None:
 def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
     """Build the folder's config, go on from an earlier attempt if there was one, and train."""
     cfg = load_config(trial_dir / CONFIG_FILE)
+    if dist.is_torchelastic_launched():
+        cfg.launcher = 'pytorch'
     checkpoint = newest_loadable(Path(cfg.work_dir))
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(checkpoint), True
@@ -269,6 +226,7 @@ def run_trial(trial_dir: Path) -> TrialResult:
         message=message,
         built_lrs=hook.built_lrs,
         built_alphas=hook.built_alphas,
+        built_weight_decays=hook.built_weight_decays,
         curve=[[s, v if math.isfinite(v) else None] for s, v in sorted(hook.curve.items())],
         length=length,
         seconds=round(time.monotonic() - begin, 3),
@@ -278,9 +236,12 @@ def run_trial(trial_dir: Path) -> TrialResult:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the trial in the folder given as the one argument."""
     (folder,) = sys.argv[1:] if argv is None else argv
+    if dist.is_torchelastic_launched():
+        die_with_parent()
     print_log(f'trial in {folder}, {torch.get_num_threads()} threads')
     result = run_trial(Path(folder))
-    if is_main_process():
+    # torch.distributed.run ends all processes at the first that fails, whichever that is.
+    if is_main_process() or result.outcome == 'broken':
         result.write(Path(folder))
     print_log(f'{result.outcome} {result.message or result.value}')
     return {'done': 0, 'diverged': 0}.get(result.outcome, 2)

@@ -19,7 +19,7 @@ BEST_CONFIG_FILE = 'best_config.py'
 def winner_diff(problem: SearchProblem, best: Best) -> list[str]:
     """The lines of a unified diff from the given config, resolved, to the winning one."""
     given = problem.cfg.pretty_text.splitlines()
-    winning = problem.config_with(best.lr, best.alpha).pretty_text.splitlines()
+    winning = problem.config_with(best).pretty_text.splitlines()
     names = (problem.filename, f'{problem.filename} with the values of {best.key}')
     return list(difflib.unified_diff(given, winning, *names, lineterm='', n=2))
 
@@ -31,10 +31,10 @@ def write_best_config(problem: SearchProblem, best: Best) -> Path:
     entry of a list, a config in pure Python style) it is the whole resolved config.
     """
     path = problem.work_dir / BEST_CONFIG_FILE
-    values = {**problem.cfg_options, **problem.tuned(best.lr, best.alpha)}
+    values = {**problem.cfg_options, **problem.tuned(best)}
     lists = any(part.isdigit() for key in values for part in key.split('.'))
     if lists or _is_pure_python(problem.filename):
-        write_text(path, problem.config_with(best.lr, best.alpha).pretty_text)
+        write_text(path, problem.config_with(best).pretty_text)
         return path
     base = os.path.relpath(os.path.abspath(problem.filename), problem.work_dir)
     child = Config(nest(values))

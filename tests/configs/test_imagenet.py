@@ -184,6 +184,9 @@ def test_the_search_is_the_paper_s(path):
     if name.method == 'bo-wd':
         ranges = dict(lr_range=(0.2, 3.2), weight_decay_range=(1e-5, 5e-4), num_trials=BAYESIAN[name.row][3])
         assert cfg.search == dict(type='BayesianSearch', metric='accuracy/top1', rule='greater', **ranges)
+        settings = parse_settings(cfg.search)
+        assert settings.tuned_keys['weight_decay'] == ('optim_wrapper.optimizer.weight_decay',)
+        assert (settings.sampler, settings.fractions) == ('gp', (1.0,))
         return
     settings = parse_settings(cfg.search)
     assert settings.metric == 'accuracy/top1'

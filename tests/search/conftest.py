@@ -11,6 +11,7 @@ from mmfixnorm.search.executor import LocalExecutor
 from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.study import read_record
 from mmfixnorm.search.table import search_state
+from mmfixnorm.search.values import values_of
 
 HERE = Path(__file__).parent
 
@@ -23,7 +24,7 @@ val_cfg = dict()
 val_evaluator = dict(type='Accuracy')
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 model = dict(head=dict(type='Head', alpha=1.0))
-search = dict({search})
+search = dict(backoff_s=0, {search})
 """
 
 
@@ -73,7 +74,7 @@ class FakeSearch:
     def table(self) -> list[tuple]:
         """What must not depend on how the search ran."""
         state = search_state(self.problem(), read_record(self.work_dir))
-        return [(r.key, r.stage, r.outcome, r.lr, r.alpha, r.cost, r.value) for r in state.rows]
+        return [(r.key, r.stage, r.outcome, *values_of(r).items(), r.cost, r.value) for r in state.rows]
 
     def record(self):
         return read_record(self.work_dir)
@@ -88,10 +89,19 @@ class FakeSearch:
 def make_search(write_config, fake_trial, tmp_path) -> Callable[..., FakeSearch]:
     """Make a fake search; ``name`` tells several of a test apart."""
 
-    def make(search: str = 'lr_range=(0.2, 3.2)', name: str = 'search') -> FakeSearch:
-        return FakeSearch(write_config(search), tmp_path / name, fake_trial)
+    def make(search: str = 'lr_range=(0.2, 3.2)', name: str = 'search', extra: str = '') -> FakeSearch:
+        return FakeSearch(write_config(search, extra=extra), tmp_path / name, fake_trial)
 
     return make
+
+
+#: A config whose optimizer has a weight decay, for the searches that tune it.
+DECAYING = "optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, weight_decay=1e-4))\n"
+
+
+@pytest.fixture
+def decaying() -> str:
+    return DECAYING
 
 
 #: Two rounds and two alphas: five trainings.

@@ -11,17 +11,20 @@ import signal
 import sys
 import time
 
+NUMBERS = ('lr', 'alpha', 'fraction', 'weight_decay')
 
-def accuracy(lr, alpha, fraction):
-    """Unimodal in log lr, best near 1.1; best alpha near 4; longer is better."""
+
+def accuracy(lr, alpha, fraction, weight_decay):
+    """Unimodal in log lr, best near 1.1; best alpha near 4, weight decay near 8e-5; longer is better."""
     score = 90 - 10 * math.log(lr / 1.1) ** 2 - math.log((alpha or 4) / 4) ** 2
+    score -= math.log((weight_decay or 8e-5) / 8e-5) ** 2
     return round(score - 5 * (1 - fraction), 6)
 
 
 def main(mode, trial_dir):
     with open(os.path.join(trial_dir, 'spec.json')) as f:
         spec = json.load(f)
-    outcome, value, message = 'done', accuracy(spec['lr'], spec['alpha'], spec['fraction']), ''
+    outcome, value, message = 'done', accuracy(*(spec[k] for k in NUMBERS)), ''
     if mode == 'tie':
         value = 50.0
     if mode == 'brief':  # long enough to outlive a driver

@@ -45,6 +45,13 @@ BAD = [  # search block, lines added to the config, what the message says
     ('alphas=[-1.0]', '', 'search.alphas: must be a finite number > 0, got -1.0'),
     ("alphas=[float('nan')]", '', 'search.alphas: must be a finite number > 0, got nan'),
     ("alpha_key='model.head.alfa'", '', "`model.head` has no key 'alfa', did you mean 'alpha'?"),
+    ("type='BayesianSearch'", '', 'search.weight_decay_range: give either weight_decay_range or alpha_range'),
+    (
+        "type='BayesianSearch', weight_decay_range=(1e-5, 5e-4)",
+        '',
+        "search.weight_decay_key: 'optim_wrapper.optimizer.weight_decay' is not in the config",
+    ),
+    ("type='SuccessiveHalvingSearch', alpha_range=(1, 8), num_trials=2", '', 'search.num_trials: must be at least 9'),
     ('', "model = dict(type='NoHead')\n", "'model.head.alpha' is not in the config"),
     (
         '',

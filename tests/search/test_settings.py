@@ -7,6 +7,12 @@ import pytest
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.settings import FixNormSearch, GridSearch, parse_settings
 
+
+def sampled(kind, **changes):
+    """A block of a method that samples, with one thing wrong."""
+    return {'type': kind, 'weight_decay_range': (1e-5, 5e-4), **changes}
+
+
 BAD = [
     (dict(lr_range=(3.2, 0.2)), r'search\.lr_range: .*0 < lr_min < lr_max, got \(3\.2, 0\.2\)'),
     (dict(lr_range=(0.2, 0.2)), r'search\.lr_range'),
@@ -58,6 +64,23 @@ BAD = [
     (dict(type='GridSearch', lrs=[0.1], alphas=[]), r'search\.alphas'),
     (dict(type='GridSearch', lrs=[0.1], schedule_fraction=0), r'search\.schedule_fraction'),
     (dict(type='GridSearch', lrs=[0.1], num_rounds=2), r'search\.num_rounds: GridSearch has no'),
+    (dict(type='GridSearch', lrs=[0.1], weight_decay_key='x'), r'weight_decay_key: GridSearch has no such key'),
+    (dict(type='RandomSearch'), r'search\.weight_decay_range: give either weight_decay_range or alpha_range'),
+    (sampled('RandomSearch', alpha_range=(1, 2)), r'search\.weight_decay_range: give either'),
+    (sampled('RandomSearch', lr_range=(1.0, 0.1)), r'search\.lr_range'),
+    (sampled('RandomSearch', weight_decay_range=(0, 1e-4)), r'search\.weight_decay_range: .*0 < weight_decay_min <'),
+    (sampled('RandomSearch', weight_decay_key='model.wd'), r"search\.weight_decay_key: .*'optim_wrapper\."),
+    (sampled('RandomSearch', num_trials=0), r'search\.num_trials: must be an integer >= 1, got 0'),
+    (sampled('RandomSearch', sampler_seed=None), r'search\.sampler_seed: .*got None'),
+    (sampled('RandomSearch', schedule_fraction=0), r'search\.schedule_fraction'),
+    (sampled('RandomSearch', sampler='gp'), r'search\.sampler: RandomSearch has no such key'),
+    (sampled('BayesianSearch', sampler='cma'), r"search\.sampler: must be 'gp' or 'tpe', got 'cma'"),
+    (sampled('BayesianSearch', num_startup_trials=0), r'search\.num_startup_trials'),
+    (sampled('BayesianSearch', batch_size=0), r'search\.batch_size'),
+    (sampled('SuccessiveHalvingSearch', reduction_factor=1), r'search\.reduction_factor: .*>= 2, got 1'),
+    (sampled('SuccessiveHalvingSearch', num_trials=8), r'search\.num_trials: must be at least 9, .*3 rungs .*got 8'),
+    (sampled('SuccessiveHalvingSearch', schedule_fractions=(0.5, 0.5, 1)), r'search\.schedule_fractions: .*that rise'),
+    (sampled('SuccessiveHalvingSearch', schedule_fractions=()), r'search\.schedule_fractions'),
     (None, r'search: the config needs a block'),
 ]
 

@@ -30,7 +30,7 @@ def toy_toolbox(monkeypatch):
 def make_trial(tmp_path):
     """Write the folder of a trial at lr 0.4 and alpha 2, with options; return it."""
 
-    def make(attempt=1, name='trial', metric='accuracy/top1', alpha_keys=(ALPHA,), **options):
+    def make(attempt=1, name='trial', metric='accuracy/top1', alpha_keys=(ALPHA,), weight_decay=None, **options):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         problem = load_problem(
@@ -42,6 +42,7 @@ def make_trial(tmp_path):
         cfg.work_dir = str(folder / 'run')
         (folder / 'config.py').write_text(cfg.pretty_text)
         task = dict(key='grid-01', lr=0.4, alpha=2.0, attempt=attempt, fingerprint='f')
+        task.update(weight_decay=weight_decay)
         task.update(metric=metric, rule='greater', select='last', alpha_keys=list(alpha_keys))
         (folder / 'spec.json').write_text(json.dumps(task))
         return folder
@@ -78,6 +79,14 @@ def test_t11_the_result_proves_what_was_built(make_trial):
         (
             dict(optim_wrapper__paramwise_cfg=dict(custom_keys={'': dict(lr_mult=0.5)})),
             r'asks for lr 0\.4, but the built optimizer has \[0\.2\]',
+        ),
+        (
+            dict(
+                weight_decay=1e-4,
+                optim_wrapper__optimizer__weight_decay=1e-4,
+                optim_wrapper__paramwise_cfg=dict(custom_keys={'': dict(decay_mult=0.0)}),
+            ),
+            r'asks for weight decay 0\.0001, but the trained parameters of the built optimizer have \[0\.0\]',
         ),
         (dict(alpha_keys=['model.body.alpha']), "the built Linear has no attribute 'alpha'"),
         (dict(metric='accuracy/top5'), "does not report 'accuracy/top5'; it reports 'accuracy/top1'"),

@@ -23,4 +23,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=3, begin=1, end=4),
 ]
 default_hooks = dict(checkpoint=dict(type='CheckpointHook', interval=1))
-search = dict(type='GridSearch', lrs=[0.05, 0.4], alphas=[2.0])
+search = dict(type='GridSearch', backoff_s=0, lrs=[0.05, 0.4], alphas=[2.0])

@@ -1,0 +1,117 @@
+"""What the ``search`` blocks of all methods share, as checked, frozen data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from mmfixnorm.search import checks
+from mmfixnorm.search.executor_settings import ExecutorSettings, parse_executor
+from mmfixnorm.search.values import TUNED
+
+#: Settings that say how trials are executed, not what they are: changing them never changes a
+#: result, so a search may be resumed with other values.
+EXECUTION_KEYS = frozenset({'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s'})
+
+
+@dataclass(frozen=True)
+class SearchSettings(ABC):
+    """What every kind of search shares.
+
+    Args:
+        metric (str): Name of the number to tune for, as the config's ``val_evaluator`` reports it.
+        rule (str): ``'greater'`` or ``'less'``: which values of the metric are better.
+        select (str): ``'last'`` takes the metric at the end of training, ``'best'`` the best
+            validation of the training.
+        lr_key (str or list[str]): Where the learning rate is in the config.
+        alpha_key (str or list[str]): Where alpha is in the config.
+        seed (int, optional): Written to ``randomness.seed`` of every trial; None leaves the
+            config's own.
+        workers (int): Trials that run at the same time.
+        max_attempts (int): Attempts at a trial whose process fails, in one run of the command.
+        timeout_s (float, optional): Wall-clock limit of one attempt, in seconds.
+        keep_weights (str): ``'winner'`` deletes the checkpoints of a finished trial unless it is
+            the best one so far, ``'all'`` deletes none.
+        executor (str or dict): What runs the trials: ``'local'``, ``'slurm'`` or ``'manual'``, or a
+            dict with one of them as ``type`` and its settings, see :mod:`.executor_settings`.
+        backoff_s (float): After its k-th failure a trial waits ``min(60, 2**k)`` times this, in
+            seconds, while others go on.
+    """
+
+    kind: ClassVar[str]
+
+    metric: str = 'accuracy/top1'
+    rule: str = 'greater'
+    select: str = 'last'
+    lr_key: str | tuple[str, ...] = 'optim_wrapper.optimizer.lr'
+    alpha_key: str | tuple[str, ...] = 'model.head.alpha'
+    seed: int | None = 0
+    workers: int = 1
+    max_attempts: int = 3
+    timeout_s: float | None = None
+    keep_weights: str = 'winner'
+    executor: str | Mapping[str, Any] | ExecutorSettings = 'local'
+    backoff_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.metric, str) or not self.metric:
+            raise checks.fail('metric', 'the name of a metric', self.metric)
+        checks.one_of('rule', self.rule, ('greater', 'less'))
+        checks.one_of('select', self.select, ('last', 'best'))
+        checks.one_of('keep_weights', self.keep_weights, ('winner', 'all'))
+        self._set('lr_key', checks.dotted_keys('lr_key', self.lr_key, 'optim_wrapper'))
+        self._set('alpha_key', checks.dotted_keys('alpha_key', self.alpha_key, 'model'))
+        if self.seed is not None:
+            checks.integer('seed', self.seed, at_least=0)
+        checks.integer('workers', self.workers, at_least=1)
+        checks.integer('max_attempts', self.max_attempts, at_least=1)
+        if self.timeout_s is not None:
+            self._set('timeout_s', checks.positive('timeout_s', self.timeout_s))
+        self._set('executor', parse_executor(self.executor))
+        rule = 'a finite number >= 0'
+        if checks.finite('backoff_s', self.backoff_s, rule) < 0:
+            raise checks.fail('backoff_s', rule, self.backoff_s)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen for everybody else
+
+    @property
+    def lr_keys(self) -> tuple[str, ...]:
+        """Dotted keys that get the learning rate."""
+        return checks.dotted_keys('lr_key', self.lr_key, 'optim_wrapper')
+
+    @property
+    def alpha_keys(self) -> tuple[str, ...]:
+        """Dotted keys that get alpha; empty when this search does not tune it."""
+        return checks.dotted_keys('alpha_key', self.alpha_key, 'model')
+
+    @property
+    def weight_decay_keys(self) -> tuple[str, ...]:
+        """Dotted keys that get the weight decay; empty when this search does not tune it."""
+        return ()
+
+    @property
+    def tuned_keys(self) -> dict[str, tuple[str, ...]]:
+        """The numbers that this search tunes, each with its dotted keys."""
+        keys = {name: getattr(self, f'{name}_keys') for name in TUNED}
+        return {name: of_name for name, of_name in keys.items() if of_name}
+
+    @property
+    def executor_settings(self) -> ExecutorSettings:
+        """What runs the trials."""
+        return parse_executor(self.executor)
+
+    @property
+    @abstractmethod
+    def fractions(self) -> tuple[float, ...]:
+        """The lengths asked for, as fractions of the config's own schedule, rising."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides what the trials are, as plain data."""
+        values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
+        processes = self.executor_settings.processes
+        if processes > 1:  # each has the config's batch size, so all of them have another one
+            values['executor.gpus_per_trial'] = processes
+        return {'type': self.kind, **values}

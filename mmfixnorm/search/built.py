@@ -1,0 +1,92 @@
+"""What was built, read back: the proof that the numbers of a trial took effect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+
+from mmfixnorm.errors import ConfigError
+
+
+def _groups(optim_wrapper: Any) -> list[dict[str, Any]]:
+    wrappers = getattr(optim_wrapper, 'optim_wrappers', None)  # of an OptimWrapperDict
+    # The optimizers' own groups: a wrapper's `param_groups` can hold one more, the settings from
+    # which a constructor with paramwise_cfg started.
+    optimizers = [w.optimizer for w in (wrappers or {'': optim_wrapper}).values()]
+    return [group for optimizer in optimizers for group in optimizer.param_groups]
+
+
+def built_lrs(optim_wrapper: Any) -> list[float]:
+    """The learning rates that the parameter groups start from, rising."""
+    # A scheduler has set `lr` already and keeps what it was in `initial_lr`.
+    return sorted({float(group.get('initial_lr', group['lr'])) for group in _groups(optim_wrapper)})
+
+
+def built_weight_decays(optim_wrapper: Any) -> list[float]:
+    """The weight decays of the parameter groups that are trained, rising."""
+    # A group of frozen parameters alone proves nothing: its weight decay is never applied.
+    trained = [g for g in _groups(optim_wrapper) if any(p.requires_grad for p in g['params'])]
+    return sorted({float(group['weight_decay']) for group in trained if 'weight_decay' in group})
+
+
+def built_value(model: Any, key: str) -> float:
+    """Follow a config key such as ``model.head.alpha`` on the built model.
+
+    Raises:
+        ConfigError: The model has no such attribute.
+    """
+    node = model.module if is_model_wrapper(model) else model
+    for name in key.split('.')[1:]:
+        if name.isdigit():
+            node = node[int(name)]
+        elif hasattr(node, name):
+            node = getattr(node, name)
+        else:
+            raise ConfigError(
+                f'search.alpha_key: {key!r} cannot be read back: the built '
+                f'{type(node).__name__} has no attribute {name!r}; use a layer that has it '
+                '(FixNormLinearClsHead has alpha), or tune the learning rate alone'
+            )
+    return float(node)
+
+
+def _is_among(value: float, built: Sequence[float]) -> bool:
+    return any(math.isclose(b, value, rel_tol=1e-6) for b in built)
+
+
+def check_built(
+    task: Mapping[str, Any], lrs: Sequence[float], alphas: Sequence[float], weight_decays: Sequence[float]
+) -> None:
+    """Check that the values of a trial took effect.
+
+    Args:
+        task (Mapping): The content of ``spec.json``.
+        lrs (Sequence[float]): Of the built groups; one of them must have that of the trial.
+        alphas (Sequence[float]): Of the built layers; each must have that of the trial.
+        weight_decays (Sequence[float]): Of the built groups that are trained; one must have that of
+            the trial, as paramwise_cfg takes it from some.
+
+    Raises:
+        ConfigError: They did not.
+    """
+    if not _is_among(task['lr'], lrs):
+        raise ConfigError(
+            f'search.lr_key: the trial asks for lr {task["lr"]:g}, but the built optimizer has '
+            f'{lrs}; something else sets it (auto_scale_lr? lr_mult for every parameter?)'
+        )
+    weight_decay = task.get('weight_decay')
+    if weight_decay is not None and not _is_among(weight_decay, weight_decays):
+        raise ConfigError(
+            f'search.weight_decay_key: the trial asks for weight decay {weight_decay:g}, but the trained parameters '
+            f'of the built optimizer have {list(weight_decays)}; something else sets it (paramwise_cfg with '
+            'decay_mult=0 for every parameter? a FixNorm set, which has none?)'
+        )
+    for key, alpha in zip(task['alpha_keys'], alphas, strict=True):
+        if not math.isclose(alpha, task['alpha'], rel_tol=1e-6):
+            raise ConfigError(
+                f'search.alpha_key: the trial asks for alpha {task["alpha"]:g}, but {key} of the '
+                f'built model is {alpha:g}; something else sets it'
+            )
