@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mmfixnorm.core.norm_fixing import tensor_norm
+from mmfixnorm.core.norm_fixing import compute_dtype, tensor_norm
 
 __all__ = [
     'FixNormConv2d',
@@ -134,8 +134,7 @@ class WeightNormalized(nn.Module):
 
     @property
     def _compute_dtype(self) -> torch.dtype:
-        # Not torch.promote_types, which torch 2.1 cannot compile.
-        return torch.float64 if self.weight.dtype == torch.float64 else torch.float32
+        return compute_dtype(self.weight.dtype)
 
     def _weight_norm(self) -> Tensor:
         return tensor_norm(self.weight).to(self._compute_dtype)

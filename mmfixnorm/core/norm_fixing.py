@@ -57,9 +57,14 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
 _ROW = 1024
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32, or float64 for that. Not torch.promote_types, which torch 2.1 cannot compile."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def tensor_norm(tensor: Tensor) -> Tensor:
     """L2 norm of one tensor: 0-d, in float32 or better, with a gradient."""
-    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    dtype = compute_dtype(tensor.dtype)
     if tensor.device.type != 'cpu' or tensor.numel() <= _ROW or tensor.dtype == torch.float64:
         return torch.linalg.vector_norm(tensor, dtype=dtype)
     # On the CPU torch adds a whole tensor up in float32 one after the other: 4e-4 off for two million equal
@@ -80,7 +85,7 @@ def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     for tensor in tensors:
         groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     for (device, dtype), group in groups.items():
-        torch._foreach_mul_(group, factor.to(device, torch.promote_types(dtype, torch.float32)))
+        torch._foreach_mul_(group, factor.to(device, compute_dtype(dtype)))
 
 
 def norm_fixing_parameters(
