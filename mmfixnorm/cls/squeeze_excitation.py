@@ -22,10 +22,10 @@ from mmfixnorm.core.layers import WNConv2d, exchange_
 
 _BN = dict(type='BN')
 _SWISH = dict(type='SiLU')
-_INIT = (
+_INIT: list[dict[str, Any]] = [
     dict(type='Kaiming', layer=['Conv2d']),
     dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-)
+]
 
 
 @MODELS.register_module()
