@@ -15,7 +15,7 @@ HEADLESS := $(PIP) --no-deps --force-reinstall opencv-python-headless
 DEMO_CONFIG := configs/digits/resnet8_fixnorm_1xb64-20e_digits.py
 DEMO_REPORT := work_dirs/resnet8_fixnorm_1xb64-20e_digits_search/report.html
 
-.PHONY: demo test lint types dist clean
+.PHONY: demo test lint types docs dist clean
 
 demo: $(VENV)/cls data/digits
 	$(BIN)/python tools/fixnorm_search.py run $(DEMO_CONFIG) --workers 2
@@ -33,6 +33,9 @@ lint: $(VENV)/dev
 types: $(VENV)/dev
 	$(BIN)/mypy
 
+docs: $(VENV)/all
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+
 dist: $(VENV)/dev
 	$(BIN)/python -m build --no-isolation
 
@@ -40,7 +43,7 @@ data/digits: | $(VENV)/cls
 	$(BIN)/python tools/dataset_converters/digits.py --out $@
 
 # The environment, in three steps; each leaves a stamp.
-$(VENV)/cls: $(filter-out %/test.txt %/onedl.txt %/analysis.txt %/peers.txt,$(wildcard requirements/*.txt)) setup.py
+$(VENV)/cls: $(filter-out %/test.txt %/onedl.txt %/analysis.txt %/peers.txt %/docs.txt,$(wildcard requirements/*.txt)) setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements/build.txt
 	$(PIP) -r requirements/torch.txt

@@ -6,6 +6,7 @@ _base_ = [
     './sgd.py',
 ]
 
+model = dict(backbone=dict(base_channels=8), head=dict(in_channels=32))
 half = dict(type='Resize', scale=16)
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -19,12 +20,12 @@ train_dataloader = dict(batch_size=32, num_workers=0, dataset=dict(subset=100, p
 val_dataloader = dict(num_workers=0, dataset=dict(pipeline=test_pipeline))
 
 # Linear warm-up of 1 epoch, then one cosine cycle; validated at the end alone.
-train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=20)
+train_cfg = dict(by_epoch=True, max_epochs=15, val_interval=15)
 val_cfg = dict()
 test_cfg = dict()
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=1, by_epoch=True, convert_to_iter_based=True),
-    dict(type='CosineAnnealingLR', begin=1, end=20, T_max=19, by_epoch=True, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', begin=1, end=15, T_max=14, by_epoch=True, convert_to_iter_based=True),
 ]
-default_hooks = dict(checkpoint=dict(interval=20))
+default_hooks = dict(checkpoint=dict(interval=15))
 custom_hooks = []  # what they would tell is not asked for

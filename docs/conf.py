@@ -1,0 +1,23 @@
+"""Sphinx settings: ``make docs`` builds the site into ``docs/_build``; a warning is an error."""
+
+from pathlib import Path
+
+scope: dict[str, str] = {}
+exec((Path(__file__).parents[1] / 'mmfixnorm/version.py').read_text(), scope)
+
+project = 'mmfixnorm'
+author = 'mmfixnorm maintainers'
+version = release = scope['__version__']
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.mathjax']
+myst_enable_extensions = ['dollarmath', 'amsmath']
+myst_heading_anchors = 3
+exclude_patterns = ['_build']
+
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'description'
+autodoc_default_options = {'members': True, 'show-inheritance': True}
+napoleon_numpy_docstring = False
+
+html_theme = 'alabaster'
+html_theme_options = {'description': 'Training without weight decay', 'page_width': '1080px'}
