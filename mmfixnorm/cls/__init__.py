@@ -11,6 +11,7 @@ except ImportError as err:
 from mmfixnorm.cls.backbones import MobileNetV2CIFAR, ThinResNetCIFAR
 from mmfixnorm.cls.datasets import SubsetCustomDataset
 from mmfixnorm.cls.heads import FixNormLinearClsHead, WNLinearClsHead
+from mmfixnorm.cls.in_memory import BatchRandomCrop, BatchRandomFlip, InMemoryDataset
 from mmfixnorm.cls.necks import GlobalAveragePoolingDropout
 from mmfixnorm.cls.squeeze_excitation import (
     SEMobileNetV2,
@@ -21,8 +22,11 @@ from mmfixnorm.cls.squeeze_excitation import (
 )
 
 __all__ = [
+    'BatchRandomCrop',
+    'BatchRandomFlip',
     'FixNormLinearClsHead',
     'GlobalAveragePoolingDropout',
+    'InMemoryDataset',
     'MobileNetV2CIFAR',
     'SEMobileNetV2',
     'SEResNetV1d',

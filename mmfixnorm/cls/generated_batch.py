@@ -1,0 +1,33 @@
+"""A batch of random images and labels for any classifier of mmpretrain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmpretrain.structures import DataSample
+from torch import nn
+
+__all__ = ['IMAGES', 'SIZE', 'generate_batch']
+
+IMAGES, SIZE = 4, 224
+
+
+def generate_batch(
+    model: nn.Module, *, images: int, size: tuple[int, int], dtype: torch.dtype, seed: int
+) -> dict[str, Any]:
+    """A batch as a data loader gives it, before the model's data preprocessor.
+
+    Args:
+        model (nn.Module): A classifier; the number of classes is read from its head.
+        images (int): How many.
+        size (tuple[int, int]): Height and width in pixels.
+        dtype (torch.dtype): Not used: images are uint8 and labels integers.
+        seed (int): Of images and labels.
+    """
+    del dtype
+    generator = torch.Generator().manual_seed(seed)
+    classes = getattr(getattr(model, 'head', None), 'num_classes', None) or 2
+    labels = torch.randint(classes, (images,), generator=generator).tolist()
+    pixels = torch.randint(256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    return dict(inputs=[*pixels], data_samples=[DataSample().set_gt_label(label) for label in labels])
