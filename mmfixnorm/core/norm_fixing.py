@@ -6,13 +6,21 @@ import math
 import re
 import types
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
+
+from mmfixnorm.core.sharding import (
+    local_part,
+    mark_shards_,
+    refuse_deepspeed,
+    shard_key,
+    sum_over_shards_,
+)
 
 __all__ = [
     'FLAG',
@@ -39,14 +47,26 @@ positions. A flag on the group survives what replaces optimizers and tensors (co
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     """L2 norm of all tensors taken as one vector: a 0-d float64 tensor (float32 on MPS) on the first's device.
 
-    No host synchronisation. Sums in float32 or better, whatever the dtype of the tensors.
+    No host synchronisation. Sums in float32 or better, whatever the dtype of the tensors. Of sharded tensors each
+    process measures its part; then it takes one all-reduce of a scalar for each way of sharding.
 
     Raises:
-        ValueError: If there are no tensors.
+        ValueError: If there are no tensors, or if one is a shard of FSDP that :func:`mark_shards_` has not seen.
     """
     if not tensors:
         raise ValueError('the norm of no tensors is asked for; the norm-fixing set is empty')
     device = tensors[0].device
+    alike: dict[Hashable, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault(shard_key(tensor), []).append(local_part(tensor))
+    norms = [
+        _local_norm(parts, device) if key is None else sum_over_shards_(_local_norm(parts, device) ** 2, key).sqrt()
+        for key, parts in alike.items()
+    ]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def _local_norm(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
     fast = [t for t in tensors if t.device.type != 'cpu' and t.dtype == torch.float32]
     norms = list(torch._foreach_norm(fast)) if fast else []
     norms += [tensor_norm(t) for t in tensors if t.device.type == 'cpu' or t.dtype != torch.float32]
@@ -82,7 +102,7 @@ def tensor_norm(tensor: Tensor) -> Tensor:
 def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
     """Multiply all tensors in place by a 0-d tensor, without a host synchronisation."""
     groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
+    for tensor in map(local_part, tensors):
         groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     for (device, dtype), group in groups.items():
         torch._foreach_mul_(group, factor.to(device, compute_dtype(dtype)))
@@ -166,19 +186,24 @@ class NormAnchor:
     what is left of the target, so that the norm of the whole set stays.
 
     Args:
-        target (float, optional): The norm to keep. Defaults to None: the norm before the first step.
+        target (float | str, optional): The norm to keep. ``'loaded'`` or None: the norm before the first step;
+            ``'init'``: the norm at the call of :meth:`take_init_norm`, before a checkpoint is loaded. Defaults to None.
 
     Raises:
-        ValueError: If the target is not finite and > 0.
+        ValueError: If the target is neither of the two names nor finite and > 0.
     """
 
     per = 'set'
     """Whose norm is kept: that of all tensors as one vector."""
 
-    def __init__(self, target: float | None = None) -> None:
-        if target is not None and not (math.isfinite(target) and target > 0):
+    def __init__(self, target: float | str | None = None) -> None:
+        if isinstance(target, str):
+            if target not in ('init', 'loaded'):
+                raise ValueError(f"target must be 'init', 'loaded' or a number, got {target!r}")
+        elif target is not None and not (math.isfinite(target) and target > 0):
             raise ValueError(f'target must be finite and > 0 (None = norm at the start), got {target!r}')
-        self.target = target
+        self.wants_init_norm = target == 'init'
+        self.target = None if isinstance(target, str) else target
         self._size: tuple[int, int] | None = None
         self._optimizer: Optimizer | None = None
         self._handles: list[Any] = []
@@ -190,6 +215,15 @@ class NormAnchor:
         self.remove()
         self._handles = add_step_hooks(optimizer, self._capture, self._hold_)
         self._optimizer = optimizer
+
+    def take_init_norm(self, tensors: Sequence[Tensor]) -> None:
+        """With ``target='init'``: keep the norm that these weights have now. Later calls do nothing.
+
+        Weights that turn out to be unused at the first step are part of it.
+        """
+        if self.wants_init_norm:
+            self.target = starting_norm(tensors)
+            self.wants_init_norm = False
 
     def remove(self) -> None:
         """Take the hooks out of the optimizer again."""
@@ -222,7 +256,7 @@ class NormAnchor:
                     *size, *_size(flagged(optimizer))
                 )
             )
-        self.target, self._size = state_dict['target'], size
+        self.target, self._size, self.wants_init_norm = state_dict['target'], size, False
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of an optimizer lose its step hooks, so a copied anchor is not installed.
@@ -232,9 +266,9 @@ class NormAnchor:
         if self._size is not None:
             return
         for group in optimizer.param_groups:
-            group[FLAG] = [
-                i for i in _positions(group) if group['params'][i].requires_grad and group['params'][i].grad is not None
-            ]
+            used = [i for i in _positions(group) if _is_used(group['params'][i])]
+            if len(used) < len(_positions(group)):
+                group[FLAG] = used
         tensors = flagged(optimizer)
         self._take_targets(tensors)
         self._size = _size(tensors)
@@ -313,8 +347,18 @@ def _keep_step_hooks(optimizer: Optimizer) -> None:
     optimizer.step = types.MethodType(hooked, optimizer)  # type: ignore[method-assign]
 
 
+def _is_used(tensor: Tensor) -> bool:
+    # A process that holds nothing of a sharded tensor has no gradient of it.
+    return tensor.requires_grad and (tensor.grad is not None or tensor.numel() == 0)
+
+
 def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
-    return len(tensors), sum(t.numel() for t in tensors)
+    """Number of tensors and of their elements, of all processes that share them."""
+    elements: dict[Hashable, int] = {}
+    for tensor in tensors:
+        elements[shard_key(tensor)] = elements.get(shard_key(tensor), 0) + local_part(tensor).numel()
+    sums = [sum_over_shards_(torch.tensor(number, device=tensors[0].device), key) for key, number in elements.items()]
+    return len(tensors), sum(int(number) for number in sums)
 
 
 def fix_norm(
@@ -323,22 +367,24 @@ def fix_norm(
     params: Iterable[Tensor] | None = None,
     model: nn.Module | None = None,
     exclude: Sequence[str] = (),
-    target: float | None = None,
+    target: float | str | None = None,
 ) -> NormAnchor:
     """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` does it.
 
     Args:
-        optimizer (Optimizer): Any optimizer of torch's interface.
+        optimizer (Optimizer): Any optimizer of torch's interface; not one of DeepSpeed's ZeRO.
         params (Iterable[Tensor], optional): The norm-fixing set.
         model (nn.Module, optional): Instead of ``params``: all its conv and linear weights.
         exclude (Sequence[str]): With ``model``, regular expressions of weight names to leave out.
-        target (float, optional): The norm to keep. Defaults to None: the norm before the first step.
+        target (float | str, optional): The norm to keep; ``'init'`` for the norm now, ``'loaded'`` or None for
+            that before the first step. Defaults to None.
 
     Returns:
         NormAnchor: Holds the target; save its ``state_dict()`` with the optimizer's.
 
     Raises:
-        ValueError: If the set is empty, not wholly in the optimizer, or given twice or not at all.
+        ValueError: If the set is empty, not wholly in the optimizer, or given twice or not at all, or if the weights
+            are sharded in a way that hides them (FSDP without original parameters, DeepSpeed ZeRO).
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
@@ -349,14 +395,18 @@ def fix_norm(
         >>> abs(model[0].weight.norm().item() / anchor.target - 1) < 1e-6
         True
     """
+    refuse_deepspeed(optimizer)
     if (params is None) == (model is None):
         raise ValueError('give either params=... or model=...')
     if params is None:
         assert model is not None
+        mark_shards_(model)
         params = norm_fixing_parameters(model, exclude=exclude).values()
+    params = list(params)
     flag_(optimizer, params)
     warn_of_decay(optimizer)
     anchor = NormAnchor(target)
+    anchor.take_init_norm(params)
     anchor.install(optimizer)
     return anchor
 

@@ -11,6 +11,7 @@ from mmfixnorm.engine.fix_norm_hook import FixNormHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
 from mmfixnorm.engine.scale_init_hook import ScaleInitHook
+from mmfixnorm.engine.swap import build_swapped_model
 from mmfixnorm.engine.weight_norm_hook import WeightNormHook
 
 # The root registry is the one that `conv_cfg=dict(type='WNConv2d')` of every toolbox falls back to.
@@ -28,4 +29,5 @@ __all__ = [
     'FixNormOptimWrapperConstructor',
     'ScaleInitHook',
     'WeightNormHook',
+    'build_swapped_model',
 ]

@@ -12,8 +12,9 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmfixnorm.core.layers import fill_scales_
 from mmfixnorm.core.norm_fixing import NormAnchor, flag_, norm_fixing_parameters, warn_of_decay
+from mmfixnorm.core.sharding import mark_shards_
+from mmfixnorm.engine.scale_init_hook import fill_scales
 from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
 from mmfixnorm.errors import ConfigError
 
@@ -31,20 +32,26 @@ class FixNormHook(Hook):
     Args:
         fc (bool): Whether FC weights belong to the set; ``False`` for Algorithm 1. Defaults to True.
         exclude (Sequence[str]): Regular expressions of weight names to leave out. Defaults to none.
-        target (float, optional): The norm to keep. Defaults to None: the norm before the first step.
+        target (float | str, optional): The norm to keep, see :class:`FixNormOptimWrapper`. Defaults to None.
 
     Raises:
-        ConfigError: If the set is empty, or on resume from a checkpoint without norm fixing or of another set.
+        ConfigError: If the target is not one of those, if the set is empty, or on resume from a checkpoint without
+            norm fixing or of another set.
     """
 
-    def __init__(self, fc: bool = True, exclude: Sequence[str] = (), target: float | None = None) -> None:
+    def __init__(self, fc: bool = True, exclude: Sequence[str] = (), target: float | str | None = None) -> None:
         self.fc = fc
         self.exclude = exclude
-        self.anchor = NormAnchor(target)
+        try:
+            self.anchor = NormAnchor(target)
+        except ValueError as err:
+            raise ConfigError(f'FixNormHook.{err}') from err
         self._resumed: dict[str, Any] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not runner._resume:
+        if not runner._resume:  # the model has not taken the weights of the checkpoint yet
+            if self.anchor.wants_init_norm:
+                self.anchor.take_init_norm([*self._set(unwrapped_model(runner)).values()])
             return
         if 'fix_norm' not in checkpoint:
             raise ConfigError(
@@ -60,10 +67,12 @@ class FixNormHook(Hook):
                 f"optim_wrapper.type='{type(runner.optim_wrapper).__name__}'; remove one of them"
             )
         model, optimizer = unwrapped_model(runner), optimizer_of(runner)
+        if self._resumed is None:
+            fill_scales(runner.model)
         try:
+            mark_shards_(runner.model)
             if self._resumed is None:
-                fill_scales_(model)
-                in_set = norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude)
+                in_set = self._set(model)
                 flag_(optimizer, in_set.values())
                 warn_of_unfit_weights(model, in_set)
             else:  # the flags came with the optimizer's groups, without what had no gradient at the start
@@ -72,6 +81,9 @@ class FixNormHook(Hook):
             raise ConfigError(f'FixNormHook: {err}') from err
         warn_of_decay(optimizer)
         self.anchor.install(optimizer)
+
+    def _set(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        return norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['fix_norm'] = self.anchor.state_dict()

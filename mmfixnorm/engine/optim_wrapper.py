@@ -11,8 +11,9 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from mmfixnorm.core.layers import fill_scales_
 from mmfixnorm.core.norm_fixing import FLAG, NormAnchor, flagged, global_norm
+from mmfixnorm.core.sharding import shard_key
+from mmfixnorm.engine.scale_init_hook import fill_scales
 from mmfixnorm.errors import ConfigError
 
 
@@ -24,32 +25,50 @@ class NormFixingMixin:
     ``'fix_norm'``; a run is resumed only from a checkpoint that has it.
 
     Args:
-        target (float, optional): The norm to keep. Defaults to None: the norm before the first step, that is
-            after the initialisation and after ``load_from``.
+        target (float | str, optional): The norm to keep: ``'loaded'``, the norm before the first step, after
+            ``load_from`` if there is one; ``'init'``, the norm after the initialisation, to which loaded weights are
+            then brought; or a number. Defaults to None, which is ``'loaded'``.
 
     Raises:
-        ConfigError: If no parameter group is flagged, which is the constructor's job.
+        ConfigError: If the target is none of these, or no parameter group is flagged, which is the constructor's job.
     """
 
     anchor_type: ClassVar[type[NormAnchor]] = NormAnchor
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, *args: Any, target: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, target: float | str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not any(FLAG in group for group in self.optimizer.param_groups):
             raise ConfigError(
                 f'no parameter group is flagged for norm fixing; {type(self).__name__} needs '
                 "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
             )
-        self.anchor = self.anchor_type(target)
+        try:
+            self.anchor = self.anchor_type(target)
+        except ValueError as err:
+            raise ConfigError(f'optim_wrapper.{err}') from err
+
+    def attach(self, model: torch.nn.Module) -> None:
+        """Look at the model that is trained, without its wrapper; called once, by the constructor.
+
+        Raises:
+            ConfigError: With ``target='init'``, if the weights are sharded.
+        """
+        if not self.anchor.wants_init_norm:
+            return
+        if any(shard_key(tensor) is not None for tensor in flagged(self.optimizer)):
+            raise ConfigError("optim_wrapper.target='init' does not work with sharded weights; give the norm itself")
+
+        # Runs before anything is loaded, whoever loads; a plain function, which copies of the model share.
+        def before_loading(*args: Any) -> None:
+            self.anchor.take_init_norm(flagged(self.optimizer))
+
+        model._register_load_state_dict_pre_hook(before_loading)
 
     def initialize_count_status(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         # The runner's last call before the loop: weights are initialised and loaded.
         super().initialize_count_status(model, *args, **kwargs)  # type: ignore[misc]
-        try:
-            fill_scales_(model)
-        except ValueError as err:
-            raise ConfigError(f'model: {err}') from err
+        fill_scales(model)
 
     def step(self, **kwargs: Any) -> None:
         self.anchor.install(self.optimizer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,6 +13,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import FLAG, norm_fixing_parameters
+from mmfixnorm.core.sharding import mark_shards_
+from mmfixnorm.engine.optim_wrapper import NormFixingMixin
+from mmfixnorm.engine.scale_init_hook import fill_scales
 from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
 from mmfixnorm.errors import ConfigError
 
@@ -47,6 +50,19 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """
 
     paramwise_cfg: dict[str, Any]
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        try:
+            mark_shards_(model)
+        except ValueError as err:
+            raise ConfigError(str(err)) from err
+        inner = getattr(model, 'module', model)
+        if getattr(inner, 'is_init', False):  # FlexibleRunner builds the optimizer after the initialisation
+            fill_scales(model)
+        optim_wrapper = super().__call__(model)
+        if isinstance(optim_wrapper, NormFixingMixin):
+            optim_wrapper.attach(inner)
+        return optim_wrapper
 
     def _validate_cfg(self) -> None:
         cfg = self.paramwise_cfg

@@ -5,10 +5,24 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
 from mmfixnorm.core.layers import fill_scales_
-from mmfixnorm.engine.fix_norm_hook import unwrapped_model
+from mmfixnorm.core.sharding import whole_parameters
 from mmfixnorm.errors import ConfigError
+
+
+def fill_scales(model: nn.Module) -> None:
+    """:func:`fill_scales_` for a model of a run, which may be sharded.
+
+    Raises:
+        ConfigError: If a weight is all zero or not finite.
+    """
+    try:
+        with whole_parameters(model):
+            fill_scales_(model)
+    except ValueError as err:
+        raise ConfigError(f'model: {err}') from err
 
 
 @HOOKS.register_module()
@@ -25,7 +39,4 @@ class ScaleInitHook(Hook):
     priority = 'VERY_HIGH'  # before any hook that reads or copies the scales
 
     def before_train(self, runner: Runner) -> None:
-        try:
-            fill_scales_(unwrapped_model(runner))
-        except ValueError as err:
-            raise ConfigError(f'model: {err}') from err
+        fill_scales(runner.model)

@@ -485,3 +485,10 @@ def test_step_has_no_host_synchronisation_after_the_first():
         optimizer.step()
     with pytest.raises(AssertionError, match='host sync'), NoHostSync():
         global_norm(flagged(optimizer)).item()
+
+
+def test_an_optimizer_of_deepspeed_is_refused():
+    model = nn.Linear(2, 2)
+    kind = type('DeepSpeedZeroOptimizer', (torch.optim.SGD,), {'__module__': 'deepspeed.runtime.zero.stage_1_and_2'})
+    with pytest.raises(ValueError, match='does not work with DeepSpeedZeroOptimizer of DeepSpeed'):
+        fix_norm(kind(model.parameters(), lr=0.1), model=model)

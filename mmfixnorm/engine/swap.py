@@ -1,0 +1,144 @@
+"""Layers exchanged while a model is built, for models that no config key gives other layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WeightNormalized, WNConv2d, WNLinear, exchange_
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.swap_block import MODEL_TYPE
+
+__all__ = ['SwappedLayers', 'build_swapped_model', 'is_plain_layer', 'swap_']
+
+_TYPES: dict[str, type[WeightNormalized]] = {
+    layer.__name__: layer for layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d)
+}
+# mmcv's wrappers differ from torch's layers for old versions of torch only.
+_PLAIN = (
+    'torch.nn.modules.linear.Linear',
+    'torch.nn.modules.conv.Conv2d',
+    'mmcv.cnn.bricks.wrappers.Linear',
+    'mmcv.cnn.bricks.wrappers.Conv2d',
+)
+
+
+@dataclass
+class SwappedLayers:
+    """What was exchanged in a model, kept as its attribute ``fixnorm``.
+
+    Attributes:
+        layers: The new layers by the name of the module.
+    """
+
+    layers: dict[str, WeightNormalized]
+
+    @property
+    def alpha(self) -> float:
+        """The bound that the layers have: how a search proves that its alpha took effect.
+
+        Raises:
+            ConfigError: If no layer has one, or if they have different ones.
+        """
+        alphas = {layer.alpha for layer in self.layers.values() if isinstance(layer, (FixNormLinear, FixNormConv2d))}
+        if len(alphas) != 1:
+            raise ConfigError(f'model.fixnorm.alpha: the layers swapped in have the bounds {sorted(alphas)}, not one')
+        return alphas.pop()
+
+
+@MODELS.register_module(MODEL_TYPE)
+def build_swapped_model(*, fixnorm: Mapping[str, Any], **model: Any) -> nn.Module:
+    """Build a model and exchange layers of it, before anything wraps it or takes its parameters.
+
+    To be used as ``type`` of the model, so that it acts wherever a model is built from a config: by the Runner of
+    any toolbox's own tools, for training, testing and test-time augmentation, and by ``init_detector`` and the like.
+    All other keys of the model stay where they are. The new layers take over the tensors of the plain ones, draw no
+    random numbers, and compute the same, below the bound.
+
+    Args:
+        fixnorm (dict): With
+
+            - ``plain_type`` (str): The ``type`` of the model.
+            - ``swap`` (dict): Paths of layers to what comes in their place, ``'WNLinear'``, ``'WNConv2d'``,
+              ``'FixNormLinear'``, ``'FixNormConv2d'``, or a dict with ``type`` and ``alpha``. A path is a regular
+              expression for the whole name as in ``named_modules()``. Of the layers that it matches, those of the
+              right kind are exchanged.
+            - ``alpha`` (float, optional): Bound of the FixNorm layers that name none.
+        **model: The config of the model, without its ``type``.
+
+    Raises:
+        ConfigError: If a key or type is unknown, a path matches no plain layer of its kind, two paths match the
+            same layer, or a FixNorm layer has no ``alpha``.
+
+    Example of a config:
+        >>> model = dict(
+        ...     type='FixNormModel',
+        ...     fixnorm=dict(
+        ...         plain_type='ImageClassifier',
+        ...         alpha=1.0,
+        ...         swap={'head.fc': 'FixNormLinear', r'backbone\\..*\\.se_layer\\..*': 'WNConv2d'}))
+    """
+    if unknown := sorted(set(fixnorm) - {'plain_type', 'swap', 'alpha'}):
+        raise ConfigError(f'model.fixnorm: takes plain_type, swap and alpha, got {unknown}')
+    for key in ('plain_type', 'swap'):
+        if not fixnorm.get(key):
+            raise ConfigError(f'model.fixnorm.{key}: must be set, got {fixnorm.get(key)!r}')
+    built = MODELS.build(dict(model, type=fixnorm['plain_type']))
+    built.fixnorm = swap_(built, fixnorm['swap'], alpha=fixnorm.get('alpha'))
+    return built
+
+
+def swap_(model: nn.Module, swap: Mapping[str, Any], *, alpha: float | None = None) -> SwappedLayers:
+    """Exchange layers of ``model`` by path, in place; see :func:`build_swapped_model`."""
+    chosen: dict[str, tuple[str, WeightNormalized]] = {}
+    new: dict[nn.Module, WeightNormalized] = {}
+    modules = dict(model.named_modules())
+    for path, spec in swap.items():
+        kind, arguments = _layer_spec(path, spec, alpha)
+        plain = next(base for base in (nn.Linear, nn.Conv2d) if issubclass(kind, base))
+        matched = {name: m for name, m in modules.items() if re.fullmatch(path, name)}
+        layers = {name: m for name, m in matched.items() if isinstance(m, plain)}
+        if not layers:
+            seen = {name: type(m).__name__ for name, m in [*matched.items()][:3]} or 'no module at all'
+            raise ConfigError(f'model.fixnorm.swap[{path!r}]: must match an nn.{plain.__name__}, it matches {seen}')
+        for name, layer in layers.items():
+            if name in chosen:
+                raise ConfigError(f'model.fixnorm.swap: {chosen[name][0]!r} and {path!r} both match {name}')
+            if not is_plain_layer(layer):
+                raise ConfigError(
+                    f'model.fixnorm.swap[{path!r}]: {name} is a {type(layer).__name__}, which computes something of '
+                    f'its own; only nn.{plain.__name__} can be exchanged. Leave its weight out of the set instead: '
+                    'optim_wrapper.paramwise_cfg.exclude'
+                )
+            if layer not in new:  # one module may have several names
+                new[layer] = kind.from_plain(layer, **arguments)
+            chosen[name] = path, new[layer]
+    exchange_(model, new)
+    return SwappedLayers({name: layer for name, (_, layer) in chosen.items()})
+
+
+def is_plain_layer(layer: nn.Module) -> bool:
+    """Whether a layer is exactly torch's linear layer or convolution, so that another may take its place.
+
+    The output projection of ``nn.MultiheadAttention`` is not: the attention uses its weight and never calls it.
+    """
+    return f'{type(layer).__module__}.{type(layer).__name__}' in _PLAIN
+
+
+def _layer_spec(path: str, spec: Any, alpha: float | None) -> tuple[type[WeightNormalized], dict[str, Any]]:
+    arguments = dict(spec) if isinstance(spec, Mapping) else {'type': spec}
+    name = arguments.pop('type', None)
+    if name not in _TYPES:
+        raise ConfigError(f'model.fixnorm.swap[{path!r}]: the type must be one of {sorted(_TYPES)}, got {name!r}')
+    if name.startswith('FixNorm'):
+        arguments.setdefault('alpha', alpha)
+        if arguments['alpha'] is None:
+            raise ConfigError(f'model.fixnorm.swap[{path!r}]: {name} needs alpha, there or in model.fixnorm.alpha')
+    if unknown := sorted(set(arguments) - ({'alpha'} if name.startswith('FixNorm') else set())):
+        raise ConfigError(f'model.fixnorm.swap[{path!r}]: {name} does not take {unknown}')
+    return _TYPES[name], arguments

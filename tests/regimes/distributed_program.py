@@ -1,0 +1,105 @@
+"""Trains under ways of distribution and saves the whole weights of each: ``distributed_program.py OUT REGIME...``."""
+
+import sys
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
+from toy import batches, data_of, net, start_of, wrap
+
+from mmfixnorm.core import fix_norm
+
+
+def step_by_wrapper(model, chunk, wrapper):
+    loss = model(**data_of(chunk), mode='loss')['loss']
+    wrapper.update_params(loss)
+
+
+def step_by_optimizer(model, chunk, optimizer):
+    optimizer.zero_grad()
+    model(**data_of(chunk), mode='loss')['loss'].backward()
+    optimizer.step()
+
+
+def sgd(params):
+    return torch.optim.SGD(params, lr=0.5, momentum=0.9, nesterov=True)
+
+
+def whole(model):
+    return {name: p.full_tensor() if hasattr(p, 'full_tensor') else p.detach() for name, p in model.named_parameters()}
+
+
+def ddp(regime):
+    from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
+
+    plain = net(seed=dist.get_rank())  # DDP hands out the weights of rank 0
+    if regime == 'syncbn':
+        plain = revert_sync_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(plain)).double()
+    model = MMDistributedDataParallel(plain)
+    wrapper = wrap(model)
+    return lambda chunk: model.train_step(data_of(chunk), wrapper), lambda: start_of(plain), wrapper.anchor
+
+
+def fsdp(regime):
+    strategy = dict(
+        fsdp='FULL_SHARD', fsdp_grad_op='SHARD_GRAD_OP', fsdp_hybrid='HYBRID_SHARD', fsdp_no_shard='NO_SHARD'
+    ).get(regime, 'FULL_SHARD')
+    options = dict(
+        sharding_strategy=ShardingStrategy[strategy],
+        use_orig_params=regime != 'fsdp_flat',
+        device_id=torch.device('cpu'),
+    )
+    if strategy == 'HYBRID_SHARD':
+        options['device_mesh'] = dist.init_device_mesh('cpu', (1, 2), mesh_dim_names=('replicate', 'shard'))
+    plain = net()
+    plain.backbone = FullyShardedDataParallel(plain.backbone, **options)  # two units, and so two flat parameters
+    model = FullyShardedDataParallel(plain, **options)
+    wrapper = wrap(model)
+
+    def weights():
+        with FullyShardedDataParallel.summon_full_params(model):
+            return {n.replace('_fsdp_wrapped_module.', ''): p.clone() for n, p in start_of(model).items()}
+
+    return lambda chunk: step_by_wrapper(model, chunk, wrapper), weights, wrapper.anchor
+
+
+def fsdp2(regime):
+    from torch.distributed.fsdp import fully_shard
+
+    shape, names = ((2, 1), ('replicate', 'shard')) if regime == 'fsdp2_replicated' else ((2,), ('shard',))
+    mesh = dist.init_device_mesh('cpu', shape, mesh_dim_names=names)
+    model = net()
+    fully_shard(model.backbone, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    optimizer = sgd(model.parameters())
+    anchor = fix_norm(optimizer, model=model)
+    return lambda chunk: step_by_optimizer(model, chunk, optimizer), lambda: whole(model), anchor
+
+
+def train(regime):
+    builder = next(build for name, build in BUILDERS.items() if regime.startswith(name))
+    rank, world = dist.get_rank(), dist.get_world_size()
+    try:
+        step, weights, anchor = builder(regime)
+        for x, y in batches():
+            step((x.chunk(world)[rank], y.chunk(world)[rank]))
+        return dict(weights=weights(), state=anchor.state_dict())
+    except ValueError as err:
+        return dict(error=str(err))
+
+
+def main(out, *regimes):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', timeout=timedelta(seconds=120))
+    for regime in regimes:
+        torch.save(train(regime), f'{out}/{regime}_{dist.get_rank()}.pth')
+        dist.barrier()
+    dist.destroy_process_group()
+
+
+BUILDERS = {'ddp': ddp, 'syncbn': ddp, 'fsdp2': fsdp2, 'fsdp': fsdp}
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

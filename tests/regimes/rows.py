@@ -1,0 +1,56 @@
+"""The rows of the table in docs/regimes.md; every one is the name of a test's record."""
+
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    regime: str
+    how: str
+    note: str = ''
+
+
+ROWS = {
+    'sgd': Row('SGD, Nesterov momentum', 'optim wrapper'),
+    'sgd_foreach': Row('SGD, foreach', 'optim wrapper'),
+    'sgd_fused': Row('SGD, fused', 'optim wrapper'),
+    'adamw': Row('AdamW', 'optim wrapper'),
+    'rmsprop': Row('RMSprop', 'optim wrapper'),
+    'lamb': Row('LAMB', "optim wrapper, mmpretrain's `Lamb`", 'clips gradients to joint norm 1 by default'),
+    'hook': Row('any optim wrapper', '`FixNormHook`, mmengine Runner'),
+    'fix_norm': Row('plain PyTorch loop', '`mmfixnorm.core.fix_norm`'),
+    'accumulation': Row('gradient accumulation', '3 micro-batches to a step', 'no other iteration moves a weight'),
+    'clipping': Row('gradient clipping', '`clip_grad=dict(max_norm=0.05)`', 'clipped before the step, fixed after it'),
+    'amp': Row('AMP with skipped steps', 'loss scaler on the CPU, 2 of 6 steps with infinite gradients'),
+    'amp_fused': Row(
+        'AMP with skipped steps, fused SGD', 'loss scaler on the CPU, 2 of 6', 'the optimizer skips by itself'
+    ),
+    'ema': Row(
+        'EMA of weights',
+        '`FixNormEMAHook`, the set of the average at validation',
+        'rescaled to the target',
+    ),
+    'load_from_loaded': Row('`load_from`', "`target='loaded'`, the default", 'the norm of the loaded weights'),
+    'load_from_init': Row('`load_from`', "`target='init'`", 'the norm after the initialisation, before loading'),
+    'load_from_number': Row('`load_from`', '`target=2.5`'),
+    'flexible_runner': Row('FlexibleRunner', 'SingleDeviceStrategy'),
+    'compile': Row('torch.compile', 'inductor on the CPU, forward and backward'),
+    'compile_step': Row('torch.compile of the train step', 'inductor on the CPU, `compile=True` of the Runner'),
+    'checkpointing': Row('activation checkpointing', '`torch.utils.checkpoint` of the backbone'),
+    'shared': Row('shared layer', 'one convolution used twice', 'counts once in the norm'),
+    'frozen': Row(
+        'layer frozen in mid-training',
+        '`requires_grad=False` from step 3 on',
+        'stays as it is; the others share what is left of the target',
+    ),
+    'syncbn': Row(
+        'SyncBN', '2 gloo processes', 'SyncBN needs a GPU: on the CPU mmengine turns it into BN, each with its batch'
+    ),
+    'ddp': Row('DDP', '2 gloo processes'),
+    'fsdp': Row('FSDP, FULL_SHARD', '2 gloo processes, `use_orig_params=True`', 'one all-reduce of a scalar'),
+    'fsdp_grad_op': Row('FSDP, SHARD_GRAD_OP', '2 gloo processes, `use_orig_params=True`'),
+    'fsdp_hybrid': Row('FSDP, HYBRID_SHARD', '2 gloo processes as 1 x 2', 'reduces over the shard group only'),
+    'fsdp_no_shard': Row('FSDP, NO_SHARD', '2 gloo processes, `use_orig_params=True`', 'no communication'),
+    'fsdp_flat': Row('FSDP without original parameters', '2 gloo processes, `use_orig_params=False`'),
+    'fsdp2': Row('FSDP2 (DTensor)', '2 gloo processes, `fully_shard`, `fix_norm`'),
+    'fsdp2_replicated': Row('FSDP2, replicated and sharded', '2 gloo processes as a 2 x 1 mesh, `fix_norm`'),
+}

@@ -1,0 +1,57 @@
+"""Norm fixing with two gloo processes on the CPU, against the plain loop of reference.py with two chunks."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.regimes import reference
+from tests.regimes.toy import batches, net, start_of
+
+ROOT = Path(__file__).parents[2]
+SIZE = (3, 270)  # tensors and elements of the set, over all processes
+
+
+ROWS = ['ddp', 'syncbn', 'fsdp', 'fsdp_grad_op', 'fsdp_hybrid', 'fsdp_no_shard', 'fsdp2', 'fsdp2_replicated']
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Regime -> what each process ended with; two processes for all regimes, as starting them takes longest."""
+    out = tmp_path_factory.mktemp('trained')
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    done = subprocess.run(
+        [*command, str(Path(__file__).with_name('distributed_program.py')), str(out), *ROWS, 'fsdp_flat'],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}', 'OMP_NUM_THREADS': '1'},
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {row: [torch.load(out / f'{row}_{rank}.pth') for rank in range(2)] for row in [*ROWS, 'fsdp_flat']}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('row', ROWS)
+def test_two_processes_follow_the_reference(row, trained, record):
+    first, second = trained[row]
+    assert 'error' not in first, first
+    start = start_of(net())
+    expected = reference.train(start, batches(), reference.sgd(), chunks=2)
+    assert first['state'] == second['state']
+    assert first['state']['target'] == pytest.approx(reference.joint_norm([start[n] for n in reference.SET]), rel=1e-12)
+    for name, value in first['weights'].items():
+        assert torch.equal(value, second['weights'][name]), name
+    assert tuple(first['state']['size']) == SIZE
+    record(row, first['weights'], expected)
+
+
+@pytest.mark.slow
+def test_one_flat_tensor_for_all_parameters_is_refused(trained, refused):
+    first, second = trained['fsdp_flat']
+    assert first == second
+    refused('fsdp_flat', first['error'], 'FSDP with use_orig_params=False keeps all parameters in one flat tensor')
