@@ -10,7 +10,7 @@ from torch import nn
 
 __all__ = ['IMAGES', 'SIZE', 'generate_batch']
 
-IMAGES, SIZE = 4, 224
+IMAGES, SIZE = 3, 224
 
 
 def generate_batch(

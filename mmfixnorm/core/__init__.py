@@ -1,5 +1,6 @@
-"""The method in plain PyTorch: layers, norm fixing, cross-boundary risk. Imports no OpenMMLab package."""
+"""The method in plain PyTorch: layers, norm fixing, cross-boundary risk, audit. Imports no OpenMMLab package."""
 
+from mmfixnorm.core.audit import AuditReport, GroupRecord, WeightRecord, audit
 from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
 from mmfixnorm.core.layers import (
     FixNormConv2d,
@@ -19,12 +20,16 @@ from mmfixnorm.core.norm_fixing import (
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 
 __all__ = [
+    'AuditReport',
     'FixNormConv2d',
     'FixNormLinear',
+    'GroupRecord',
     'NormAnchor',
     'WNConv2d',
     'WNLinear',
     'WeightNormalized',
+    'WeightRecord',
+    'audit',
     'cross_boundary_risk',
     'fill_scales_',
     'fix_norm',

@@ -1,0 +1,232 @@
+"""The scale-invariance audit of the model of a config, with a generated batch."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.runner.checkpoint import load_checkpoint
+from torch import Tensor, nn
+
+from mmfixnorm.core import AuditReport, audit, fill_scales_, norm_fixing_parameters
+from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import build_model
+
+__all__ = ['SET', 'ConfigAudit', 'audit_config', 'audit_model', 'norm_fixing_set', 'prepared_model']
+
+SET = 'norm-fixing set'
+"""Name of the group that holds the norm-fixing set of the config."""
+
+_PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
+
+
+@dataclass(frozen=True)
+class ConfigAudit:
+    """What the audit of a config found.
+
+    Attributes:
+        report: Of all weights. With a norm-fixing set, ``report.groups[0]`` is that set.
+        norm_fixing_set: Names of the weights in the set, as the config has it; None without norm fixing.
+    """
+
+    report: AuditReport
+    norm_fixing_set: tuple[str, ...] | None
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """The weights of the set that are not scale-invariant by themselves."""
+        return self.report.groups[0].failing if self.norm_fixing_set else ()
+
+    @property
+    def passes(self) -> bool:
+        """Whether the set, if there is one, consists of scale-invariant weights only."""
+        return not self.failing
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return dict(
+            passes=self.passes,
+            norm_fixing_set=None if self.norm_fixing_set is None else list(self.norm_fixing_set),
+            failing=list(self.failing),
+            **self.report.to_dict(),
+        )
+
+
+def audit_config(
+    cfg: Config,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    device: str = 'cpu',
+    **kwargs: Any,
+) -> ConfigAudit:
+    """Build the model of a config and audit it with a generated batch; no data set is needed.
+
+    Args:
+        cfg (Config): A config of mmpretrain, mmdet or mmseg.
+        checkpoint (str, optional): Weights to load. Defaults to None: those of the initialisation, without a
+            download of pretrained weights.
+        device (str): Where to run.
+        **kwargs: Of :func:`audit_model`.
+
+    Raises:
+        ConfigError: If the toolbox is unknown, the model cannot be built, the checkpoint does not fit, or the model
+            cannot run with the generated batch.
+    """
+    model = prepared_model(cfg, checkpoint).to(device)
+    return audit_model(model, cfg, **kwargs)
+
+
+def audit_model(
+    model: nn.Module,
+    cfg: Config,
+    *,
+    images: int | None = None,
+    size: int | None = None,
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> ConfigAudit:
+    """Audit the built model of a config: the losses of one training forward, with a generated batch.
+
+    Args:
+        model (nn.Module): Of ``cfg``, with its weights.
+        cfg (Config): For the toolbox, the image size and the norm-fixing set.
+        images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
+        size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
+            224 for classification, 256 for detection and 128 for segmentation.
+        dtype (torch.dtype): What to compute in.
+        seed (int): Of the batch and of the forwards.
+
+    Raises:
+        ConfigError: If the toolbox is unknown, or the model cannot run with the generated batch.
+    """
+    toolbox = _toolbox(cfg)
+    side = size or _img_size(cfg) or toolbox.SIZE
+    # The mode that the runner sets before each epoch; it brings batch normalisations with norm_eval into evaluation.
+    model.train()
+    preprocessor = copy.deepcopy(getattr(model, 'data_preprocessor', None))
+    in_set = norm_fixing_set(model, cfg)
+    groups = {} if in_set is None else {SET: in_set}
+    try:
+        batch = toolbox.generate_batch(
+            model, images=images or toolbox.IMAGES, size=(side, side), dtype=dtype, seed=seed
+        )
+        with _double_precision(toolbox, dtype):
+            report = audit(model, _losses(batch, dtype), groups=groups, dtype=dtype, seed=seed)
+    except (AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError) as err:
+        raise ConfigError(
+            f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '
+            f'{dtype}: {type(err).__name__}: {err}'
+        ) from err
+    finally:
+        if preprocessor is not None:
+            model.data_preprocessor = preprocessor
+    return ConfigAudit(report, None if in_set is None else tuple(in_set))
+
+
+def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None) -> nn.Module:
+    """Build the model of a config with initialised or loaded weights, and nothing downloaded.
+
+    Raises:
+        ConfigError: If it cannot be built, or the checkpoint does not fit.
+    """
+    cfg = copy.deepcopy(cfg)
+    _without_pretrained(cfg.get('model'))
+    model: Any = build_model(cfg)
+    if hasattr(model, 'init_weights'):
+        model.init_weights()
+    if checkpoint is not None:
+        try:
+            state = load_checkpoint(model, str(checkpoint), map_location='cpu')
+        except (OSError, RuntimeError, ValueError) as err:
+            raise ConfigError(f'--load-from {checkpoint}: {err}') from err
+        loaded = {key.removeprefix('module.') for key in state.get('state_dict', state)}
+        if not loaded & set(model.state_dict()):
+            raise ConfigError(f'--load-from {checkpoint}: it has no tensor of this model')
+    fill_scales_(model)
+    return model
+
+
+def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
+    """Names of the weights in the norm-fixing set, from the constructor or the hook itself; None without either.
+
+    Raises:
+        ConfigError: If the settings do not fit the model.
+    """
+    names = {id(p): name for name, p in model.named_parameters()}
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('constructor') == 'FixNormOptimWrapperConstructor':
+        # A plain wrapper: that for mixed precision needs an accelerator.
+        settings = dict(type='OptimWrapper', optimizer=wrapper.get('optimizer', dict(type='SGD', lr=0.1)))
+        constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
+            dict(type=wrapper['constructor'], optim_wrapper_cfg=settings, paramwise_cfg=wrapper.get('paramwise_cfg'))
+        )
+        return [names[id(p)] for p in flagged(constructor(model).optimizer)]
+    for hook in cfg.get('custom_hooks') or ():
+        if hook.get('type') == 'FixNormHook':
+            try:
+                return [*norm_fixing_parameters(model, fc=hook.get('fc', True), exclude=hook.get('exclude', ()))]
+            except ValueError as err:
+                raise ConfigError(f'custom_hooks: FixNormHook: {err}') from err
+    return None
+
+
+def _toolbox(cfg: Config) -> Any:
+    scope = cfg.get('default_scope')
+    if scope not in _PARTS:
+        raise ConfigError(f'default_scope must be one of {sorted(_PARTS)}, got {scope!r}')
+    return import_module(f'{_PARTS[scope]}.generated_batch')
+
+
+def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManager[None]:
+    return (
+        toolbox.double_precision() if dtype == torch.float64 and hasattr(toolbox, 'double_precision') else nullcontext()
+    )
+
+
+def _losses(batch: dict[str, Any], dtype: torch.dtype) -> Callable[[nn.Module], Any]:
+    def losses(model: Any) -> Any:
+        # Detectors write to their samples.
+        data = model.data_preprocessor(copy.deepcopy(batch), True)
+        data['inputs'] = _cast(data['inputs'], dtype)
+        return model._run_forward(data, mode='loss')
+
+    return losses
+
+
+def _cast(inputs: Any, dtype: torch.dtype) -> Any:
+    if isinstance(inputs, Tensor):
+        return inputs.to(dtype) if inputs.is_floating_point() else inputs
+    return type(inputs)(_cast(tensor, dtype) for tensor in inputs)
+
+
+def _img_size(cfg: Config) -> int | None:
+    size = (cfg.model.get('backbone') or {}).get('img_size')
+    return size if size is None or isinstance(size, int) else int(size[0])
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _nodes(child)
+
+
+def _without_pretrained(model: Any) -> None:
+    """Take away all that would download weights, in place."""
+    for node in _nodes(model):
+        init_cfg = node.get('init_cfg')
+        if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
+            node['init_cfg'] = None
+        if isinstance(node.get('pretrained'), str):
+            node['pretrained'] = None

@@ -1,0 +1,377 @@
+"""A copy of a model on which the audit makes its experiments; the model itself is not touched."""
+
+from __future__ import annotations
+
+import copy
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+__all__ = ['Probe', 'audited_weights', 'change', 'kept_random_state', 'weight_names']
+
+_EPS_NAMES = ('eps', 'epsilon', 'variance_epsilon')
+# Small enough that a variance of 1e-6 hides the epsilon, large enough that a channel whose variance is zero but for
+# rounding errors does not become noise.
+_EPS_FACTOR = {torch.float64: 1e-8, torch.float32: 1e-3}
+_MEASURABLE = {torch.float64: 1e-8, torch.float32: 1e-5}
+
+
+def weight_names(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Every weight tensor of the convolutions, linear layers and attentions, under each of its names."""
+    found = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        parametrized = hasattr(module, 'parametrizations')
+        for name, param in module.named_parameters(recurse=parametrized, remove_duplicate=False):
+            if param.ndim >= 2 and _is_weight(module, name):
+                found[f'{prefix}.{name}'.lstrip('.')] = param
+    return found
+
+
+def _is_weight(module: nn.Module, name: str) -> bool:
+    if isinstance(module, nn.MultiheadAttention):
+        return name.endswith('_proj_weight')
+    # Deformable convolutions derive from nn.Module alone.
+    is_layer = isinstance(module, (_ConvNd, nn.Linear)) or hasattr(module, 'kernel_size')
+    return is_layer and (name == 'weight' or name.startswith('parametrizations.weight.'))
+
+
+def audited_weights(model: nn.Module) -> dict[str, list[str]]:
+    """Name in ``named_parameters()`` of each weight tensor to all its names, in that order."""
+    names: dict[int, list[str]] = {}
+    for name, param in weight_names(model).items():
+        names.setdefault(id(param), []).append(name)
+    return {name: names[id(param)] for name, param in model.named_parameters() if id(param) in names}
+
+
+def change(outputs: Sequence[Tensor], base: Sequence[Tensor]) -> float:
+    """Largest relative change of an output; ``inf`` if their number or shapes differ."""
+    if [o.shape for o in outputs] != [b.shape for b in base]:
+        return float('inf')
+    if not base:
+        return 0.0
+    scale = torch.stack([b.norm() for b in base])
+    # An output that is zero but for rounding is compared with the others.
+    scale = scale.clamp(min=scale.max().item() * 1e-6)
+    return (
+        (torch.stack([(o - b).norm() for o, b in zip(outputs, base, strict=True)]) / scale).max().nan_to_num(0).item()
+    )
+
+
+class Probe:
+    """Repeats one training forward of a copy of ``model``, with changes to the weights in between.
+
+    The copy is in ``dtype`` and in training mode. Modules that ``model`` runs in evaluation mode although it is in
+    training mode itself stay so, as do those that ``model.train()`` keeps there. The epsilons of its norm layers are
+    made small, and tensors that are constant (a bias of zeros, a layer scale of 1e-6) get random values, because
+    they would hide what holds for all later values.
+
+    Args:
+        model (nn.Module): The model.
+        inputs: What :func:`mmfixnorm.core.audit` takes.
+        dtype (torch.dtype): float64 or float32.
+        seed (int): Of every forward.
+
+    Raises:
+        RuntimeError: If the forward is not repeatable, or not finite.
+        TypeError: If the model cannot be copied, or if no output depends on a parameter.
+    """
+
+    def __init__(
+        self, model: nn.Module, inputs: Any, dtype: torch.dtype, seed: int, small_epsilons: bool = True
+    ) -> None:
+        self.dtype, self.seed = dtype, seed
+        self._call = _caller(inputs)
+        self.model = _copy(model).to(dtype)
+        _enter_training(self.model, model)
+        self.names = {id(p): name for name, p in self.model.named_parameters()}
+        self.frozen = {name for name, p in self.model.named_parameters() if not p.requires_grad}
+        self._enliven(torch.Generator().manual_seed(seed))
+        for param in self.model.parameters():
+            param.grad = None
+            param.requires_grad_(param.is_floating_point())
+        for module in self.model.modules():
+            module.register_forward_pre_hook(self._cast, with_kwargs=True)
+        self._epsilons = [
+            (module, name, value)
+            for module in self.model.modules()
+            for name in _EPS_NAMES
+            if isinstance(value := vars(module).get(name), float) and value > 0
+        ]
+        self._set_epsilons(_EPS_FACTOR[dtype])
+        self._buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        self.weights = audited_weights(self.model)
+        self.params = {name: self.model.get_parameter(name) for name in self.weights}
+        self._kept: list[int] | None = None
+        self.base = self.outputs()
+        self._check_base()
+
+    def _check_base(self) -> None:
+        if not all(torch.isfinite(o).all() for o in self.base):
+            raise RuntimeError('the outputs that reach the loss must be finite, got nan or inf')
+        again = change(self.outputs(), self.base)
+        if again > _MEASURABLE[self.dtype]:
+            raise RuntimeError(
+                f'the forward must be repeatable with the same random seed, but its outputs changed by {again:.1e}; '
+                'it has a state of its own, or draws from a generator of its own'
+            )
+
+    def outputs(self) -> list[Tensor]:
+        """The outputs that reach the loss, detached."""
+        if self._kept is None:
+            self._kept = [i for i, o in enumerate(self._forward()) if o.requires_grad]
+            if not self._kept:
+                raise TypeError('no output depends on a parameter: the forward must return tensors with a gradient')
+        with torch.no_grad():
+            outputs = self._forward()
+        return [outputs[i].detach().to(self.dtype) for i in self._kept if i < len(outputs)]
+
+    def gradients(self, draw: int) -> dict[str, Tensor | None]:
+        """Gradient of a random combination of all outputs by each weight; None where there is none."""
+        outputs = self._forward()
+        generator = torch.Generator().manual_seed(draw)
+        total = torch.zeros((), dtype=self.dtype, device=self.base[0].device)
+        floor = max(base.norm().item() for base in self.base) * 1e-6 + 1e-30
+        for i in self._kept or ():
+            weight = torch.randn(outputs[i].shape, generator=generator, dtype=torch.float64)
+            weight = weight.sign() + 0.3 * weight
+            # No output may outweigh the others: one loss can be a thousand times another.
+            size = outputs[i].detach().norm().clamp(min=floor)
+            total = total + (weight.to(outputs[i]) * outputs[i]).sum() / size
+        found = torch.autograd.grad(total, list(self.params.values()), allow_unused=True)
+        return dict(zip(self.params, found, strict=True))
+
+    @torch.no_grad()
+    def change_with(self, scales: Mapping[str, float]) -> float:
+        """How much the outputs change when these weights are multiplied by these factors."""
+        with self.scaled(scales):
+            return change(self.outputs(), self.base)
+
+    @torch.no_grad()
+    def change_by_noise(self, name: str) -> float:
+        """How much the outputs change with a random step of the weight's own length."""
+        param = self.params[name]
+        saved = param.detach().clone()
+        noise = torch.randn(param.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(param)
+        try:
+            param.add_(noise * (saved.norm() / noise.norm()))
+            return change(self.outputs(), self.base)
+        finally:
+            param.copy_(saved)
+
+    @contextmanager
+    def scaled(self, scales: Mapping[str, float]) -> Iterator[None]:
+        """Multiply weights, and put them back bit for bit."""
+        saved = {name: self.params[name].detach().clone() for name in scales}
+        try:
+            with torch.no_grad():
+                for name, scale in scales.items():
+                    self.params[name].mul_(scale)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in saved.items():
+                    self.params[name].copy_(value)
+
+    @torch.no_grad()
+    def epsilon_effect(self, names: Sequence[str]) -> float:
+        """How much the outputs change with these weights doubled and the epsilons as the model has them."""
+        self._set_epsilons(1.0)
+        try:
+            base = self.outputs()
+            with self.scaled(dict.fromkeys(names, 2.0)):
+                return change(self.outputs(), base)
+        finally:
+            self._set_epsilons(_EPS_FACTOR[self.dtype])
+
+    def _set_epsilons(self, factor: float) -> None:
+        for module, name, value in self._epsilons:
+            setattr(module, name, value * factor)
+
+    @contextmanager
+    def batch_statistics(self) -> Iterator[None]:
+        """All that has stored statistics uses those of the batch."""
+        with ExitStack() as stack:
+            for module in self.model.modules():
+                if isinstance(getattr(module, 'running_mean', None), Tensor):
+                    stack.callback(module.register_forward_hook(_with_batch_statistics).remove)
+            yield
+
+    @contextmanager
+    def without_biases(self) -> Iterator[None]:
+        """All biases of convolutions, linear layers and attentions are zero."""
+        owners = {name.rpartition('.')[0] for name in weight_names(self.model)}
+        owners |= {owner.partition('.parametrizations')[0] for owner in owners}
+        biases = [
+            param
+            for owner in owners
+            for name, param in self.model.get_submodule(owner).named_parameters(recurse=False)
+            if name.endswith('bias')
+        ]
+        saved = [bias.detach().clone() for bias in biases]
+        try:
+            with torch.no_grad():
+                for bias in biases:
+                    bias.zero_()
+            yield
+        finally:
+            with torch.no_grad():
+                for bias, value in zip(biases, saved, strict=True):
+                    bias.copy_(value)
+
+    @contextmanager
+    def untied(self, name: str) -> Iterator[list[str]]:
+        """Give each use of a shared weight a tensor of its own; yields the names to measure."""
+        param, params = self.params[name], self.params
+        slots = [(self.model.get_submodule(n.rpartition('.')[0]), n.rpartition('.')[2]) for n in self.weights[name]]
+        # The same module under two names has one slot.
+        unique = {
+            (id(owner), slot): (full, owner) for full, (owner, slot) in zip(self.weights[name], slots, strict=True)
+        }
+        own: dict[str, nn.Parameter] = {}
+        try:
+            for (_, slot), (full, owner) in unique.items():
+                own[full] = owner._parameters[slot] = nn.Parameter(param.detach().clone())
+            self.params = {**{k: v for k, v in params.items() if k != name}, **own}
+            yield list(own)
+        finally:
+            for (_, slot), (_full, owner) in unique.items():
+                owner._parameters[slot] = param
+            self.params = params
+
+    def _forward(self) -> list[Tensor]:
+        with torch.no_grad():
+            for name, buffer in self.model.named_buffers():
+                buffer.copy_(self._buffers[name])
+        _seed(self.seed)
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        try:
+            return list(_tensors(self._call(self.model)))
+        finally:
+            torch.set_default_dtype(default)
+
+    def _cast(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        # Inputs, and what code in between makes float32, such as `x.float()`.
+        return _map(args, self._to_dtype), _map(kwargs, self._to_dtype)
+
+    def _to_dtype(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    @torch.no_grad()
+    def _enliven(self, generator: torch.Generator) -> None:
+        def draw(like: Tensor, low: float, high: float) -> Tensor:
+            values = torch.rand(like.shape, generator=generator, dtype=torch.float64)
+            return (low + (high - low) * values).to(like)
+
+        for param in self.model.parameters():
+            if not (param.requires_grad and param.is_floating_point() and param.numel()):
+                continue
+            first = param.flatten()[0].item()
+            if not (param == first).all():
+                continue
+            if first == 0 and param.ndim >= 2:
+                bound = (3 / max(1, param[0].numel())) ** 0.5
+                param.copy_(draw(param, -bound, bound))
+            elif first == 0:
+                param.copy_(
+                    draw(param, 0.1, 0.3) * draw(param, -1, 1).sign() if param.numel() > 1 else draw(param, 0.5, 1)
+                )
+            elif param.numel() > 1:
+                param.copy_(draw(param, 0.5, 1.5) * (first if abs(first) > 0.1 else 1.0))
+        for module in self.model.modules():
+            mean, var = getattr(module, 'running_mean', None), getattr(module, 'running_var', None)
+            if isinstance(mean, Tensor) and isinstance(var, Tensor) and not mean.any():
+                mean.copy_(draw(mean, -0.5, 0.5))
+                var.mul_(draw(var, 0.5, 1.5))
+
+
+@contextmanager
+def kept_random_state() -> Iterator[None]:
+    """Put the random states of python, numpy and torch back, on all devices."""
+    numpy = sys.modules.get('numpy')  # not imported: nobody draws from it
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python_state)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if numpy := sys.modules.get('numpy'):
+        numpy.random.seed(seed)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as err:
+        raise TypeError(
+            f'the audit works on a copy, and {type(model).__name__} cannot be copied: {err}; give the model as it is '
+            'built, without tensors of an earlier forward in its attributes'
+        ) from err
+
+
+def _enter_training(copied: nn.Module, model: nn.Module) -> None:
+    held = [name for name, module in model.named_modules() if not module.training] if model.training else []
+    copied.train()
+    for name in held:
+        copied.get_submodule(name).training = False
+
+
+def _caller(inputs: Any) -> Callable[[nn.Module], Any]:
+    if isinstance(inputs, Tensor):
+        return lambda model: model(inputs)
+    if isinstance(inputs, Mapping):
+        return lambda model: model(**inputs)
+    if isinstance(inputs, (tuple, list)):
+        return lambda model: model(*inputs)
+    if callable(inputs):
+        return inputs
+    raise TypeError(
+        'inputs must be a tensor, a tuple of positional or a dict of keyword arguments of the forward, or a function '
+        f'of the model that returns what reaches the loss, got {type(inputs).__name__}'
+    )
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    """All floating-point tensors in nested outputs."""
+    if isinstance(outputs, Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, (tuple, list)):
+        for value in outputs:
+            yield from _tensors(value)
+    elif hasattr(outputs, '__dict__'):
+        yield from _tensors(vars(outputs))
+
+
+def _map(node: Any, fn: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(node, Tensor):
+        return fn(node)
+    if type(node) in (tuple, list):
+        return type(node)(_map(value, fn) for value in node)
+    if type(node) is dict:
+        return {key: _map(value, fn) for key, value in node.items()}
+    return node
+
+
+def _with_batch_statistics(module: nn.Module, args: Any, output: Any) -> Any:
+    weight, bias = getattr(module, 'weight', None), getattr(module, 'bias', None)
+    return F.batch_norm(args[0], None, None, weight, bias, training=True, eps=float(getattr(module, 'eps', 0.0)))

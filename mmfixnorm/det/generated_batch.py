@@ -1,0 +1,96 @@
+"""A batch of random images, boxes and masks for any detector of mmdet, and what lets detectors run in float64."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor, nn
+
+__all__ = ['IMAGES', 'SIZE', 'double_precision', 'generate_batch']
+
+IMAGES, SIZE = 2, 256
+_BOXES = 6
+
+
+def generate_batch(
+    model: nn.Module, *, images: int, size: tuple[int, int], dtype: torch.dtype, seed: int
+) -> dict[str, Any]:
+    """A batch as a data loader gives it, before the model's data preprocessor.
+
+    Each image has boxes from an eighth of its side to all of it, with masks, and a semantic mask; a detector takes
+    what it needs.
+
+    Args:
+        model (nn.Module): A detector. The augmentations of its preprocessor are taken away: they change the size.
+        images (int): How many.
+        size (tuple[int, int]): Height and width in pixels.
+        dtype (torch.dtype): Of the boxes.
+        seed (int): Of all that is drawn.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    preprocessor: Any = model.data_preprocessor
+    preprocessor.batch_augments = None
+    found = (getattr(module, 'num_classes', None) for module in model.modules())
+    classes = max((n for n in found if isinstance(n, int)), default=1)
+    samples = [_sample(i, size, classes, dtype, generator) for i in range(images)]
+    pixels = torch.randint(256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    return dict(inputs=[*pixels], data_samples=samples)
+
+
+def _sample(
+    index: int, size: tuple[int, int], classes: int, dtype: torch.dtype, generator: torch.Generator
+) -> DetDataSample:
+    height, width = size
+    sides = torch.tensor([width, height], dtype=torch.float64)
+    lengths = sides * 2 ** (-3 * torch.rand(_BOXES, 2, generator=generator, dtype=torch.float64))
+    corners = (sides - lengths) * torch.rand(_BOXES, 2, generator=generator, dtype=torch.float64)
+    boxes = torch.cat([corners, corners + lengths], dim=1)
+    masks = np.zeros((_BOXES, height, width), dtype=np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.round().int().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    sample = DetDataSample(
+        metainfo=dict(
+            img_id=index,
+            img_path='',
+            img_shape=size,
+            ori_shape=size,
+            pad_shape=size,
+            batch_input_shape=size,
+            scale_factor=(1.0, 1.0),
+            flip=False,
+            flip_direction=None,
+            border=np.array([0, height, 0, width]),  # CenterNet
+        )
+    )
+    labels = torch.randint(classes, (_BOXES,), generator=generator)
+    sample.gt_instances = InstanceData(bboxes=boxes.to(dtype), labels=labels, masks=BitmapMasks(masks, height, width))
+    sample.ignored_instances = InstanceData(bboxes=boxes.new_zeros(0, 4, dtype=dtype), labels=labels[:0])
+    sample.gt_sem_seg = PixelData(sem_seg=torch.randint(classes, (1, height, width), generator=generator))
+    return sample
+
+
+@contextmanager
+def double_precision() -> Iterator[None]:
+    """Let non-maximum suppression of mmcv take boxes in float64, which on the CPU it would read as float32.
+
+    It returns indices only, so what is computed with the boxes stays in float64.
+    """
+    module = sys.modules['mmcv.ops.nms'].ext_module
+    original = module.nms
+
+    def nms(boxes: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return original(boxes.float(), scores.float(), **kwargs)
+
+    module.nms = nms
+    try:
+        yield
+    finally:
+        module.nms = original

@@ -1,0 +1,45 @@
+"""A batch of random images and masks for any segmentor of mmseg."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
+from torch import nn
+
+__all__ = ['IMAGES', 'SIZE', 'generate_batch']
+
+IMAGES, SIZE = 4, 128
+
+
+def generate_batch(
+    model: nn.Module, *, images: int, size: tuple[int, int], dtype: torch.dtype, seed: int
+) -> dict[str, Any]:
+    """A batch as a data loader gives it, before the model's data preprocessor.
+
+    Args:
+        model (nn.Module): A segmentor. Its preprocessor is set to this size.
+        images (int): How many.
+        size (tuple[int, int]): Height and width in pixels.
+        dtype (torch.dtype): Not used: images are uint8 and masks integers.
+        seed (int): Of images and masks.
+    """
+    del dtype
+    generator = torch.Generator().manual_seed(seed)
+    preprocessor: Any = model.data_preprocessor
+    preprocessor.size, preprocessor.size_divisor, preprocessor.batch_augments = size, None, None
+    found = (getattr(module, 'num_classes', None) for module in model.modules())
+    classes = max((n for n in found if isinstance(n, int)), default=2)
+    samples = []
+    for _ in range(images):
+        # Blocks of 8 x 8 pixels, so that neighbours agree.
+        blocks = torch.randint(classes, (1, 1, -(-size[0] // 8), -(-size[1] // 8)), generator=generator)
+        mask = torch.nn.functional.interpolate(blocks.double(), scale_factor=8)[0, :, : size[0], : size[1]].long()
+        edges = (mask != mask.roll(1, -1)) | (mask != mask.roll(1, -2))
+        sample = SegDataSample(gt_sem_seg=PixelData(data=mask), gt_edge_map=PixelData(data=edges.long()))
+        sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size))
+        samples.append(sample)
+    pixels = torch.randint(256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    return dict(inputs=[*pixels], data_samples=samples)

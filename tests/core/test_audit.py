@@ -1,0 +1,150 @@
+"""The audit leaves everything as it was, measures groups, and says what is wrong with what it is given."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmfixnorm.core import audit
+
+
+class Branches(nn.Module):
+    """Two convolutions that only together are scale-invariant, and a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = (nn.Conv2d(3, 4, 3, bias=False) for _ in range(2))
+        self.norm, self.drop, self.fc = nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(self.drop(self.norm(self.a(x) + self.b(x)).relu()).mean((2, 3)))
+
+
+@pytest.fixture
+def net():
+    net = Branches()
+    net(torch.randn(4, 3, 8, 8)).sum().backward()
+    net.a.weight.grad = None
+    net.b.weight.requires_grad_(False)
+    net.norm.eval()
+    return net
+
+
+IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def everything(net):
+    tensors = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return dict(
+        tensors={name: t.detach().clone() for name, t in tensors.items()},
+        same={name: id(t) for name, t in tensors.items()},
+        grads={name: None if p.grad is None else p.grad.clone() for name, p in net.named_parameters()},
+        requires_grad={name: p.requires_grad for name, p in net.named_parameters()},
+        modes={name: m.training for name, m in net.named_modules()},
+        hooks=[(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()],
+        eps=net.norm.eps,
+        default=torch.get_default_dtype(),
+        random=(random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()),
+    )
+
+
+def assert_equal(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('fails_at', [None, 1, 3, 6, 12])
+def test_the_model_and_the_random_states_are_as_before_also_after_an_error(net, fails_at):
+    calls = []
+
+    def forward(model):
+        calls.append(1)
+        if len(calls) == fails_at:
+            raise ArithmeticError('injected')
+        return model(IMAGES)
+
+    before = copy.deepcopy(everything(net)) | {'same': everything(net)['same']}
+    if fails_at:
+        with pytest.raises(ArithmeticError, match='injected'):
+            audit(net, forward)
+    else:
+        audit(net, forward)
+        assert len(calls) > 12
+    after = everything(net)
+    for key in before:
+        if key == 'random':
+            assert after[key][:2] == before[key][:2]
+            assert torch.equal(after[key][2], before[key][2])
+        elif key in ('tensors', 'grads'):
+            assert before[key].keys() == after[key].keys()
+            for name, value in before[key].items():
+                assert (value is None) == (after[key][name] is None)
+                assert value is None or torch.equal(value, after[key][name])
+        else:
+            assert after[key] == before[key], key
+
+
+def test_two_weights_that_fail_alone_hold_together():
+    report = audit(Branches(), IMAGES, groups={'both': ['a.weight', 'b.weight'], 'all': ['a.weight', 'fc.weight']})
+    both, wrong, found = report.groups
+    assert (both.scale_invariant, both.failing) == (True, ('a.weight', 'b.weight'))
+    assert not wrong.scale_invariant
+    assert (set(found.weights), found.scale_invariant) == ({'a.weight', 'b.weight'}, True)
+
+
+def test_a_model_in_evaluation_mode_is_measured_in_training_mode():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    assert audit(net, IMAGES)['0.weight'].scale_invariant
+    assert not net.training
+
+
+@pytest.mark.parametrize(
+    'inputs', [IMAGES, (IMAGES,), {'x': IMAGES}, lambda m: {'loss': [m(IMAGES).square().mean()], 'note': 'text'}]
+)
+def test_every_kind_of_inputs_gives_the_same_answer(inputs):
+    report = audit(Branches(), inputs, explain=False)
+    assert [record.scale_invariant for record in report.weights] == [False, False, False]
+
+
+def test_a_classifier_in_front_of_a_softmax_is_to_become_fixnorm_and_a_regressor_wn():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    target = torch.tensor([0, 1, 2, 0])
+    record = audit(net, lambda m: nn.functional.cross_entropy(m(IMAGES), target))['1.weight']
+    assert 'FixNorm' in record.advice
+    record = audit(net, lambda m: nn.functional.mse_loss(m(IMAGES), torch.ones(4, 3)))['1.weight']
+    assert record.advice.startswith('WN')
+
+
+def test_the_effect_of_epsilon_is_reported_and_does_not_decide():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.1))
+    report = audit(net, IMAGES)
+    assert report['0.weight'].scale_invariant
+    assert report.epsilon_effect > 0.01
+    assert report['0.weight'].deviation < 1e-6
+
+
+class Forgetful(nn.Sequential):
+    calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * self.calls
+
+
+@pytest.mark.parametrize(
+    ('net', 'kwargs', 'error', 'text'),
+    [
+        (Branches, dict(inputs=3), TypeError, 'got int'),
+        (Branches, dict(inputs=lambda m: 'x'), TypeError, 'no output depends on a parameter'),
+        (Branches, dict(dtype=torch.float16), ValueError, 'got torch.float16'),
+        (Branches, dict(scales=(1.0,)), ValueError, r'got \(1.0,\)'),
+        (Branches, dict(groups={'x': ['fc.bias']}), ValueError, "'fc.bias'"),
+        (lambda: Forgetful(nn.Conv2d(3, 4, 3)), {}, RuntimeError, 'must be repeatable'),
+        (Branches, dict(inputs=IMAGES * float('nan')), RuntimeError, 'finite'),
+    ],
+)
+def test_mistakes_are_told(net, kwargs, error, text):
+    with pytest.raises(error, match=text):
+        audit(net(), **{'inputs': IMAGES, **kwargs})

@@ -1,0 +1,57 @@
+"""tools/fixnorm_audit.py on the tiny configs of the three toolboxes, and on every FixNorm config."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mmfixnorm.config_audit import audit_config
+from mmfixnorm.launch import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = ROOT / 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
+TINY = [DIGITS, ROOT / 'tests/tiny/detection.py', ROOT / 'tests/tiny/base_oc.py']
+# Some need a map of more than one pixel in front of their last norm.
+SIZES = {'imagenet': 64, 'coco': 128, 'cityscapes': 64}
+ALL = sorted(path for path in (ROOT / 'configs').rglob('*fixnorm*.py') if '_base_' not in path.parts)
+
+
+@pytest.fixture
+def main():
+    return runpy.run_path(str(ROOT / 'tools/fixnorm_audit.py'))['main']
+
+
+@pytest.mark.parametrize('path', TINY, ids=lambda path: path.stem)
+def test_a_fixnorm_config_passes(main, path, tmp_path):
+    out = tmp_path / 'report.json'
+    assert main([str(path), '--size', '64', '--json', str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert report['passes']
+    assert report['groups'][0]['weights'] == report['norm_fixing_set']
+    assert all(record['scale_invariant'] for record in report['weights'])
+
+
+def test_a_set_with_a_plain_classifier_fails_with_status_1(main, capsys, tmp_path):
+    head = (
+        "dict(_delete_=True, type='LinearClsHead', num_classes=10, in_channels=32, loss=dict(type='CrossEntropyLoss'))"
+    )
+    config = tmp_path / 'plain_head.py'
+    config.write_text(f'_base_ = [{str(DIGITS)!r}]\nmodel = dict(head={head})\n')
+    assert main([str(config), '--size', '32']) == 1
+    shown = capsys.readouterr().out
+    assert 'FAILED: 1 of 10' in shown
+    assert 'head.fc.weight: no norm layer follows: it feeds a softmax or sigmoid classifier' in shown
+
+
+def test_a_mistake_has_status_2(main, capsys):
+    assert main(['nowhere.py']) == 2
+    assert 'no such config file' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('path', ALL, ids=lambda path: path.stem)
+def test_the_set_of_every_fixnorm_config_is_scale_invariant(path):
+    audit = audit_config(load_config(path), images=2, size=SIZES.get(path.parent.name, 64))
+    assert audit.norm_fixing_set
+    assert audit.failing == ()
