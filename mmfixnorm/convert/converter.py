@@ -1,0 +1,281 @@
+"""Writes the child config: what to exchange is measured by the audit, and the child is audited again."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from mmengine.config import Config
+from torch import nn
+
+from mmfixnorm.config import load_config
+from mmfixnorm.config_audit import ConfigAudit, audit_model, prepared_model
+from mmfixnorm.convert.patterns import cover
+from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
+from mmfixnorm.convert.stock import PARTS, head_edits, stored_statistics_edits, walk
+from mmfixnorm.convert.text import config_text
+from mmfixnorm.core.audit import WeightRecord
+from mmfixnorm.core.layers import WeightNormalized
+from mmfixnorm.core.norm_fixing import norm_fixing_parameters
+from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.engine.swap import is_plain_layer
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.swap_block import MODEL_TYPE
+
+__all__ = ['Conversion', 'convert']
+
+_STORED = (
+    'BN on stored statistics (norm_eval=True) is an affine map, and the convolution before it not scale-invariant: '
+    'BN is trained, over all GPUs, but for frozen stages. These are frozen whole and not in the set.'
+)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A converted config.
+
+    Attributes:
+        text: The child config.
+        in_set: Names of the weights in the norm-fixing set.
+        weight_normalized: Names of the layers that are weight-normalised, without the classifiers.
+        classifiers: Names of the layers with a bound.
+        left_out: Names of the trainable weights outside the set, with the reason.
+        notes: What could not be taken over or decided, in sentences.
+    """
+
+    text: str
+    in_set: tuple[str, ...]
+    weight_normalized: tuple[str, ...]
+    classifiers: tuple[str, ...]
+    left_out: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def convert(
+    filename: str,
+    out: str,
+    *,
+    alpha: float = 1.0,
+    lr_range: Sequence[float] | None = None,
+    keep_norm_eval: bool = False,
+    overwrite: bool = False,
+    size: int | None = None,
+) -> Conversion:
+    """Write a child config of a plain config that makes it FixNorm, and check it by the audit.
+
+    Args:
+        filename (str): A config of mmpretrain, mmdet or mmseg.
+        out (str): The file to write.
+        alpha (float): Bound of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
+        lr_range (Sequence[float], optional): ``(lr_min, lr_max)`` of the search. Defaults to None: half to 8 times
+            the config's learning rate.
+        keep_norm_eval (bool): Leave a batch normalisation on stored statistics as it is, and the layers before it
+            out of the set. Defaults to False.
+        overwrite (bool): Whether to replace ``out`` if it exists. Defaults to False.
+        size (int, optional): Height and width of the images of the audit. Defaults to None: by toolbox.
+
+    Raises:
+        ConfigError: The config cannot be converted, is FixNorm already, or ``out`` cannot be written.
+    """
+    if os.path.exists(out) and not overwrite:
+        raise ConfigError(f'{out}: it exists already; give another name, or --force to replace it')
+    if os.path.abspath(out) == os.path.abspath(filename):
+        raise ConfigError(f'{out}: would replace the config itself; give another name')
+    if not alpha > 0:
+        raise ConfigError(f'--alpha: must be > 0, got {alpha}')
+    cfg = load_config(filename)
+    _check(cfg)
+    plan = _Plan(cfg, alpha, keep_norm_eval, size)
+    base = filename if os.path.isabs(filename) else os.path.relpath(filename, os.path.dirname(out) or '.')
+    text, notes = plan.child(base, lr_range)
+    beside = f'{out}.{os.getpid()}.tmp.py'
+    try:
+        os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
+        with open(beside, 'w', encoding='utf-8') as file:
+            file.write(text)
+        child = load_config(beside)
+        model = prepared_model(child)
+        found = audit_model(model, child, size=size)
+        _check_child(found)
+        os.replace(beside, out)
+    except OSError as err:
+        raise ConfigError(f'{out}: cannot be written ({err.strerror})') from err
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, WeightNormalized)}
+    return Conversion(
+        text=text,
+        in_set=found.norm_fixing_set or (),
+        weight_normalized=tuple(name for name, m in layers.items() if not hasattr(m, 'alpha')),
+        classifiers=tuple(name for name, m in layers.items() if hasattr(m, 'alpha')),
+        left_out=plan.left_out,
+        notes=tuple(notes),
+    )
+
+
+def _check(cfg: Config) -> None:
+    scope, model = cfg.get('default_scope'), cfg.get('model')
+    if scope not in PARTS:
+        raise ConfigError(f'default_scope: must be one of {sorted(PARTS)}, got {scope!r}')
+    if not isinstance(model, Mapping):
+        raise ConfigError(f'model: must be a dict, got {model!r}')
+    types = [node['type'] for _, node in walk(cfg.to_dict()) if 'type' in node]
+    types += [hook.get('type') for hook in cfg.get('custom_hooks') or []]
+    if classes := [t for t in types if not isinstance(t, str)]:
+        raise ConfigError(
+            f'type={classes[0]!r}: a config in pure Python cannot be the base of a text config; '
+            'give the text config of the same model'
+        )
+    names = [*types, (cfg.get('optim_wrapper') or {}).get('constructor')]
+    if ours := [name for name in names if 'FixNorm' in str(name)]:
+        raise ConfigError(f'it is FixNorm already: it has {ours[0]!r}')
+    check_optim_wrapper(cfg)
+
+
+def _check_child(found: ConfigAudit) -> None:
+    if found.failing:
+        shown = '; '.join(f'{name}: {found.report[name].reason}' for name in found.failing[:3])
+        raise ConfigError(
+            f'the converted config does not pass the audit: {len(found.failing)} of {len(found.norm_fixing_set or ())} '
+            f'weights of its norm-fixing set are not scale-invariant ({shown}); convert it by hand'
+        )
+
+
+class _Plan:
+    """What the child changes."""
+
+    def __init__(self, cfg: Config, alpha: float, keep_norm_eval: bool, size: int | None) -> None:
+        self.cfg, self.alpha = cfg, alpha
+        self.edit, self.alpha_keys = head_edits(cfg.model, alpha)
+        self.trains_bn = False
+        edited = self._edited()
+        built = prepared_model(edited)
+        if not keep_norm_eval and stored_statistics_edits(cfg.model, built, self.edit):
+            self.trains_bn = True
+            edited = self._edited()
+            built = prepared_model(edited)
+        self.model = built
+        self.report = audit_model(built, edited, size=size).report
+        self.swap: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
+        for record in self.report.weights:
+            if record.trainable and not record.scale_invariant:
+                self._choose(record)
+        if not self.alpha_keys and not any(kind.startswith('FixNorm') for kind in self.swap.values()):
+            raise ConfigError(
+                'model: no classifier was found, that is a last layer whose outputs are as many as the classes of its '
+                'head and go into a softmax or sigmoid; what alpha would bound is not known'
+            )
+
+    def _edited(self) -> Config:
+        cfg = copy.deepcopy(self.cfg)
+        cfg.merge_from_dict(dict(model=copy.deepcopy(self.edit)))
+        load_part(cfg)
+        return cfg
+
+    def _choose(self, record: WeightRecord) -> None:
+        path, _, tensor = record.name.rpartition('.')
+        layer: Any = self.model.get_submodule(path)
+        if tensor != 'weight' or not is_plain_layer(layer):
+            self.left_out[record.name] = f'{type(layer).__name__} has no weight-normalised form'
+        elif record.cause == 'stored_statistics':
+            self.left_out[record.name] = 'BN on stored statistics'
+        elif not layer.weight.any():
+            self.left_out[record.name] = 'starts at zero, which has no direction'
+        else:
+            kind = 'FixNorm' if record.advice.startswith('FixNorm') and self._tells_classes(path, layer) else 'WN'
+            self.swap[path] = f'{kind}{"Linear" if isinstance(layer, nn.Linear) else "Conv2d"}'
+
+    def _tells_classes(self, path: str, layer: Any) -> bool:
+        """Whether the outputs are as many as the classes, with or without background, for each of some anchors."""
+        owners: list[Any] = [self.model.get_submodule(path.rsplit('.', k)[0]) for k in range(1, path.count('.') + 1)]
+        head = next((m for m in owners if isinstance(getattr(m, 'num_classes', None), int)), None)
+        if head is None or 'RPN' in type(head).__name__:  # objects and background are no classes
+            return False
+        outputs, classes = layer.weight.shape[0], head.num_classes
+        return outputs % classes == 0 or outputs == classes + 1
+
+    def child(self, base: str, lr_range: Sequence[float] | None) -> tuple[str, list[str]]:
+        """The text of the child config, and what the reader should know besides."""
+        notes: list[str] = []
+        excluded = self._excluded()
+        wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out))
+        search = search_block(self.cfg, self._all_alpha_keys(), lr_range)
+        if unused := [r.name for r in self.report.weights if r.cause == 'unused' and r.trainable]:
+            notes.append(
+                f'{len(unused)} weights were not reached by the generated batch, so they were not checked: '
+                f'{listing(unused)}'
+            )
+        if search is None:
+            notes.append('val_evaluator reports no metric that is known here, so there is no search block.')
+        sections: list[tuple[str, Any, Sequence[str]]] = [
+            ('_base_', [base], []),
+            ('custom_imports', _imports(self.cfg), []),
+            ('model', self._model(), self._model_comments()),
+            ('optim_wrapper', wrapper, [*self._left_out_comments(), *wrapper_comments]),
+        ]
+        hooks = hooks_with_fixnorm(self.cfg)
+        if hooks != [dict(hook) for hook in self.cfg.get('custom_hooks') or []]:
+            sections.append(('custom_hooks', hooks, []))
+        if search:
+            sections.append(('search', search, []))
+        return config_text(f'{os.path.basename(base)} with FixNorm.', sections), notes
+
+    def _all_alpha_keys(self) -> list[str]:
+        swapped = any(kind.startswith('FixNorm') for kind in self.swap.values())
+        return [*self.alpha_keys, *(['model.fixnorm.alpha'] if swapped else [])]
+
+    def _model(self) -> dict[str, Any]:
+        if not self.swap:
+            return self.edit
+        fixnorm: dict[str, Any] = dict(plain_type=self.cfg.model.type)
+        if 'model.fixnorm.alpha' in self._all_alpha_keys():
+            fixnorm['alpha'] = self.alpha
+        fixnorm['swap'] = {}
+        for kind in sorted(set(self.swap.values())):
+            names = [name for name, own in self.swap.items() if own == kind]
+            others = [n for n, m in self.model.named_modules() if _fits(kind, m) and n not in names]
+            fixnorm['swap'].update(dict.fromkeys(cover(names, others), kind))
+        return {**self.edit, 'type': MODEL_TYPE, 'fixnorm': fixnorm}
+
+    def _excluded(self) -> list[str]:
+        in_set = norm_fixing_parameters(self.model)
+        names = [name for name in self.left_out if name in in_set]
+        return [f'^{pattern}$'.removesuffix('.*$') for pattern in cover(names, [n for n in in_set if n not in names])]
+
+    def _model_comments(self) -> list[str]:
+        comments = [_STORED] if self.trains_bn else []
+        if self.swap:
+            plain = sum(kind.startswith('WN') for kind in self.swap.values())
+            comments.append(
+                f'{len(self.swap)} layers are exchanged while the model is built: no norm takes their scale out '
+                f'and no config key reaches them ({plain} weight-normalised, {len(self.swap) - plain} with a bound).'
+            )
+        return comments
+
+    def _left_out_comments(self) -> list[str]:
+        counts: dict[str, int] = {}
+        for reason in self.left_out.values():
+            counts[reason] = counts.get(reason, 0) + 1
+        return [f'Not in the set, {n} weights: {reason}.' for reason, n in counts.items()]
+
+
+def _fits(kind: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear if kind.endswith('Linear') else nn.Conv2d)
+
+
+def _imports(cfg: Config) -> dict[str, Any]:
+    imports = dict(cfg.get('custom_imports') or dict(allow_failed_imports=False))
+    names = imports.get('imports') or []
+    names = [names] if isinstance(names, str) else list(names)
+    return {**imports, 'imports': list(dict.fromkeys([*names, PARTS[cfg.default_scope]]))}
+
+
+def load_part(cfg: Config) -> None:
+    """Register what the children of the toolbox's configs need."""
+    import_module(PARTS[cfg.default_scope])

@@ -1,0 +1,62 @@
+"""Few regular expressions for many names of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+
+__all__ = ['cover']
+
+
+def cover(names: Collection[str], others: Collection[str]) -> list[str]:
+    r"""Regular expressions that fully match all of ``names`` and none of ``others``.
+
+    The one that matches most of what is left is taken first. There may be shorter lists: this is a greedy search
+    over what is easy to read, such as a common beginning, or names that differ in their numbers only.
+
+    Example:
+        >>> names = [f'backbone.layer{i}.se.conv{j}' for i in range(4) for j in range(2)]
+        >>> cover(names, ['backbone.layer0.conv1', 'head.fc'])
+        ['.*\\.se\\..*']
+    """
+    candidates: dict[str, int] = {}
+    for name in names:
+        for rank, pattern in enumerate(_patterns(name)):
+            candidates[pattern] = min(rank, candidates.get(pattern, rank))
+    matches = {
+        pattern: {name for name in names if re.fullmatch(pattern, name)}
+        for pattern in candidates
+        if not any(re.fullmatch(pattern, other) for other in others)
+    }
+    left, found = set(names), []
+    while left:
+        # Most names, then the simplest kind, then the shortest; the text decides ties, so that runs agree.
+        best = min(matches, key=lambda p: (-len(matches[p] & left), candidates[p], len(p), p))
+        gained = matches[best] & left
+        # A dot that stands for any character does no harm in one name, and reads better.
+        single = gained.pop() if len(gained) == 1 else ''
+        alone = single.replace('.', '').isidentifier() and not any(re.fullmatch(single, other) for other in others)
+        found.append(single if alone else best)
+        left -= matches[best]
+    return found
+
+
+def _patterns(name: str) -> Iterator[str]:
+    """From general to special; the last one matches this name alone."""
+    if name.count('.') == 0:
+        yield re.escape(name)
+        return
+    tokens = name.split('.')
+    exact = [re.escape(token) for token in tokens]
+    loose = [re.sub(r'\d+', r'\\d+', token) for token in exact]
+    for k in range(1, len(tokens)):
+        yield r'\.'.join(exact[:k]) + r'\..*'
+    for token in exact[1:-1]:
+        if not token.isdigit():
+            yield rf'.*\.{token}\..*'
+    yield r'\.'.join(loose)
+    for k in range(1, len(tokens)):
+        yield r'.*\.' + r'\.'.join(loose[-k:])
+    for k in range(1, len(tokens) - 1):
+        yield r'\.'.join(exact[:k]) + r'\..*\.' + loose[-1]
+    yield r'\.'.join(exact)

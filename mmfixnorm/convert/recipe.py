@@ -1,0 +1,147 @@
+"""What training with FixNorm changes besides the model: optim wrapper, hooks, search."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.settings import parse_settings
+
+__all__ = ['check_optim_wrapper', 'hooks_with_fixnorm', 'optim_wrapper_edit', 'search_block']
+
+_WRAPPERS = {'OptimWrapper': 'FixNormOptimWrapper', 'AmpOptimWrapper': 'FixNormAmpOptimWrapper'}
+_CONSTRUCTOR = 'FixNormOptimWrapperConstructor'
+# Of the default constructor's options those that ours takes, with 0.
+_ALLOWED = ('norm_decay_mult', 'bias_decay_mult')
+# The paper searches from half to 8 times (ImageNet) or 10 times (COCO, Cityscapes) the lr of weight decay.
+_LR_FACTORS = (0.5, 8.0)
+
+
+def check_optim_wrapper(cfg: Config) -> None:
+    """Refuse what the wrapper and the constructor of FixNorm cannot take the place of.
+
+    Raises:
+        ConfigError: There is no optim wrapper with one optimizer, or it is of a special kind.
+    """
+    wrapper = cfg.get('optim_wrapper')
+    if not isinstance(wrapper, Mapping) or not isinstance(wrapper.get('optimizer'), Mapping):
+        raise ConfigError(f'optim_wrapper: must be a dict with optimizer, got {wrapper!r}; is the config for training?')
+    kind = wrapper.get('type', 'OptimWrapper')
+    if kind not in _WRAPPERS:
+        raise ConfigError(
+            f'optim_wrapper.type: {kind!r} has no form with norm fixing ({sorted(_WRAPPERS)} have); '
+            "add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
+        )
+    constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
+    if constructor not in ('DefaultOptimWrapperConstructor', None):
+        raise ConfigError(
+            f'optim_wrapper.constructor: {constructor!r} sorts the parameters in its own way, which {_CONSTRUCTOR} '
+            "cannot keep; add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
+        )
+    lr = wrapper['optimizer'].get('lr')
+    if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr > 0:
+        raise ConfigError(f'optim_wrapper.optimizer.lr: must be a number > 0 to start from, got {lr!r}')
+
+
+def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> tuple[dict[str, Any], list[str]]:
+    """The child's ``optim_wrapper``, and comments on it.
+
+    Args:
+        cfg (Config): The plain config.
+        exclude (Sequence[str]): Patterns of weights that stay out of the set.
+        decay (bool): Whether weights outside the set keep the weight decay of the config.
+    """
+    wrapper = cfg.optim_wrapper
+    edit: dict[str, Any] = dict(type=_WRAPPERS[wrapper.get('type', 'OptimWrapper')], constructor=_CONSTRUCTOR)
+    comments = []
+    if decay:
+        comments.append('The weight decay of the base is kept: it reaches only weights that are not in the set.')
+    elif _takes_weight_decay(wrapper.optimizer):
+        edit['optimizer'] = dict(weight_decay=0.0)
+    inherited = wrapper.get('paramwise_cfg') or {}
+    paramwise, dropped = _paramwise(inherited, exclude)
+    if any(key not in _ALLOWED or value != 0 for key, value in inherited.items()):
+        edit['paramwise_cfg'] = dict(_delete_=True, **paramwise)
+    elif paramwise:
+        edit['paramwise_cfg'] = paramwise
+    if dropped:
+        comments.append(f'Not taken over from paramwise_cfg: {", ".join(dropped)}.')
+    return edit, comments
+
+
+def _takes_weight_decay(optimizer: Mapping[str, Any]) -> bool:
+    if 'weight_decay' in optimizer:
+        return True
+    built = OPTIMIZERS.get(optimizer['type'])
+    return built is not None and 'weight_decay' in inspect.signature(built).parameters
+
+
+def _paramwise(cfg: Mapping[str, Any], exclude: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The options that the constructor of FixNorm has, and the names of those that would have changed something."""
+    keys = cfg.get('custom_keys', {})
+    lr_mults = {key: dict(lr_mult=o['lr_mult']) for key, o in keys.items() if o.get('lr_mult', 1) != 1}
+    kept = {name: value for name, value in (('custom_keys', lr_mults), ('exclude', list(exclude))) if value}
+    # What only switches a decay off is done by the constructor, or has nothing to switch off.
+    dropped = [f'{key}={value}' for key, value in cfg.items() if key.endswith('lr_mult') and value != 1]
+    dropped += [f'custom_keys[{key!r}] {o}' for key, o in keys.items() if o.get('decay_mult', 1) not in (0, 1)]
+    return kept, dropped
+
+
+def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
+    """The hooks of the config with averaged weights put to the norm, and the telemetry of the set."""
+    hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
+    for hook in hooks:
+        if hook.get('type') == 'EMAHook':
+            hook['type'] = 'FixNormEMAHook'
+    if not any(hook.get('type') == 'WeightNormHook' for hook in hooks):
+        hooks.append(dict(type='WeightNormHook', interval=100, per_layer=False))
+    return hooks
+
+
+def search_block(
+    cfg: Config, alpha_keys: Sequence[str], lr_range: Sequence[float] | None = None
+) -> dict[str, Any] | None:
+    """The ``search`` block: Algorithm 4 around the config's learning rate; None if its metric is not known.
+
+    Raises:
+        ConfigError: If ``lr_range`` is none.
+    """
+    metric = _metric(cfg)
+    if metric is None:
+        return None
+    lr = float(cfg.optim_wrapper.optimizer.lr)
+    low, high = lr_range or (float(f'{lr * factor:.3g}') for factor in _LR_FACTORS)
+    block = dict(type='FixNormSearch', lr_range=(low, high), metric=metric, rule='greater')
+    block['alpha_key'] = alpha_keys[0] if len(alpha_keys) == 1 else list(alpha_keys)
+    parse_settings(block)
+    return block
+
+
+def _metric(cfg: Config) -> str | None:
+    evaluators = cfg.get('val_evaluator') or []
+    for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        found = _METRICS.get(str(evaluator.get('type')).rpartition('.')[2])
+        if found is not None:
+            prefix, name = found
+            own = evaluator.get('metric') or evaluator.get('iou_metrics')
+            own = own[0] if isinstance(own, (list, tuple)) else own
+            prefix = evaluator.get('prefix') or prefix
+            return f'{prefix}/{name.format(own)}' if prefix else name.format(own)
+    return None
+
+
+# Evaluator: its prefix, and the name of what it reports; {} is the first of its own metrics.
+_METRICS = {
+    'Accuracy': ('accuracy', 'top1'),
+    'SingleLabelMetric': ('single-label', 'f1-score'),
+    'MultiLabelMetric': ('multi-label', 'f1-score'),
+    'AveragePrecision': ('multi-label', 'mAP'),
+    'CocoMetric': ('coco', '{}_mAP'),
+    'VOCMetric': ('pascal_voc', 'mAP'),
+    'IoUMetric': ('', '{}'),
+}

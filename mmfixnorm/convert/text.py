@@ -1,0 +1,81 @@
+"""The text of a config file."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ['config_text']
+
+_WIDTH = 118
+
+
+def config_text(title: str, sections: Sequence[tuple[str, Any, Sequence[str]]]) -> str:
+    """A config file of Python.
+
+    Args:
+        title (str): Comment at the top.
+        sections (Sequence): Triples of a key, its value, and sentences to stand above it as comments.
+
+    Example:
+        >>> print(config_text('Small.', [('model', dict(head=dict(alpha=1.0)), ['The bound is high.'])]), end='')
+        # Small.
+        <BLANKLINE>
+        # The bound is high.
+        model = dict(head=dict(alpha=1.0))
+    """
+    lines = _comment(title)
+    for key, value, comments in sections:
+        if key == '_base_':  # a path may be long
+            lines.append(f'{key} = {value!r}')
+            continue
+        if comments:
+            lines.append('')
+        for comment in comments:
+            lines += _comment(comment)
+        lines.append(f'{key} = {_formatted(value, 0, len(key) + 3)}')
+    return '\n'.join(lines) + '\n'
+
+
+def _comment(text: str) -> list[str]:
+    return textwrap.wrap(text, _WIDTH, initial_indent='# ', subsequent_indent='# ', break_long_words=False)
+
+
+def _formatted(value: Any, indent: int, taken: int) -> str:
+    """In one line where it fits, else with one item per line."""
+    inner = ' ' * (indent + 4)
+    if isinstance(value, Mapping) and value:
+        plain = all(isinstance(key, str) and key.isidentifier() for key in value)
+        start, end = ('dict(', ')') if plain else ('{', '}')
+        heads = [f'{key}=' if plain else f'{_string(key)}: ' for key in value]
+        children: list[Any] = list(value.values())
+    elif isinstance(value, (list, tuple)) and value:
+        start, end = ('[', ']') if isinstance(value, list) else ('(', ')')
+        heads, children = [''] * len(value), list(value)
+    else:
+        return _string(value) if isinstance(value, str) else repr(value)
+    items = [head + _formatted(child, indent + 4, 4 + len(head)) for head, child in zip(heads, children, strict=True)]
+    comma = ',' if isinstance(value, tuple) and len(items) == 1 else ''
+    line = start + ', '.join(items) + comma + end
+    if '\n' not in line and indent + taken + len(line) <= _WIDTH:
+        return line
+    if start == 'dict(' and '\n' not in line:
+        body = textwrap.indent(_filled(items, _WIDTH - len(inner)), inner)
+    else:
+        body = '\n'.join(f'{inner}{item},' for item in items)
+    return f'{start}\n{body}\n{" " * indent}{end}'
+
+
+def _filled(items: Sequence[str], width: int) -> str:
+    """Items one after the other, in as many lines as it takes."""
+    lines = ['']
+    for item in items:
+        if lines[-1] and len(lines[-1]) + len(item) + 2 > width:
+            lines.append('')
+        lines[-1] += f'{" " if lines[-1] else ""}{item},'
+    return '\n'.join(lines)
+
+
+def _string(text: str) -> str:
+    return f"r'{text}'" if '\\' in text and "'" not in text and not text.endswith('\\') else repr(text)

@@ -1,0 +1,33 @@
+"""Few regular expressions for many names."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmfixnorm.convert.patterns import cover
+
+TOKEN = st.sampled_from(['a', 'b', 'conv1', 'conv2', '0', '1', '10', 'x+y'])
+NAME = st.lists(TOKEN, min_size=1, max_size=4).map('.'.join)
+
+
+@given(st.sets(NAME, min_size=1, max_size=12), st.sets(NAME, max_size=12))
+def test_all_names_are_matched_and_no_other(names, others) -> None:
+    others = others - names
+    patterns = cover(names, others)
+    assert {n for n in names if any(re.fullmatch(p, n) for p in patterns)} == names
+    assert not [n for n in others if any(re.fullmatch(p, n) for p in patterns)]
+    assert len(patterns) <= len(names)
+
+
+def test_one_pattern_is_enough_where_the_names_have_something_in_common() -> None:
+    se = [f'backbone.layer{i}.{j}.se_layer.conv{k}.conv' for i in range(1, 5) for j in range(3) for k in (1, 2)]
+    convs = [f'backbone.layer{i}.{j}.conv{k}' for i in range(1, 5) for j in range(3) for k in (1, 2, 3)]
+    assert cover(se, [*convs, 'head.fc']) == [r'.*\.se_layer\..*']
+    assert cover(convs, ['head.fc']) == [r'backbone\..*']
+    assert cover(['head.fc'], convs) == ['head.fc']
+
+
+def test_a_name_alone_stands_as_it_is_unless_another_one_would_match() -> None:
+    assert cover(['head.0.fc'], ['head.1.fc']) == ['head.0.fc']
+    assert cover(['a.0'], ['a00']) != ['a.0']

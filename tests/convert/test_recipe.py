@@ -1,0 +1,106 @@
+"""Optim wrapper, hooks and search block of a converted config."""
+
+import pytest
+from mmengine.config import Config
+
+from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
+from mmfixnorm.errors import ConfigError
+
+SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+FIXNORM = dict(type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor')
+
+
+def config(evaluator=None, **optim_wrapper):
+    return Config(dict(optim_wrapper=dict(optimizer=SGD) | optim_wrapper, val_evaluator=evaluator))
+
+
+@pytest.mark.parametrize(
+    'wrapper, exclude, decay, expected',
+    [
+        (dict(), [], False, dict(FIXNORM, optimizer=dict(weight_decay=0.0))),
+        (dict(), ['^a$'], True, dict(FIXNORM, paramwise_cfg=dict(exclude=['^a$']))),
+        (
+            dict(type='AmpOptimWrapper', loss_scale='dynamic'),
+            [],
+            False,
+            dict(FIXNORM, type='FixNormAmpOptimWrapper', optimizer=dict(weight_decay=0.0)),
+        ),
+        # AdamW decays by default, SGD's cousin Rprop cannot.
+        (dict(optimizer=dict(type='AdamW', lr=1.0)), [], False, dict(FIXNORM, optimizer=dict(weight_decay=0.0))),
+        (dict(optimizer=dict(type='Rprop', lr=1.0)), [], False, dict(FIXNORM)),
+        (
+            dict(paramwise_cfg=dict(norm_decay_mult=0.0)),
+            ['^a$'],
+            False,
+            dict(FIXNORM, optimizer=dict(weight_decay=0.0), paramwise_cfg=dict(exclude=['^a$'])),
+        ),
+        (
+            dict(paramwise_cfg=dict(norm_decay_mult=0, custom_keys=dict(a=dict(lr_mult=0.1, decay_mult=0), b={}))),
+            [],
+            False,
+            dict(
+                FIXNORM,
+                optimizer=dict(weight_decay=0.0),
+                paramwise_cfg=dict(_delete_=True, custom_keys=dict(a=dict(lr_mult=0.1))),
+            ),
+        ),
+    ],
+)
+def test_the_wrapper_has_no_decay_on_the_set_and_keeps_factors_of_the_learning_rate(wrapper, exclude, decay, expected):
+    cfg = config(**wrapper)
+    check_optim_wrapper(cfg)
+    assert optim_wrapper_edit(cfg, exclude, decay=decay)[0] == expected
+
+
+def test_what_is_not_taken_over_is_said() -> None:
+    keys = dict(a=dict(decay_mult=0.5), b=dict(decay_mult=0.0))
+    cfg = config(paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0, custom_keys=keys))
+    _, comments = optim_wrapper_edit(cfg, [], decay=False)
+    assert comments == ["Not taken over from paramwise_cfg: bias_lr_mult=2.0, custom_keys['a'] {'decay_mult': 0.5}."]
+
+
+@pytest.mark.parametrize(
+    'wrapper, message',
+    [
+        (dict(optimizer=None), 'optim_wrapper: must be a dict with optimizer'),
+        (dict(type='ApexOptimWrapper'), "'ApexOptimWrapper' has no form with norm fixing"),
+        (dict(constructor='LearningRateDecayOptimWrapperConstructor'), 'sorts the parameters in its own way'),
+        (dict(optimizer=dict(type='SGD')), 'optimizer.lr: must be a number > 0 to start from, got None'),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(wrapper, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_optim_wrapper(config(**wrapper))
+
+
+@pytest.mark.parametrize(
+    'evaluator, metric',
+    [
+        (dict(type='Accuracy', topk=(1, 5)), 'accuracy/top1'),
+        (dict(type='CocoMetric', metric=['bbox', 'segm']), 'coco/bbox_mAP'),
+        (dict(type='mmdet.CocoMetric', metric='bbox', prefix='mine'), 'mine/bbox_mAP'),
+        ([dict(type='Unknown'), dict(type='IoUMetric', iou_metrics=['mIoU'])], 'mIoU'),
+        (dict(type='VOCMetric', metric='mAP'), 'pascal_voc/mAP'),
+    ],
+)
+def test_the_metric_is_that_of_the_evaluator(evaluator, metric) -> None:
+    block = search_block(config(evaluator), ['model.head.alpha'])
+    assert block == dict(
+        type='FixNormSearch', lr_range=(0.05, 0.8), metric=metric, rule='greater', alpha_key='model.head.alpha'
+    )
+
+
+def test_the_range_is_the_users_and_an_unknown_metric_gives_no_search() -> None:
+    coco = dict(type='CocoMetric', metric='bbox')
+    assert search_block(config(coco), ['model.a.alpha', 'model.b.alpha'], (1, 2))['lr_range'] == (1, 2)
+    with pytest.raises(ConfigError, match='lr_range'):
+        search_block(config(coco), ['model.a.alpha'], (2, 1))
+    assert search_block(config(dict(type='Unknown')), ['model.a.alpha']) is None
+
+
+def test_averaged_weights_are_put_to_the_norm_and_no_hook_is_lost_or_doubled() -> None:
+    ema, watch = dict(type='EMAHook', momentum=1e-4), dict(type='WeightNormHook', interval=100, per_layer=False)
+    cfg = Config(dict(custom_hooks=[ema, dict(type='Other')]))
+    assert hooks_with_fixnorm(cfg) == [dict(ema, type='FixNormEMAHook'), dict(type='Other'), watch]
+    assert cfg.custom_hooks[0].type == 'EMAHook'
+    assert hooks_with_fixnorm(Config(dict(custom_hooks=[watch]))) == [watch]

@@ -1,0 +1,132 @@
+"""Layers exchanged while a model is built."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmfixnorm.core import FixNormLinear, WNConv2d, WNLinear
+from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.engine.swap import is_plain_layer, swap_
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.built import built_value
+from mmfixnorm.swap_block import move_swap_into_model
+
+X = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture
+def swapped(toy_classifier):
+    """Builds the toy classifier from a config, with layers exchanged; every model starts from the same numbers."""
+    plain_type = type(toy_classifier())
+
+    def build(swap, **fixnorm):
+        torch.manual_seed(0)
+        fixnorm = dict(plain_type=plain_type, swap=swap, **fixnorm)
+        return MODELS.build(dict(type='FixNormModel', fixnorm=fixnorm, fc=nn.Linear(6, 3)))
+
+    return build
+
+
+def test_the_model_computes_what_the_plain_one_does_and_has_its_tensors(swapped) -> None:
+    model = swapped({'head.fc': dict(type='FixNormLinear', alpha=100.0), r'backbone\.[03]': 'WNConv2d'})
+    torch.manual_seed(0)
+    plain = type(model)(fc=nn.Linear(6, 3))
+    assert [type(m) for m in (model.head.fc, model.backbone[0], model.backbone[3])] == [
+        FixNormLinear,
+        WNConv2d,
+        WNConv2d,
+    ]
+    assert set(model.state_dict()) - set(plain.state_dict()) == {'head.fc.g', 'backbone.0.g', 'backbone.3.g'}
+    for name, value in plain.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+    torch.testing.assert_close(model(X), plain(X))
+    # Proof that the new layers are the ones that run: the scale of a weight no longer matters.
+    before = model(X).detach()
+    with torch.no_grad():
+        for layer in (model.head.fc, model.backbone[0]):
+            layer.weight.mul_(3)
+    torch.testing.assert_close(model(X), before)
+
+
+def test_it_is_done_before_a_runner_takes_the_parameters(swapped, toy_runner) -> None:
+    model = swapped({'head.fc': 'FixNormLinear'}, alpha=2.0)
+    g = model.head.fc.g.item()
+    runner = toy_runner(model=model, epochs=1)
+    runner.train()
+    optimizer = runner.optim_wrapper.optimizer
+    assert {id(p) for group in optimizer.param_groups for p in group['params']} == {id(p) for p in model.parameters()}
+    assert any(model.head.fc.weight is tensor for tensor in flagged(optimizer))
+    assert model.head.fc.g.item() != g
+
+
+def test_alpha_is_read_back_from_the_layers_themselves(swapped) -> None:
+    model = swapped({'head.fc': 'FixNormLinear'}, alpha=2.0)
+    assert built_value(model, 'model.fixnorm.alpha') == 2.0
+    model.head.fc.alpha = 7.0
+    assert built_value(model, 'model.fixnorm.alpha') == 7.0
+    assert copy.deepcopy(model).fixnorm.alpha == 7.0
+    with pytest.raises(ConfigError, match=r'have the bounds \[\]'):
+        swapped({'head.fc': 'WNLinear'}).fixnorm.alpha  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    'fixnorm, message',
+    [
+        (dict(swap={'head.fx': 'WNLinear'}), r"swap\['head.fx'\]: must match an nn.Linear, it matches no module"),
+        (dict(swap={'backbone.0': 'WNLinear'}), "must match an nn.Linear, it matches {'backbone.0': 'Conv2d'}"),
+        (dict(swap={'head.fc': 'WNLinears'}), "must be one of .*'WNLinear'.*, got 'WNLinears'"),
+        (dict(swap={'head.fc': 'FixNormLinear'}), 'FixNormLinear needs alpha'),
+        (dict(swap={'head.fc': dict(type='WNLinear', alpha=1)}), r"WNLinear does not take \['alpha'\]"),
+        (dict(swap={'head.fc': 'WNLinear', r'.*fc': 'WNLinear'}), "'head.fc' and '.*fc' both match head.fc"),
+        (dict(swap={}), 'fixnorm.swap: must be set'),
+        (dict(swap={'head.fc': 'WNLinear'}, alphas=1), r"takes plain_type, swap and alpha, got \['alphas'\]"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key(swapped, fixnorm, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        swapped(**fixnorm)
+
+
+def test_a_layer_that_computes_something_of_its_own_is_refused() -> None:
+    attention = nn.MultiheadAttention(4, 2)  # uses the weight of out_proj and never calls it
+    assert not is_plain_layer(attention.out_proj)
+    with pytest.raises(ConfigError, match='out_proj is a NonDynamicallyQuantizableLinear'):
+        swap_(attention, {'out_proj': 'WNLinear'})
+    assert is_plain_layer(nn.Linear(2, 2))
+
+
+def test_a_shared_layer_is_exchanged_once_under_all_its_names() -> None:
+    layer = nn.Linear(3, 3)
+    model = nn.ModuleDict(dict(a=layer, b=layer))
+    swap_(model, {'a': 'WNLinear'})
+    assert isinstance(model['a'], WNLinear)
+    assert model['a'] is model['b']
+
+
+def test_the_block_of_the_config_goes_into_its_model() -> None:
+    cfg = Config(dict(model=dict(type='ImageClassifier', head=dict(x=1)), fixnorm=dict(swap={'head.fc': 'WNLinear'})))
+    move_swap_into_model(cfg)
+    assert cfg.to_dict() == dict(
+        model=dict(
+            type='FixNormModel',
+            head=dict(x=1),
+            fixnorm=dict(swap={'head.fc': 'WNLinear'}, plain_type='ImageClassifier'),
+        )
+    )
+    cfg.fixnorm = dict(swap={'head.fc': 'WNLinear'})
+    with pytest.raises(ConfigError, match='write it into model.fixnorm'):
+        move_swap_into_model(cfg)
+    plain = Config(dict(model=dict(type='A')))
+    move_swap_into_model(plain)
+    assert plain.to_dict() == dict(model=dict(type='A'))
+
+
+def test_the_config_is_the_same_after_a_runner_has_written_it(tmp_path) -> None:
+    swap = {'head.fc': 'FixNormLinear', r'backbone\..*\.se_layer\..*': 'WNConv2d'}
+    cfg = Config(dict(model=dict(type='FixNormModel', fixnorm=dict(plain_type='A', alpha=1.0, swap=swap))))
+    cfg.dump(tmp_path / 'dumped.py')
+    assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
