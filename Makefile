@@ -7,6 +7,8 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/requirements/constraints.txt
+# Tests start hundreds of processes: without bytecode each compiles torch and the toolboxes again.
+unexport PYTHONDONTWRITEBYTECODE
 # Bytecode is made on first use: much of what is installed is never imported.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q
 # mmcv and others ask for opencv-python, which needs libGL. The headless build is the same module

@@ -49,6 +49,7 @@ setup(
     description='FixNorm (training without weight decay) for OpenMMLab, and its tuning',
     long_description=readme.read_text() if readme.exists() else '',
     long_description_content_type='text/markdown',
+    license='Apache-2.0',
     keywords='weight decay, weight normalization, hyper-parameter tuning, OpenMMLab',
     classifiers=[
         'Development Status :: 4 - Beta',
@@ -71,6 +72,7 @@ setup(
         'data': requirements('data'),
         'analysis': requirements('analysis'),
         'peers': requirements('peers'),
+        'docs': requirements('docs'),
         'ray': ['ray>=2.9'],
         'test': requirements('test'),
     },

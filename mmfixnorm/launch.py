@@ -5,19 +5,17 @@ Only mmengine and torch are needed here. A mistake of the user becomes a
 """
 
 import argparse
-import importlib.util
 import os
 import subprocess
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, ConfigDict, DictAction
-from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
@@ -25,6 +23,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, RUNNERS, init_default_scop
 from mmengine.runner import Runner
 from torch import nn
 
+from mmfixnorm.config import explain_import, load_config, message_of
 from mmfixnorm.data_checks.built import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
@@ -42,13 +41,6 @@ __all__ = [
     'use_amp',
 ]
 
-# Import name of a toolbox and of what it stands on: the packages, maintained fork first.
-PACKAGES = {
-    'mmcv': ('onedl-mmcv', 'mmcv'),
-    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
-    'mmdet': ('onedl-mmdetection', 'mmdet'),
-    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
-}
 AMP_WRAPPERS = {
     'OptimWrapper': 'AmpOptimWrapper',
     'AmpOptimWrapper': 'AmpOptimWrapper',
@@ -67,39 +59,6 @@ _BUILD_ERRORS = (
     TypeError,
     ValueError,
 )
-
-
-def load_config(filename: str | os.PathLike[str], *, cfg_options: Mapping[str, Any] | None = None) -> Config:
-    """Read a config file, import its ``custom_imports`` and merge ``--cfg-options`` into it.
-
-    Args:
-        filename: A config of any toolbox.
-        cfg_options: Dotted keys and their values, e.g. ``{'optim_wrapper.optimizer.lr': 0.4}``.
-
-    Raises:
-        ConfigError: If the file is missing or no valid config, if an option does not fit, or if
-            the toolbox that the config needs is not installed.
-    """
-    filename = os.fspath(filename)
-    if not os.path.isfile(filename):
-        raise ConfigError(f'no such config file: {filename!r} (in {os.getcwd()})')
-    # Lets `_base_ = 'mmfixnorm::...'` find the configs of the installed package.
-    MODULE2PACKAGE.setdefault('mmfixnorm', 'mmfixnorm')
-    try:
-        cfg = Config.fromfile(filename)
-    except ImportError as err:
-        raise ConfigError(_explain_import(err)) from err
-    except (ConfigParsingError, SyntaxError, OSError, KeyError, TypeError) as err:
-        raise ConfigError(f'not a valid config: {_message(err)}') from err
-    if cfg_options:
-        try:
-            cfg.merge_from_dict(dict(cfg_options))
-        except (KeyError, TypeError, AssertionError) as err:
-            raise ConfigError(f'--cfg-options {dict(cfg_options)}: {_message(err)}') from err
-    scope = cfg.get('default_scope')
-    if scope in PACKAGES and importlib.util.find_spec(scope) is None:
-        raise ConfigError(f"default_scope = '{scope}': {_how_to_install(scope)}")
-    return cfg
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -303,30 +262,9 @@ def _config_errors() -> Iterator[None]:
     except ConfigError:
         raise
     except ImportError as err:
-        raise ConfigError(_explain_import(err)) from err
+        raise ConfigError(explain_import(err)) from err
     except _BUILD_ERRORS as err:
         where = traceback.extract_tb(err.__traceback__)[-1]
-        raise ConfigError(f'{type(err).__name__}: {_message(err)} (raised in {where.filename}:{where.lineno})') from err
-
-
-def _message(err: BaseException) -> str:
-    """The text of an exception; ``str(KeyError)`` would put quotes around it."""
-    return str(err.args[0]) if isinstance(err, KeyError) and err.args else str(err)
-
-
-def _explain_import(err: BaseException) -> str:
-    """Name the module that is missing, at the bottom of a chain of import errors."""
-    while isinstance(cause := err.__cause__ or err.__context__, ImportError):
-        err = cause
-    name = getattr(err, 'name', None) or ''
-    if name == 'mmcv._ext':
-        return 'mmcv was built without its ops, which this config needs: see README, "Installation"'
-    name = name.split('.')[0]
-    if name in PACKAGES:
-        return _how_to_install(name)
-    return f'custom_imports: {err}'
-
-
-def _how_to_install(module: str) -> str:
-    fork, classic = PACKAGES[module]
-    return f"{module} is not installed: pip install 'mmfixnorm[onedl]' (or {fork}, or the classic {classic})"
+        raise ConfigError(
+            f'{type(err).__name__}: {message_of(err)} (raised in {where.filename}:{where.lineno})'
+        ) from err

@@ -3,15 +3,16 @@
 
 plan    check everything, print the trainings that come next and the cost; nothing runs
 run     search, or go on with a search that was interrupted in any way
-status  print the table of trials
+status  print the table of trials; --follow goes on until the search is over
 tell    read the results of trainings that were run by hand, print the commands that come next
-report  write report.html and best_config.py
+report  write report.html and best_config.py; --compare shows other searches beside it
 
 Exit status: 0 done, 1 ended without a winner, 2 a mistake to put right, 3 commands are printed that
 have to be run (--executor manual), 130 interrupted.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,15 +20,21 @@ from dataclasses import replace
 from mmengine.config import DictAction
 from rich.console import Console
 
+# This process builds nothing of a config, so it leaves torch alone (see mmfixnorm/__init__.py).
+os.environ['MMFIXNORM_REGISTER'] = '0'
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.console import event_printer, print_plan, print_state
+from mmfixnorm.search.console import SHOWN_ROWS, event_printer, print_plan, print_state
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
 from mmfixnorm.search.events import Event
 from mmfixnorm.search.executor_settings import KINDS, choose_executor
+from mmfixnorm.search.follow import follow
+from mmfixnorm.search.imports import check_custom_imports
 from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.study import STUDY_FILE, read_record
 from mmfixnorm.search.table import search_state
+
+del os.environ['MMFIXNORM_REGISTER']  # its trials do build
 
 STATUS = {'done': 0, 'stuck': 1, 'waiting': 3, 'interrupted': 130}
 
@@ -42,6 +49,14 @@ def build_parser() -> argparse.ArgumentParser:
         '--executor',
         choices=sorted(KINDS),
         help='what runs the trials, instead of search.executor; see docs/clusters.md',
+    )
+    parser.add_argument('--follow', action='store_true', help='status: watch the search until it is over')
+    parser.add_argument(
+        '--interval', type=float, default=2.0, metavar='S', help='status --follow: seconds between two looks'
+    )
+    parser.add_argument('--all', action='store_true', help=f'status: more than the last {SHOWN_ROWS} trials')
+    parser.add_argument(
+        '--compare', nargs='+', default=[], metavar='WORK_DIR', help='report: other searches, of any method and config'
     )
     parser.add_argument(
         '--cfg-options',
@@ -72,6 +87,18 @@ def run(problem: SearchProblem, trial_command: Sequence[str]) -> int:
     return STATUS[outcome.kind]
 
 
+def status(problem: SearchProblem, args: argparse.Namespace) -> int:
+    """Print where the search stands; nothing is written to its folder."""
+    if args.follow:
+        if not args.interval > 0:
+            raise ConfigError(f'--interval: must be a number of seconds > 0, got {args.interval:g}')
+        seen = follow(problem, Console(), interval_s=args.interval)
+        return 0 if seen.state.replayed.finished else 1
+    state = search_state(problem, read_record(problem.work_dir))
+    print_state(problem, state, Console(), max_rows=None if args.all else SHOWN_ROWS)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None, *, trial_command: Sequence[str] = TRIAL_COMMAND) -> int:
     args = build_parser().parse_args(argv)
     try:
@@ -81,6 +108,8 @@ def main(argv: Sequence[str] | None = None, *, trial_command: Sequence[str] = TR
             cfg_options=args.cfg_options,
             workers=args.workers,
         )
+        if args.action in ('plan', 'run', 'tell'):
+            check_custom_imports(problem.cfg)
         name = 'manual' if args.action == 'tell' else args.executor
         executor = choose_executor(problem.settings.executor_settings, name)
         problem = replace(problem, settings=replace(problem.settings, executor=executor))
@@ -92,12 +121,15 @@ def main(argv: Sequence[str] | None = None, *, trial_command: Sequence[str] = TR
         elif args.action in ('run', 'tell'):
             return run(problem, trial_command)
         elif args.action == 'status':
-            print_state(problem, search_state(problem, read_record(problem.work_dir)), Console())
+            return status(problem, args)
         else:
-            print('report: {}\nconfig: {}'.format(*write_report(problem, read_record(problem.work_dir))))
+            files = write_report(problem, read_record(problem.work_dir), compare=args.compare)
+            print('report: {}\nconfig: {}'.format(*files))
     except ConfigError as err:
         print(f'{args.config}: {err}', file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # the usual end of --follow; `run` has its own way
+        return 130
     return 0
 
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from mmfixnorm.analysis.chart import Chart, Line, Panel, Star
-from mmfixnorm.analysis.studies import Study
 from mmfixnorm.search.curves import alpha_curves, lr_curves
 from mmfixnorm.search.settings import FixNormSearch
+from mmfixnorm.search.studies import Study
 from mmfixnorm.search.table import progress
 
 

@@ -51,7 +51,8 @@ class InMemoryDataset(Dataset):
         batch_transforms: Sequence[dict] = (),
         device: str | None = None,
     ) -> None:
-        self.dataset: Any = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
+        source: Any = dataset
+        self.dataset = DATASETS.build(source) if isinstance(source, dict) else source
         self.batch_transforms = [TRANSFORMS.build(transform) for transform in batch_transforms]
         packed = [self.dataset[i] for i in range(len(self.dataset))]
         shapes = {tuple(item['inputs'].shape) for item in packed}

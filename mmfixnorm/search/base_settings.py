@@ -29,6 +29,8 @@ class SearchSettings(ABC):
         alpha_key (str or list[str]): Where alpha is in the config.
         seed (int, optional): Written to ``randomness.seed`` of every trial; None leaves the
             config's own.
+        confirm_seeds (int): Train the winner and the runner-up again with the seeds ``seed + 1`` to
+            ``seed + confirm_seeds``, see :mod:`.confirm`; 0 trains nothing again.
         workers (int): Trials that run at the same time.
         max_attempts (int): Attempts at a trial whose process fails, in one run of the command.
         timeout_s (float, optional): Wall-clock limit of one attempt, in seconds.
@@ -48,6 +50,7 @@ class SearchSettings(ABC):
     lr_key: str | tuple[str, ...] = 'optim_wrapper.optimizer.lr'
     alpha_key: str | tuple[str, ...] = 'model.head.alpha'
     seed: int | None = 0
+    confirm_seeds: int = 0
     workers: int = 1
     max_attempts: int = 3
     timeout_s: float | None = None
@@ -65,6 +68,8 @@ class SearchSettings(ABC):
         self._set('alpha_key', checks.dotted_keys('alpha_key', self.alpha_key, 'model'))
         if self.seed is not None:
             checks.integer('seed', self.seed, at_least=0)
+        if checks.integer('confirm_seeds', self.confirm_seeds, at_least=0) and self.seed is None:
+            raise checks.fail('seed', 'an integer where search.confirm_seeds > 0, whose seeds follow it', self.seed)
         checks.integer('workers', self.workers, at_least=1)
         checks.integer('max_attempts', self.max_attempts, at_least=1)
         if self.timeout_s is not None:
@@ -111,6 +116,8 @@ class SearchSettings(ABC):
     def identity(self) -> dict[str, Any]:
         """Everything that decides what the trials are, as plain data."""
         values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
+        if not self.confirm_seeds:  # records from before there was this key go on
+            del values['confirm_seeds']
         processes = self.executor_settings.processes
         if processes > 1:  # each has the config's batch size, so all of them have another one
             values['executor.gpus_per_trial'] = processes

@@ -21,10 +21,9 @@ import importlib.util
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-import optuna
-from optuna.distributions import FloatDistribution
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.base_settings import SearchSettings
@@ -32,6 +31,10 @@ from mmfixnorm.search.random_points import make_spec, random_point
 from mmfixnorm.search.sampled_settings import BayesianSearch
 from mmfixnorm.search.stages import Closed, Replay, Spec, Stage, all_diverged, best_of, make_stage, numbered
 from mmfixnorm.search.values import tidy, values_of
+
+if TYPE_CHECKING:
+    import optuna  # who proposes imports it: that takes half a second
+    from optuna.distributions import FloatDistribution
 
 _BEFORE_ANY_VALUE = 0.0
 _NEEDED = {'gp': ('scipy', 'torch'), 'tpe': ()}
@@ -115,6 +118,8 @@ def told_values(rule: str, closed: Sequence[Closed]) -> list[float]:
 
 
 def _told_study(settings: BayesianSearch, closed: Sequence[Closed], number: int) -> optuna.Study:
+    import optuna
+
     # By key, so that the order of arrival does not matter; a new seed for each batch, because the
     # sampler is a new one.
     closed = sorted(closed, key=lambda c: c.key)
@@ -128,6 +133,8 @@ def _told_study(settings: BayesianSearch, closed: Sequence[Closed], number: int)
 
 
 def _sampler(settings: BayesianSearch, seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
     # The random points are drawn outside; one told value is what both need.
     if settings.sampler == 'gp':
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=1)
@@ -135,10 +142,14 @@ def _sampler(settings: BayesianSearch, seed: int) -> optuna.samplers.BaseSampler
 
 
 def _distributions(settings: BayesianSearch) -> dict[str, FloatDistribution]:
+    from optuna.distributions import FloatDistribution
+
     return {name: FloatDistribution(low, high, log=True) for name, (low, high) in settings.ranges.items()}
 
 
 def _told(settings: BayesianSearch, values: Mapping[str, float], value: float) -> optuna.trial.FrozenTrial:
+    import optuna
+
     return optuna.trial.create_trial(params=dict(values), distributions=_distributions(settings), value=value)
 
 
@@ -157,6 +168,8 @@ def _ask(settings: BayesianSearch, study: optuna.Study) -> dict[str, float]:
 @contextmanager
 def _without_noise() -> Iterator[None]:
     """Optuna says of parts of its interface that they are experimental; each call says it again."""
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)

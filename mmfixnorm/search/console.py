@@ -5,22 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TextIO
+from typing import IO
 
 from rich.console import Console
 from rich.table import Table
 
+from mmfixnorm.search.confirm import confirmations
 from mmfixnorm.search.events import Event, Listener
 from mmfixnorm.search.planner import Closed, Propose, Run, Spec, plan
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.schedule import shortened_length, training_length
-from mmfixnorm.search.table import SearchState
+from mmfixnorm.search.table import Row, SearchState
 from mmfixnorm.search.values import describe, title, value_cells
 
 _QUIET = frozenset({'submitting', 'ended'})  # each is followed by an event that says more
 
+SHOWN_ROWS = 60  # of a table, unless all are asked for: rich takes milliseconds for each
 
-def event_printer(stream: TextIO) -> Listener:
+
+def event_printer(stream: IO[str]) -> Listener:
     """One line per event: text on a terminal, JSON otherwise."""
 
     def as_text(event: Event) -> None:
@@ -37,14 +40,37 @@ def event_printer(stream: TextIO) -> Listener:
     return as_text if stream.isatty() else as_json
 
 
-def print_state(problem: SearchProblem, state: SearchState, console: Console) -> None:
-    """Print the table of trials and where the search stands."""
+def print_state(
+    problem: SearchProblem, state: SearchState, console: Console, *, max_rows: int | None = SHOWN_ROWS
+) -> None:
+    """Print the table of trials, its last rows if there are more than ``max_rows``, and where the search stands."""
+    console.print(state_table(problem, state, state.rows[-max_rows:] if max_rows else state.rows))
+    if max_rows and len(state.rows) > max_rows:
+        left = len(state.rows) - max_rows
+        console.print(f'{left} earlier trials are left away; --all shows them', highlight=False)
+    for line in state_lines(problem, state):
+        console.print(line, markup=False, highlight=False)
+
+
+def state_lines(problem: SearchProblem, state: SearchState) -> list[str]:
+    """Where a search stands: the confirmation, the summary, warnings."""
+    lines = []
+    for c in confirmations(state.replayed, state.rows):
+        mean = '' if c.mean is None else f', mean {c.mean:.4g}'
+        interval = f', 95 % interval {c.interval[0]:.4g} to {c.interval[1]:.4g}' if c.interval else ''
+        diverged = f', {c.diverged} diverged' if c.diverged else ''
+        lines.append(f'{c.role} {c.point.key} over {len(c.seeds)} new seeds{mean}{interval}{diverged}')
+    return [*lines, summary_line(problem, state), *(f'WARNING: {w}' for w in state.replayed.warnings)]
+
+
+def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row]) -> Table:
+    """These trials as a table."""
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
     table = Table(title=f'{problem.filename}: {problem.settings.metric}')
     for name in ('trial', *map(title, tuned), unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
         table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right')
-    for row in state.rows:
+    for row in rows:
         leading = state.best is not None and row.key == state.best.key
         table.add_row(
             row.key,
@@ -57,10 +83,7 @@ def print_state(problem: SearchProblem, state: SearchState, console: Console) ->
             f'{row.seconds:.1f}',
             style='bold' if leading else None,
         )
-    console.print(table)
-    console.print(summary_line(problem, state), markup=False, highlight=False)
-    for warning in state.replayed.warnings:
-        console.print(f'WARNING: {warning}', markup=False, highlight=False)
+    return table
 
 
 def summary_line(problem: SearchProblem, state: SearchState) -> str:

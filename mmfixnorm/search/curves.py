@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from mmfixnorm.search.curve_file import CURVE_FILE, read_curve
 from mmfixnorm.search.planner import Spec, Stage
+from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.sampled_settings import SampledSearch
 from mmfixnorm.search.settings import FixNormSearch, SearchSettings
+from mmfixnorm.search.study import Attempt
 from mmfixnorm.search.table import Row, SearchState
 from mmfixnorm.search.values import title, values_of
+
+_Point = tuple[int, float | None]
 
 
 class LrCurve(NamedTuple):
@@ -63,6 +69,15 @@ class AlphaCurve(NamedTuple):
     alphas: list[float]
     values: list[float | None]
     lengths: list[float]
+
+
+class ValidationCurve(NamedTuple):
+    """All validations of a trial; ``steps`` in epochs or iterations, a value that is not finite is None."""
+
+    key: str
+    stage: str
+    steps: list[int]
+    values: list[float | None]
 
 
 def lr_curves(settings: SearchSettings, state: SearchState) -> list[LrCurve]:
@@ -171,3 +186,31 @@ def _alpha_curve(lr: float, rows: Sequence[Row]) -> AlphaCurve:
         values=[r.value for r in known],
         lengths=[r.cost for r in known],
     )
+
+
+def validation_curves(
+    problem: SearchProblem, attempts: Sequence[Attempt], *, max_points: int = 20_000
+) -> list[ValidationCurve]:
+    """The validations of every trial that has any: of its last attempt, or as far as a failed one came.
+
+    Args:
+        problem (SearchProblem): Knows the trials' folders.
+        attempts (Sequence[Attempt]): All attempts of the record.
+        max_points (int): Points of all curves together; longer ones are thinned out, evenly, and
+            keep their last point.
+    """
+    last = {a.spec.key: a for a in attempts}
+    curves = []
+    for key, attempt in last.items():
+        read = attempt.result.curve or read_curve(problem.trial_dir(key) / CURVE_FILE).items()
+        points = _thinned([(step, value) for step, value in read], max(2, max_points // len(last)))
+        steps, values = [step for step, _ in points], [value for _, value in points]
+        finite = [v if v is not None and math.isfinite(v) else None for v in values]
+        if points:
+            curves.append(ValidationCurve(key, attempt.spec.stage, steps, finite))
+    return curves
+
+
+def _thinned(points: list[_Point], limit: int) -> list[_Point]:
+    every = math.ceil(len(points) / limit)
+    return points[::-every][::-1] if every > 1 else points

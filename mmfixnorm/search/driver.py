@@ -18,16 +18,18 @@ from mmfixnorm.search.bayesian import propose
 from mmfixnorm.search.events import Event, Listener, ignore
 from mmfixnorm.search.executor import Executor, Exit, UnavailableError
 from mmfixnorm.search.executor_build import build_executor
-from mmfixnorm.search.files import make_folder, write_json, write_text
+from mmfixnorm.search.files import make_folder
 from mmfixnorm.search.interrupt import StopFlag, stop_on_signals
 from mmfixnorm.search.lock import driver_lock
 from mmfixnorm.search.planner import Best, Done, Propose, Run, Spec, Stuck, plan, replay
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.result import CONFIG_FILE, LOG_FILE, SPEC_FILE, TrialResult, read_result
+from mmfixnorm.search.result import LOG_FILE, TrialResult, read_result
 from mmfixnorm.search.retries import Retries
 from mmfixnorm.search.study import StudyRecord, open_record
-from mmfixnorm.search.task import check_folder
+from mmfixnorm.search.task import check_folder, write_task
 from mmfixnorm.search.values import describe
+from mmfixnorm.search.weights import WeightKeeper
+from mmfixnorm.search.writing import CannotWriteError, writing_to
 
 TRIAL_COMMAND = (sys.executable, '-m', 'mmfixnorm.search.trial')
 _LOG_LINES = 8
@@ -113,12 +115,18 @@ class _Driver:
         self._unavailable = ''
         self._given_up: dict[str, str] = {}
         self._stages_told = 0
+        self._weights = WeightKeeper(problem)
+        self._planned = sum(n for _, n, _ in problem.outline_cost())
+        self._looked_for: set[str] = set()
+        self._planned_at: tuple[int, ...] | None = None
 
     def run(self) -> Outcome:
         begin = time.monotonic()
         self._emit('opened', f'search in {self._problem.work_dir}', recorded=self._recorded())
         try:
             kind, best, message = self._loop()
+        except CannotWriteError:
+            raise  # ending the trials is an end to write down; the next driver adopts them
         except ConfigError:
             self._cancel_all()
             raise
@@ -133,9 +141,13 @@ class _Driver:
 
     def _loop(self) -> tuple[str, Best | None, str]:
         while not self._stop:
-            step = plan(self._problem.settings, self._record.history(), self._running.keys())
-            self._tell_closed_stages()
+            now = len(self._record.attempts), len(self._record.proposed), len(self._running)
+            if now != self._planned_at:  # else nothing has ended, been proposed or started
+                step = plan(self._problem.settings, self._record.history(), self._running.keys())
+                self._tell_closed_stages()
+                self._planned_at = now
             if isinstance(step, Done):
+                self._weights.prune(self._record.attempts, winner=step.best.key)
                 return 'done', step.best, ''
             if isinstance(step, Stuck):
                 return 'stuck', None, step.reason
@@ -153,7 +165,8 @@ class _Driver:
     def _propose(self, keys: Sequence[str]) -> None:
         """Make a proposal and write it down; only then can any of it be submitted."""
         specs = propose(self._problem.settings, self._record.closed(), keys)
-        self._record.add_proposed(specs)
+        with writing_to(self._problem.work_dir):
+            self._record.add_proposed(specs)
         for spec in specs:
             self._emit('proposed', f'{spec.key} proposed, {describe(spec)}', **asdict(spec))
 
@@ -175,47 +188,44 @@ class _Driver:
         """Adopt what runs already, then fill the free places; say whether there was anything."""
         before = len(self._running)
         for spec in specs:
-            check_folder(self._problem.trial_dir(spec.key), spec, self._record.fingerprint)
-            attempt = self._record.next_attempt(spec.key)
-            handle = self._executor.adopt(self._problem.trial_dir(spec.key), attempt)
-            if handle:
-                self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
-                where = self._executor.describe(handle)
-                self._emit('adopted', f'{spec.key} found, attempt {attempt}: {where}', key=spec.key, where=where)
+            if spec.key not in self._looked_for:
+                self._adopt(spec)
+                self._looked_for.add(spec.key)
         for spec in specs:
             full = len(self._running) >= self._executor.workers
             if full or self._given_up or self._stop:
                 break
-            if spec.key not in self._running and self._retries.may_start(spec.key):
+            if spec.key in self._running or not self._retries.may_start(spec.key):
+                continue
+            # Once more: a claim can come late from a process that a killed driver had just started.
+            if not self._adopt(spec):
                 self._submit(spec)
         return len(self._running) > before
+
+    def _adopt(self, spec: Spec) -> bool:
+        """Take over what an earlier driver has started; say whether there was anything."""
+        trial_dir = self._problem.trial_dir(spec.key)
+        check_folder(trial_dir, spec, self._record.fingerprint)
+        attempt = self._record.next_attempt(spec.key)
+        handle = self._executor.adopt(trial_dir, attempt)
+        if handle is None:
+            return False
+        self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
+        where = self._executor.describe(handle)
+        self._emit('adopted', f'{spec.key} found, attempt {attempt}: {where}', key=spec.key, where=where)
+        return True
 
     def _submit(self, spec: Spec) -> None:
         attempt = self._record.next_attempt(spec.key)
         trial_dir = self._problem.trial_dir(spec.key)
-        self._write_task(spec, attempt, trial_dir)
+        with writing_to(self._problem.work_dir):
+            write_task(self._problem, spec, attempt=attempt, fingerprint=self._record.fingerprint)
         data = {**asdict(spec), 'attempt': attempt}
         self._emit('submitting', f'{spec.key} {describe(spec)}, attempt {attempt}', **data)
         handle = self._executor.submit(trial_dir, attempt)
         self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
         where = self._executor.describe(handle)
         self._emit('submitted', f'{spec.key} started: {where}', **data, where=where)
-
-    def _write_task(self, spec: Spec, attempt: int, trial_dir: Path) -> None:
-        settings = self._problem.settings
-        trial_dir.mkdir(parents=True, exist_ok=True)
-        config = self._problem.trial_config(spec)
-        write_text(trial_dir / CONFIG_FILE, config.pretty_text)
-        task = {
-            **asdict(spec),
-            'attempt': attempt,
-            'fingerprint': self._record.fingerprint,
-            'metric': settings.metric,
-            'rule': settings.rule,
-            'select': settings.select,
-            'alpha_keys': list(settings.alpha_keys) if spec.alpha is not None else [],
-        }
-        write_json(trial_dir / SPEC_FILE, task)
 
     def _poll(self) -> bool:
         """Record the trials that have ended; say whether there was one."""
@@ -286,9 +296,10 @@ class _Driver:
 
     def _write_down(self, run: _Running, result: TrialResult) -> None:
         cost = self._problem.cost(run.spec.fraction)
-        self._record.add(run.spec, result, cost=cost)
+        with writing_to(self._problem.work_dir):
+            self._record.add(run.spec, result, cost=cost)
         del self._running[run.spec.key]
-        self._prune_weights()
+        self._weights.prune(self._record.attempts)
         if result.value is not None:
             detail = f'{self._problem.settings.metric} {result.value:g}'
         else:
@@ -303,19 +314,6 @@ class _Driver:
             cost=cost,
             progress=self._recorded(),
         )
-
-    def _prune_weights(self) -> None:
-        """Delete checkpoints of closed trials, but those of the best so far."""
-        if self._problem.settings.keep_weights == 'all':
-            return
-        closed = self._record.closed()
-        done = [c for c in closed if c.value is not None]
-        sign = 1 if self._problem.settings.rule == 'greater' else -1
-        leading = max((sign * (c.value or 0.0) for c in done), default=None)
-        for c in closed:
-            if c.value is None or sign * c.value != leading:
-                for weights in (self._problem.trial_dir(c.key) / 'run').glob('*.pth'):
-                    weights.unlink(missing_ok=True)
 
     def _cancel_all(self) -> None:
         for run in list(self._running.values()):
@@ -346,8 +344,7 @@ class _Driver:
 
     def _recorded(self) -> str:
         """Closed trainings out of those planned, as text."""
-        total = sum(n for _, n, _ in self._problem.outline_cost())
-        return f'{len(self._record.closed())}/{total}'
+        return f'{len(self._record.closed())}/{self._planned}'
 
     def _emit(self, kind: str, text: str, **data: object) -> None:
         self._tell(Event(kind, text, data))

@@ -13,7 +13,8 @@ class Event:
 
     Attributes:
         kind: ``opened``, ``proposed``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
-            ``recorded``, ``retrying``, ``closed`` (a stage), ``warning``, ``stopping``, ``finished``.
+            ``recorded``, ``retrying``, ``closed`` (a stage), ``warning``, ``stopping``, ``finished``;
+            also ``started`` where somebody only watches.
         text: It as one line for people.
         data: It as plain data for programs.
     """

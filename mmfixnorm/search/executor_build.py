@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import glob
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 
+from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.base_settings import SearchSettings
 from mmfixnorm.search.executor import Executor, LocalExecutor
 from mmfixnorm.search.executor_manual import ManualExecutor
-from mmfixnorm.search.executor_settings import LocalSettings, SlurmSettings
+from mmfixnorm.search.executor_ray import RayExecutor
+from mmfixnorm.search.executor_settings import LocalSettings, RaySettings, SlurmSettings
 from mmfixnorm.search.executor_slurm import SlurmExecutor
+
+# One of these is there where torch can find a GPU: NVIDIA's driver, its Jetson boards, ROCm, WSL.
+_GPU_DEVICES = ('/dev/nvidia*', '/dev/nvhost*', '/dev/nvmap', '/dev/kfd', '/dev/dxg')
 
 
 def build_executor(settings: SearchSettings, command: Sequence[str]) -> Executor:
@@ -34,6 +41,8 @@ def build_executor(settings: SearchSettings, command: Sequence[str]) -> Executor
         limit_s = settings.timeout_s
         time_min = wanted.time_min or (math.ceil(limit_s / 60) if limit_s else None)
         return SlurmExecutor(settings.workers, command, wanted, time_min=time_min)
+    if isinstance(wanted, RaySettings):
+        return RayExecutor(settings.workers, command, wanted, timeout_s=settings.timeout_s)
     return ManualExecutor(command)
 
 
@@ -51,9 +60,18 @@ def in_processes(command: Sequence[str], number: int) -> list[str]:
 
 def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as entries of ``CUDA_VISIBLE_DEVICES``."""
-    import torch  # late: only a search that starts trainings here needs it
-
-    count = torch.cuda.device_count()
+    count = _count_gpus()
     listed = os.environ.get('CUDA_VISIBLE_DEVICES')
     names = listed.split(',') if listed else [str(i) for i in range(count)]
     return names[:count]
+
+
+def _count_gpus() -> int:
+    """What torch counts, asked in a process of its own: the driver stays small without torch."""
+    if not any(glob.glob(pattern) for pattern in _GPU_DEVICES):
+        return 0
+    ask = [sys.executable, '-c', 'import torch; print(torch.cuda.device_count())']
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f'search.executor: torch cannot count the GPUs of this machine:\n{done.stderr.strip()}')
+    return int(done.stdout.split()[-1])

@@ -4,12 +4,15 @@ Whoever runs the attempt creates it exclusively, before anything else. Its words
 
 - ``PID START HOST SLOT``: a process of :class:`.executor.LocalExecutor`, its start time in ticks since
   boot, its machine and its place among the GPUs;
-- ``slurm JOB_ID CLUSTER``: a job of :class:`.executor_slurm.SlurmExecutor`;
+- ``slurm JOB_ID CLUSTER RESTARTS``: a job of :class:`.executor_slurm.SlurmExecutor`;
+- ``ray HOST PID NODE``, and later ``ended STATUS``: an actor of :class:`.executor_ray.RayExecutor`;
+  ``ray revoked``: it is to end itself;
 - ``manual HOST``: handed out to be started by hand.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -26,6 +29,13 @@ CLAIM_SCRIPT = (
     'echo "$$ $started $(uname -n) $1" > "$0" || exit 75; shift; exec "$@"'
 )
 NOT_CLAIMED = 75
+# Beside a trial of a cluster, in its process group: ends the group when ``$claim`` does not say
+# ``$mine`` any more. A node that was given up may still run its trial, and both must not write.
+WATCH_SCRIPT = """(
+  while sleep 2 && kill -s 0 $$; do
+    [ "$(cat "$claim")" = "$mine" ] || kill -s KILL -- -$$
+  done
+) >/dev/null 2>&1 &"""
 _CLAIM_WRITTEN_S = 5.0  # an empty claim older than this is that of a shell that was killed
 
 
@@ -42,6 +52,12 @@ class Claim:
 def claim_file(trial_dir: Path, attempt: int) -> Path:
     """The file that claims this attempt."""
     return trial_dir / f'attempt-{attempt}.claim'
+
+
+def attempt_name(claim: Path) -> str:
+    """A name that no other attempt has, for a cluster; Slurm gives an id again after a crash."""
+    number = claim.stem.split('-')[1]
+    return f'{claim.parent.name}.{number}-{hashlib.sha256(str(claim).encode()).hexdigest()[:12]}'
 
 
 def note_file(claim: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from mmfixnorm.errors import ConfigError
@@ -121,13 +121,52 @@ class SlurmSettings(ExecutorSettings):
 
 
 @dataclass(frozen=True)
+class RaySettings(ExecutorSettings):
+    """One actor of a Ray cluster per trial, on one node.
+
+    Args:
+        gpus_per_trial (int): As for every executor; 0 asks for none and trains on the CPU.
+        address (str): The cluster, as for ``ray.init``; ``'auto'`` is the one that this machine
+            is a node of.
+        cpus_per_trial (int): CPUs that Ray sets aside for a trial.
+        resources (dict[str, float]): What else it sets aside, such as ``{'accelerator_type:A100': 0.001}``.
+        setup (list[str]): Lines of shell that a trial runs first, such as ``module load cuda``.
+        poll_s (float): Time between two questions to Ray, in seconds.
+    """
+
+    kind: ClassVar[str] = 'ray'
+
+    address: str = 'auto'
+    cpus_per_trial: int = 1
+    resources: Mapping[str, float] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    poll_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        checks.integer('executor.gpus_per_trial', self.gpus_per_trial, at_least=0)
+        checks.integer('executor.cpus_per_trial', self.cpus_per_trial, at_least=1)
+        if not isinstance(self.address, str) or not self.address:
+            raise checks.fail('executor.address', "'auto' or an address", self.address)
+        if not isinstance(self.resources, Mapping):
+            raise checks.fail('executor.resources', 'a dict of names and amounts', self.resources)
+        for name, amount in self.resources.items():
+            if name in ('CPU', 'GPU'):
+                raise checks.fail('executor.resources', 'without CPU and GPU (cpus_per_trial, gpus_per_trial)', name)
+            checks.positive(f'executor.resources.{name}', amount)
+        object.__setattr__(self, 'setup', _lines('setup', self.setup))
+        checks.positive('executor.poll_s', self.poll_s)
+
+
+@dataclass(frozen=True)
 class ManualSettings(ExecutorSettings):
     """Commands that somebody else runs."""
 
     kind: ClassVar[str] = 'manual'
 
 
-KINDS: dict[str, type[ExecutorSettings]] = {c.kind: c for c in (LocalSettings, SlurmSettings, ManualSettings)}
+KINDS: dict[str, type[ExecutorSettings]] = {
+    c.kind: c for c in (LocalSettings, SlurmSettings, RaySettings, ManualSettings)
+}
 
 
 def parse_executor(value: Any) -> ExecutorSettings:

@@ -8,7 +8,6 @@ and without accounting, and answers for all jobs at once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -18,7 +17,15 @@ from pathlib import Path
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.executor import Executor, Exit, UnavailableError
-from mmfixnorm.search.executor_claim import NOT_CLAIMED, check_owner, claim_file, has_result, note_file
+from mmfixnorm.search.executor_claim import (
+    NOT_CLAIMED,
+    WATCH_SCRIPT,
+    attempt_name,
+    check_owner,
+    claim_file,
+    has_result,
+    note_file,
+)
 from mmfixnorm.search.executor_settings import SlurmSettings
 from mmfixnorm.search.executor_slurm_queue import SlurmQueue, call
 from mmfixnorm.search.files import write_json
@@ -28,14 +35,22 @@ from mmfixnorm.search.result import LOG_FILE
 _TRANSIENT = ('timed out', 'contact slurm controller', 'temporarily', 'has not answered')
 _CANCEL_S = 120.0  # Slurm gives a job 30 s (KillWait) between SIGTERM and SIGKILL
 
-# The job claims the attempt, see executor_claim. A job that Slurm has requeued finds its own claim.
+# The job claims the attempt, see executor_claim. One that Slurm has requeued takes over its own claim.
 _SCRIPT = """#!/bin/bash
 claim={claim}
-mine="slurm $SLURM_JOB_ID {cluster}"
-if ! (set -C; echo "$mine" > "$claim") 2>/dev/null && [ "$(cat "$claim")" != "$mine" ]; then
-  echo "job $SLURM_JOB_ID: $claim is there, another process runs this attempt"
-  exit {not_claimed}
+job="slurm $SLURM_JOB_ID {cluster}"
+mine="$job ${{SLURM_RESTART_COUNT:-0}}"
+if ! (set -C; echo "$mine" > "$claim") 2>/dev/null; then
+  case "$(cat "$claim")" in
+    "$job "*)
+      echo "$mine" > "$claim.new" && mv "$claim.new" "$claim" || exit
+      sleep 5 ;;  # its process of before may go on, on a node that Slurm has lost: the watch there ends it
+    *)
+      echo "job $SLURM_JOB_ID: $claim is there, another process runs this attempt"
+      exit {not_claimed} ;;
+  esac
 fi
+{watch}
 threads=$((${{SLURM_CPUS_ON_NODE:-1}} / {processes}))
 export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}}"
 {setup}
@@ -116,7 +131,7 @@ class SlurmExecutor(Executor):
         return str(path) if path.exists() or self._adopt_by_name(str(path)) else None
 
     def poll(self, handle: str) -> Exit | None:
-        jobs = self._queue.named(_job_name(handle))
+        jobs = self._queue.named(attempt_name(Path(handle)))
         if self._submitted.get(handle) == self._queue.looks:
             return None
         result = has_result(Path(handle))
@@ -135,7 +150,7 @@ class SlurmExecutor(Executor):
         return Exit(None, f'its Slurm job {mine} is not in the queue any more (squeue)')
 
     def cancel(self, handle: str) -> None:
-        name = _job_name(handle)
+        name = attempt_name(Path(handle))
         self._scancel(handle)
         give_up = time.monotonic() + _CANCEL_S
         while time.monotonic() < give_up:
@@ -154,10 +169,10 @@ class SlurmExecutor(Executor):
         return time.monotonic() - since > self._result_s
 
     def _scancel(self, handle: str) -> None:
-        call('scancel', f'--user={os.getuid()}', f'--name={_job_name(handle)}')
+        call('scancel', f'--user={os.getuid()}', f'--name={attempt_name(Path(handle))}')
 
     def _adopt_by_name(self, handle: str) -> bool:
-        alive = [job for job in self._queue.named(_job_name(handle)) if not job.ended]
+        alive = [job for job in self._queue.named(attempt_name(Path(handle))) if not job.ended]
         for job in alive[:1]:
             self._note(handle, job.job_id)
         return bool(alive)
@@ -168,7 +183,7 @@ class SlurmExecutor(Executor):
     def _job_id(self, handle: str) -> str:
         """The job that runs the attempt: the one that claimed it, or will."""
         words = Path(handle).read_text().split() if Path(handle).exists() else []
-        if len(words) == 3:
+        if len(words) == 4:
             return words[1]
         note = note_file(Path(handle))
         return str(json.loads(note.read_text(encoding='utf-8'))['job_id']) if note.exists() else 'unknown'
@@ -176,7 +191,7 @@ class SlurmExecutor(Executor):
     def _options(self, trial_dir: Path, handle: str) -> list[str]:
         s = self._settings
         log = str(trial_dir / LOG_FILE).replace('%', '%%')  # sbatch fills in %j and the like
-        options = ['--parsable', '--requeue', '--nodes=1', '--ntasks=1', f'--job-name={_job_name(handle)}']
+        options = ['--parsable', '--requeue', '--nodes=1', '--ntasks=1', f'--job-name={attempt_name(Path(handle))}']
         options += [f'--output={log}', '--open-mode=append', f'--chdir={os.getcwd()}']
         wanted = {
             'partition': s.partition,
@@ -193,14 +208,8 @@ class SlurmExecutor(Executor):
             claim=shlex.quote(handle),
             cluster=self._queue.cluster,
             not_claimed=NOT_CLAIMED,
+            watch=WATCH_SCRIPT,
             processes=self._settings.processes,
             setup='\n'.join(self._settings.setup),
             command=shlex.join([*self._command, str(Path(handle).parent)]),
         )
-
-
-def _job_name(handle: str) -> str:
-    """A name that no other attempt of this user has: ids are given again after a controller's crash."""
-    path = Path(handle)
-    number = path.stem.split('-')[1]
-    return f'{path.parent.name}.{number}-{hashlib.sha256(handle.encode()).hexdigest()[:12]}'

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 from plotly.colors import qualitative
 
-from mmfixnorm.search.curves import AlphaCurve, LrCurve, PointMap
+from mmfixnorm.search.curves import AlphaCurve, LrCurve, PointMap, ValidationCurve
 from mmfixnorm.search.table import Progress
 
 _COLOURS = qualitative.D3
 _LAYOUT = dict(template='plotly_white', height=420, margin=dict(l=60, r=20, t=50, b=50))
+_MANY = 200  # from here on markers are only blots
 
 
 def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
@@ -47,11 +48,17 @@ def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
                 y=[curve.values[curve.lrs.index(curve.best_lr)]],
                 mode='markers',
                 marker=dict(color=colour, size=15, symbol='star'),
-                name=f'{curve.name}: best, bound of the next',
+                name=f'{curve.name}: best' + (', bound of the next' if i + 1 < len(curves) else ''),
             )
-        for lr in curve.diverged:
-            figure.add_vline(x=lr, line=dict(color=colour, dash='dot', width=1))
-            figure.add_annotation(x=lr, y=1, yref='y domain', text='diverged', textangle=-90)
+        if curve.diverged:
+            figure.add_scatter(
+                x=curve.diverged,
+                y=[curve.name] * len(curve.diverged),
+                yaxis='y2',
+                mode='markers',
+                marker=dict(color='firebrick', size=9, symbol='x'),
+                name=f'{curve.name}: diverged',
+            )
     return figure
 
 
@@ -102,16 +109,41 @@ def draw_point_map(points: PointMap, metric: str) -> go.Figure:
     return figure
 
 
-def draw_progress(progress: Progress, metric: str) -> go.Figure:
-    """Best value so far against cost."""
+def draw_progress(progress: Mapping[str, Progress], metric: str) -> go.Figure:
+    """Best value so far against cost (Fig. 5, left): one line for each search, by its name."""
     figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'best {metric} so far against cost'))
     figure.update_layout(xaxis_title='cost in T_max', yaxis_title=metric)
-    figure.add_scatter(
-        x=progress.cost,
-        y=progress.best,
-        mode='lines+markers',
-        line=dict(shape='hv', color=_COLOURS[0]),
-        name='best so far',
-    )
+    for i, (name, (cost, best)) in enumerate(progress.items()):
+        figure.add_scatter(
+            x=cost,
+            y=best,
+            mode='lines+markers' if len(cost) <= _MANY else 'lines',
+            line=dict(shape='hv', color=_COLOURS[i % len(_COLOURS)]),
+            name=name,
+            hovertemplate='%{y} after %{x} T_max',
+        )
+    figure.update_layout(showlegend=len(progress) > 1)
     figure.update_xaxes(rangemode='tozero')
+    return figure
+
+
+def draw_validation_curves(curves: Sequence[ValidationCurve], metric: str, unit: str) -> go.Figure:
+    """Metric against epochs or iterations; the trials of a stage have one colour."""
+    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} in the course of each training'))
+    figure.update_layout(xaxis_title=unit, yaxis_title=metric, hovermode='closest')
+    for i, stage in enumerate(dict.fromkeys(curve.stage for curve in curves)):
+        of_stage = [curve for curve in curves if curve.stage == stage]
+        # One trace, with gaps: a browser draws thousands of curves at once, not thousands of traces.
+        figure.add_scatter(
+            x=[x for curve in of_stage for x in (*curve.steps, None)],
+            y=[y for curve in of_stage for y in (*curve.values, None)],
+            text=[curve.key for curve in of_stage for _ in (*curve.steps, None)],
+            name=stage,
+            mode='lines+markers' if len(of_stage) <= _MANY else 'lines',
+            line=dict(color=_COLOURS[i % len(_COLOURS)], width=1.5 if len(of_stage) <= _MANY else 0.5),
+            marker_size=4,
+            connectgaps=False,
+            hovertemplate='%{text}: %{y} at %{x}',
+            showlegend=True,
+        )
     return figure

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from mmfixnorm.search.base_settings import SearchSettings
 from mmfixnorm.search.bayesian import outline_bayesian, replay_bayesian
+from mmfixnorm.search.confirm import outline_confirm, replay_confirm
 from mmfixnorm.search.grids import outline_grid, replay_grid, split
 from mmfixnorm.search.halving import outline_halving, replay_halving
 from mmfixnorm.search.random_points import outline_random, replay_random
@@ -34,6 +35,7 @@ from mmfixnorm.search.settings import (
     GridSearch,
     RandomSearch,
     SuccessiveHalvingSearch,
+    UnimodalFixNormSearch,
 )
 from mmfixnorm.search.stages import (
     Best,
@@ -46,6 +48,7 @@ from mmfixnorm.search.stages import (
     better,
     make_stage,
 )
+from mmfixnorm.search.unimodal import outline_unimodal, replay_unimodal
 
 _T = TypeVar('_T', Closed, Spec)
 Outline = list[tuple[str, int, float]]
@@ -126,7 +129,7 @@ def replay(settings: SearchSettings, history: History) -> Replay:
     history = list(history)
     closed = _index([h for h in history if isinstance(h, Closed)])
     asked = _index([h for h in history if isinstance(h, Spec)])
-    replayed = _method(settings).replay(settings, closed, asked)
+    replayed = replay_confirm(settings, _method(settings).replay(settings, closed, asked), closed)
     strangers = {*closed, *asked} - {s.key for stage in replayed.stages for s in stage.specs}
     if strangers:
         raise ValueError(f'the history holds trainings that no plan asked for: {sorted(strangers)}')
@@ -138,7 +141,7 @@ def outline(settings: SearchSettings) -> Outline:
 
     The numbers are upper bounds: a later round can be smaller (see the module's docstring).
     """
-    return _method(settings).outline(settings)
+    return [*_method(settings).outline(settings), *outline_confirm(settings)]
 
 
 def _outline_fixnorm(settings: FixNormSearch) -> Outline:
@@ -220,6 +223,7 @@ _METHODS: dict[type[SearchSettings], _Method] = {
     BayesianSearch: _Method(replay_bayesian, outline_bayesian),
     RandomSearch: _Method(replay_random, outline_random),
     SuccessiveHalvingSearch: _Method(replay_halving, outline_halving),
+    UnimodalFixNormSearch: _Method(replay_unimodal, outline_unimodal),
 }
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmfixnorm.config import load_config
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.launch import load_config
 from mmfixnorm.search.bayesian import check_sampler
 from mmfixnorm.search.data import check_data, describe_data
 from mmfixnorm.search.dotted import flatten, get_key
@@ -77,8 +77,9 @@ class SearchProblem:
     def trial_config(self, spec: Spec) -> Config:
         """The config that a trial trains: values, schedule, seed and work dir set."""
         cfg = scale_schedule(self.config_with(spec), spec.fraction)
-        if self.settings.seed is not None:
-            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': self.settings.seed}
+        seed = self.settings.seed if spec.seed is None else spec.seed
+        if seed is not None:
+            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
         cfg.work_dir = str(self.trial_dir(spec.key) / 'run')
         cfg.launcher = 'none'
         cfg.resume = False  # the trial decides, by what it finds in its work dir
@@ -120,7 +121,7 @@ def load_problem(
     Raises:
         ConfigError: Settings, keys, schedule, metric or data are not usable.
     """
-    cfg = load_config(filename, cfg_options=dict(cfg_options) if cfg_options else None)
+    cfg = load_config(filename, cfg_options=cfg_options, import_custom_modules=False)
     settings = parse_settings(cfg.get('search'))
     if workers is not None:
         if workers < 1:

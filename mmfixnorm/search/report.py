@@ -3,39 +3,28 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+import os
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-import plotly.io
-
+from mmfixnorm.search import figures, report_html
+from mmfixnorm.search.confirm import confirmations
 from mmfixnorm.search.console import summary_line
-from mmfixnorm.search.curves import alpha_curves, lr_curves, point_map
-from mmfixnorm.search.figures import draw_alpha_curves, draw_lr_curves, draw_point_map, draw_progress
+from mmfixnorm.search.curves import alpha_curves, lr_curves, point_map, validation_curves
 from mmfixnorm.search.files import write_text
 from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.report_html import Page, duration, table
+from mmfixnorm.search.report_trials import trials_table
 from mmfixnorm.search.schedule import training_length
+from mmfixnorm.search.studies import Study, read_studies
 from mmfixnorm.search.study import StudyRecord
-from mmfixnorm.search.table import SearchState, progress, search_state
-from mmfixnorm.search.values import title, value_cells
+from mmfixnorm.search.table import SearchState, progress, search_state, stage_costs
+from mmfixnorm.search.values import describe
 from mmfixnorm.search.winner import winner_diff, write_best_config
 
 REPORT_FILE = 'report.html'
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: .25em .8em; border-bottom: 1px solid #ddd; }}
-td.number {{ text-align: right; font-variant-numeric: tabular-nums; }}
-tr.best {{ font-weight: bold; background: #eef7ee; }} .warning {{ background: #fff4d6; padding: .5em 1em; }}
-pre {{ background: #f7f7f7; padding: 1em; overflow-x: auto; }}
-pre .add {{ color: #116329; background: #dafbe1; }} pre .remove {{ color: #82071e; background: #ffebe9; }}
-</style></head><body>
-{body}
-</body></html>
-"""
 
 
 class ReportFiles(NamedTuple):
@@ -45,28 +34,48 @@ class ReportFiles(NamedTuple):
     best_config: Path | None
 
 
-def write_report(problem: SearchProblem, record: StudyRecord) -> ReportFiles:
-    """Write ``report.html`` and, once there is a best trial, ``best_config.py``."""
+def write_report(
+    problem: SearchProblem, record: StudyRecord, *, compare: Sequence[str | os.PathLike[str]] = ()
+) -> ReportFiles:
+    """Write ``report.html`` and, once there is a best trial, ``best_config.py``.
+
+    Args:
+        problem (SearchProblem): The search.
+        record (StudyRecord): What has been trained.
+        compare: Work dirs of other searches to show beside it, of any method and config.
+
+    Raises:
+        ConfigError: A search in ``compare`` has no record, or another metric or rule.
+    """
     state = search_state(problem, record)
+    studies = read_studies([problem.work_dir, *compare]) if compare else []
     best_config = write_best_config(problem, state.best) if state.best else None
-    sections = [
-        f'<h1>{html.escape(problem.settings.kind)} on {html.escape(problem.filename)}</h1>',
-        _summary(problem, state, best_config),
-        *_figures(problem, record, state),
-        '<h2>Trials</h2>',
-        _trials(problem, state),
-        *_winner(problem, state),
-    ]
+    page = Page(f'search on {problem.filename}')
+    page.add(f'<h1>{html.escape(problem.settings.kind)} on {html.escape(Path(problem.filename).name)}</h1>')
+    page.add(*_summary(problem, state, best_config))
+    _add_figures(page, problem, record, state)
+    if studies:
+        page.add('<h2>Searches side by side</h2>')
+        page.add_figure(
+            figures.draw_progress(
+                {s.label: progress(s.record.attempts, s.settings.rule) for s in studies}, problem.settings.metric
+            )
+        )
+        page.add(*_comparison(studies))
+    page.add('<h2>Cost</h2>', _ledger(problem, record, state))
+    page.add(*_confirmation(state))
+    page.add('<h2>Trials</h2>', trials_table(problem, state, record.attempts))
+    page.add(*_winner(problem, state))
     path = problem.work_dir / REPORT_FILE
-    page = _PAGE.format(title=html.escape(f'search on {problem.filename}'), body='\n'.join(sections))
-    write_text(path, page)
+    write_text(path, page.render())
     return ReportFiles(path, best_config)
 
 
-def _summary(problem: SearchProblem, state: SearchState, best_config: Path | None) -> str:
+def _summary(problem: SearchProblem, state: SearchState, best_config: Path | None) -> Iterator[str]:
     length, unit = training_length(problem.cfg)
     lines = [
         f'<b>{html.escape(summary_line(problem, state))}</b>',
+        f'Config: <code>{html.escape(problem.filename)}</code>',
         f'T_max is {length} {unit}. Cost so far {state.cost:g} T_max of {state.planned_cost:g} planned.',
         f'It took {duration(state.wall_seconds)} from its start to its last result; '
         f'its trials took {duration(state.trial_seconds)} in sum.',
@@ -74,58 +83,123 @@ def _summary(problem: SearchProblem, state: SearchState, best_config: Path | Non
     ]
     if best_config:
         lines.append(f'Winning config: <code>{html.escape(str(best_config))}</code>')
-    warnings = [f'<p class="warning">{html.escape(w)}</p>' for w in state.replayed.warnings]
-    return '<p>' + '<br>\n'.join(lines) + '</p>\n' + '\n'.join(warnings)
+    yield '<p>' + '<br>\n'.join(lines) + '</p>'
+    yield from map(report_html.warning, state.replayed.warnings)
 
 
-def duration(seconds: float) -> str:
-    """``3725`` as ``1 h 2 min 5 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, 'h'), (minutes, 'min'), (rest, 's')]
-    return ' '.join(f'{n} {unit}' for n, unit in parts if n) or '0 s'
-
-
-def _figures(problem: SearchProblem, record: StudyRecord, state: SearchState) -> Iterable[str]:
-    settings = problem.settings
-    figures = [draw_lr_curves(lr_curves(settings, state), settings.metric)]
+def _add_figures(page: Page, problem: SearchProblem, record: StudyRecord, state: SearchState) -> None:
+    settings, metric = problem.settings, problem.settings.metric
+    page.add_figure(figures.draw_lr_curves(lr_curves(settings, state), metric))
     alphas = alpha_curves(settings, state)
     if alphas:
-        figures.append(draw_alpha_curves(alphas, settings.metric))
+        page.add_figure(figures.draw_alpha_curves(alphas, metric))
     points = point_map(settings, state)
     if points:
-        figures.append(draw_point_map(points, settings.metric))
-    figures.append(draw_progress(progress(record.attempts, settings.rule), settings.metric))
-    for i, figure in enumerate(figures):
-        # The library goes into the page once, with the first figure.
-        yield plotly.io.to_html(figure, full_html=False, include_plotlyjs=i == 0)
+        page.add_figure(figures.draw_point_map(points, metric))
+    page.add_figure(figures.draw_progress({settings.kind: progress(record.attempts, settings.rule)}, metric))
+    curves = validation_curves(problem, record.attempts)
+    if curves:
+        unit = training_length(problem.cfg)[1]
+        page.add_figure(figures.draw_validation_curves(curves, metric, unit))
 
 
-def _trials(problem: SearchProblem, state: SearchState) -> str:
-    unit = training_length(problem.cfg)[1]
-    tuned = problem.settings.tuned_keys
-    names = ('trial', 'outcome', *map(title, tuned), unit, 'T_max', problem.settings.metric, 'attempts', 'time')
-    lines = ['<table><tr>' + ''.join(f'<th>{html.escape(n)}</th>' for n in names) + '</tr>']
-    for row in state.rows:
-        leading = state.best is not None and row.key == state.best.key
-        numbers = [
-            *value_cells(row, tuned),
-            str(row.length),
-            f'{row.cost:g}',
-            '' if row.value is None else f'{row.value:g}',
-            str(row.attempts),
-            duration(row.seconds),
-        ]
-        note = f' title="{html.escape(row.message)}"' if row.message else ''
-        lines.append(
-            f'<tr class="{"best" if leading else ""}"><td>{row.key}</td><td{note}>{row.outcome}</td>'
-            + ''.join(f'<td class="number">{n}</td>' for n in numbers)
-            + '</tr>'
+def _ledger(problem: SearchProblem, record: StudyRecord, state: SearchState) -> str:
+    """What each stage has cost, and all of them."""
+    costs = stage_costs(problem, record.attempts)
+    names = ('stage', 'trainings', 'planned', 'T_max', 'planned T_max', 'time', 'lost attempts', 'their time')
+    rows = [
+        (
+            '',
+            (
+                c.name,
+                c.trainings,
+                c.planned,
+                c.cost,
+                c.planned_cost,
+                duration(c.seconds),
+                c.lost,
+                duration(c.lost_seconds),
+            ),
         )
-    return '\n'.join([*lines, '</table>'])
+        for c in costs
+    ]
+    total = (
+        'in all',
+        sum(c.trainings for c in costs),
+        sum(c.planned or 0 for c in costs),
+        state.cost,
+        state.planned_cost,
+        duration(sum(c.seconds for c in costs)),
+        sum(c.lost for c in costs),
+        duration(sum(c.lost_seconds for c in costs)),
+    )
+    return table(names, [*rows, ('sum', total)])
 
 
-def _winner(problem: SearchProblem, state: SearchState) -> Iterable[str]:
+def _comparison(studies: Sequence[Study]) -> Iterator[str]:
+    names = (
+        'search',
+        'method',
+        'best',
+        'with',
+        'reached at T_max',
+        'cost in T_max',
+        'trainings',
+        'time',
+        'T_max is',
+    )
+    rows, lengths = [], set()
+    for study in studies:
+        state, (length, unit) = study.state, training_length(study.problem.cfg)
+        cost, best = progress(study.record.attempts, study.settings.rule)
+        reached = best[-1] if best else None
+        at = cost[best.index(reached)] if reached is not None else None
+        leading = next((row for row in state.rows if row.value == reached and reached is not None), None)
+        lengths.add(f'{length} {unit}')
+        cells = (
+            study.label,
+            study.settings.kind,
+            reached,
+            describe(leading),
+            at,
+            cost[-1] if cost else 0.0,
+            len(cost),
+            duration(state.wall_seconds),
+            f'{length} {unit}',
+        )
+        rows.append(('', cells))
+    yield table(names, rows)
+    if len(lengths) > 1:
+        yield report_html.warning(f'T_max is not the same in all searches: {", ".join(sorted(lengths))}')
+
+
+def _confirmation(state: SearchState) -> Iterator[str]:
+    shown = confirmations(state.replayed, state.rows)
+    if not shown:
+        return
+    yield '<h2>Confirmation over new seeds</h2>'
+    rows = []
+    for c in shown:
+        interval = f'{c.interval[0]:.4g} to {c.interval[1]:.4g}' if c.interval else ''
+        values = ', '.join('diverged' if v is None else f'{v:g}' for v in c.values)
+        mean = None if c.mean is None else f'{c.mean:.4g}'
+        cells = (
+            c.role,
+            c.point.key,
+            describe(c.point),
+            c.point.value,
+            len(c.seeds),
+            mean,
+            interval,
+            c.diverged,
+            values,
+        )
+        rows.append(('best' if c.chosen else '', cells))
+    names = ('in the search', 'trial', 'with', 'its value', 'new seeds', 'mean', '95 % interval', 'diverged', 'values')
+    yield table(names, rows)
+
+
+def _winner(problem: SearchProblem, state: SearchState) -> Iterator[str]:
     if state.best is None:
         return
     yield '<h2>Winning config, as a difference to the given one</h2>'

@@ -56,6 +56,46 @@ class FixNormSearch(SearchSettings):
 
 
 @dataclass(frozen=True)
+class UnimodalFixNormSearch(SearchSettings):
+    """Tuned FixNorm in fewer trainings than Algorithm 4, see :mod:`.unimodal`.
+
+    Args:
+        lr_range (tuple[float, float]): ``(lr_min, lr_max)``.
+        lr_factor (float): Factor between neighbouring learning rates, above 1. It is rounded so that
+            both ends of the range are among them.
+        schedule_fractions (tuple[float, float]): Length of the short and of the long trainings, in parts
+            of the config's own schedule.
+        alphas (list[float]): The alphas, in any order.
+
+    Raises:
+        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.lr_factor``.
+    """
+
+    kind: ClassVar[str] = 'UnimodalFixNormSearch'
+
+    lr_range: tuple[float, float] = (0.2, 3.2)
+    lr_factor: float = 2.0
+    schedule_fractions: tuple[float, ...] = (0.2, 1.0)
+    alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
+        rule = 'a finite number > 1'
+        if checks.finite('lr_factor', self.lr_factor, rule) <= 1:
+            raise checks.fail('lr_factor', rule, self.lr_factor)
+        self._set('schedule_fractions', checks.fractions('schedule_fractions', self.schedule_fractions))
+        if len(self.schedule_fractions) != 2:
+            rule = 'a pair: the length of the short and that of the long trainings'
+            raise checks.fail('schedule_fractions', rule, self.schedule_fractions)
+        self._set('alphas', checks.distinct_positives('alphas', self.alphas))
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        return self.schedule_fractions
+
+
+@dataclass(frozen=True)
 class GridSearch(SearchSettings):
     """A plain grid over the learning rate, or over learning rate and alpha.
 
@@ -111,6 +151,7 @@ METHODS: tuple[type[SearchSettings], ...] = (
     BayesianSearch,
     RandomSearch,
     SuccessiveHalvingSearch,
+    UnimodalFixNormSearch,
 )
 KINDS: dict[str, type[SearchSettings]] = {method.kind: method for method in METHODS}
 

@@ -20,6 +20,7 @@ class Spec:
         alpha: Bound of the FixNorm layer, or None where alpha is left as in the config.
         fraction: Length asked for, in parts of the config's own schedule.
         weight_decay: Weight decay, or None where it is left as in the config.
+        seed: Seed of the training, or None for ``search.seed``.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Spec:
     alpha: float | None
     fraction: float
     weight_decay: float | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Replay:
         stuck: Why the search cannot go on, or ''.
         warnings: What the user should know about the result.
         unproposed: Keys of the next stage, where its points must be proposed before it can start.
+        contenders: The winner and the runner-up of the search itself, where they are trained again
+            over new seeds, see :mod:`.confirm`.
     """
 
     stages: tuple[Stage, ...]
@@ -86,6 +90,7 @@ class Replay:
     stuck: str
     warnings: tuple[str, ...]
     unproposed: tuple[str, ...] = ()
+    contenders: tuple[Best, ...] = ()
 
 
 def better(rule: str, value: float, than: float) -> bool:

@@ -2,6 +2,8 @@
 
 Each row is the end of one attempt, written in one transaction. What is running is not in here: it
 is in the trials' folders, so a driver that is killed leaves nothing half-told.
+
+Optuna writes, so that its tools open the study; :mod:`.study_file` reads.
 """
 
 from __future__ import annotations
@@ -9,20 +11,24 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from typing import TYPE_CHECKING, Any
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.planner import Closed, Spec
 from mmfixnorm.search.result import TrialResult
+from mmfixnorm.search.study_file import StudyFile, read_study_file
 from mmfixnorm.search.values import values_of
+
+if TYPE_CHECKING:
+    import optuna  # whoever writes imports it: that takes half a second
+    from optuna.trial import FrozenTrial
 
 STUDY_FILE = 'study.db'
 _NAME = 'search'
@@ -50,32 +56,42 @@ class StudyRecord:
     """The attempts of one search, in memory and in ``study.db``.
 
     Args:
-        study (optuna.Study): An open study, made by :func:`open_record` or :func:`read_record`.
+        path (Path): The file, read by :func:`open_record` or :func:`read_record`.
+        content (StudyFile): What stands in it.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
-        self.identity: dict[str, str] = study.user_attrs['identity']
+    def __init__(self, path: Path, content: StudyFile) -> None:
+        self._path = path
+        self.identity: dict[str, str] = content.user_attrs['identity']
         self.fingerprint = fingerprint(self.identity)
-        self.created = datetime.fromisoformat(study.user_attrs['created'])
-        self.attempts = [_to_attempt(t) for t in study.get_trials(deepcopy=False)]
-        self.proposed = _read_proposed(study)
+        self.created = datetime.fromisoformat(content.user_attrs['created'])
+        self.attempts = [_to_attempt(row) for row in content.rows]
+        self.proposed = _read_proposed(content.user_attrs)
+        self._ended = Counter(a.spec.key for a in self.attempts)
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The Optuna study, open for writing; only for the holder of the driver's lock."""
+        import optuna
+
+        return optuna.load_study(study_name=_NAME, storage=_storage(self._path))
 
     def add(self, spec: Spec, result: TrialResult, *, cost: float) -> Attempt:
         """Write the end of an attempt."""
         attempt = Attempt(spec, result, cost, datetime.now())
-        self._study.add_trial(_to_trial(attempt))
+        self.study.add_trial(_to_trial(attempt))
         self.attempts.append(attempt)
+        self._ended[spec.key] += 1
         return attempt
 
     def add_proposed(self, specs: Sequence[Spec]) -> None:
         """Write a batch of proposed points, all at once, before any of them is submitted."""
-        self._study.set_user_attr(f'{_PROPOSED}{specs[0].key}', [asdict(s) for s in specs])
+        self.study.set_user_attr(f'{_PROPOSED}{specs[0].key}', [asdict(s) for s in specs])
         self.proposed += specs
 
     def next_attempt(self, key: str) -> int:
         """The number of the attempt at ``key`` that is running or comes next, from 1."""
-        return 1 + sum(a.spec.key == key for a in self.attempts)
+        return 1 + self._ended[key]
 
     def closed(self) -> list[Closed]:
         """The trainings that need no other attempt."""
@@ -99,23 +115,37 @@ def open_record(work_dir: Path, identity: Mapping[str, str], *, rule: str) -> St
     """Open the record of this search for writing, or make it. Hold the driver's lock.
 
     Raises:
-        ConfigError: The record belongs to another search and has trainings; the differences are
-            shown.
+        ConfigError: The record belongs to another search and has trainings (the differences are
+            shown), or it cannot be opened.
     """
     path = work_dir / STUDY_FILE
     if path.exists():
-        record = read_record(work_dir)
+        record = _open(path)
         if record.identity == dict(identity):
             return record
         if record.closed():
             raise ConfigError(_refusal(work_dir, record.identity, identity))
         _move_aside(work_dir)  # nothing was trained to its end: a mistake that is put right now
     _create(path, identity, rule)
-    return read_record(work_dir)
+    return _open(path)
+
+
+def _open(path: Path) -> StudyRecord:
+    """Open with Optuna first: sqlite then finishes the write in whose middle a driver was killed."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        study = optuna.load_study(study_name=_NAME, storage=_storage(path))
+    except (KeyError, optuna.exceptions.OptunaError, SQLAlchemyError) as err:
+        raise ConfigError(f'{path}: not the record of a search ({err})') from err
+    record = read_record(path.parent)
+    record.study = study
+    return record
 
 
 def read_record(work_dir: Path) -> StudyRecord:
-    """Open the record in ``work_dir``.
+    """Read the record in ``work_dir``; nothing is changed there, and a driver may go on writing.
 
     Raises:
         ConfigError: There is none, or it cannot be read.
@@ -124,24 +154,21 @@ def read_record(work_dir: Path) -> StudyRecord:
     if not path.exists():
         raise ConfigError(f'--work-dir: no search was started in {str(work_dir)!r} (no {STUDY_FILE})')
     try:
-        storage = _storage(path)
-        return StudyRecord(optuna.load_study(study_name=_NAME, storage=storage))
-    except (KeyError, optuna.exceptions.OptunaError, _database_error()) as err:
+        return StudyRecord(path, read_study_file(path, study_name=_NAME))
+    except (KeyError, sqlite3.Error) as err:
         raise ConfigError(f'{path}: not the record of a search ({err})') from err
 
 
-def _database_error() -> type[Exception]:
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return SQLAlchemyError
-
-
 def _storage(path: Path) -> optuna.storages.RDBStorage:
+    import optuna
+
     return optuna.storages.RDBStorage(f'sqlite:///{path}')
 
 
 def _create(path: Path, identity: Mapping[str, str], rule: str) -> None:
     """Make the study under another name, so that ``study.db`` is there in full or not at all."""
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
     storage = _storage(draft)
@@ -178,6 +205,9 @@ def _refusal(work_dir: Path, was: Mapping[str, str], now: Mapping[str, str]) -> 
 
 
 def _to_trial(attempt: Attempt) -> FrozenTrial:
+    from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.trial import TrialState, create_trial
+
     spec, result = attempt.spec, attempt.result
     params = values_of(spec)
     distributions: dict[str, BaseDistribution] = {
@@ -206,13 +236,12 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
     )
 
 
-def _read_proposed(study: optuna.Study) -> list[Spec]:
-    batches = [batch for name, batch in study.user_attrs.items() if name.startswith(_PROPOSED)]
+def _read_proposed(user_attrs: Mapping[str, Any]) -> list[Spec]:
+    batches = [batch for name, batch in user_attrs.items() if name.startswith(_PROPOSED)]
     return [Spec(**point) for batch in batches for point in batch]
 
 
-def _to_attempt(trial: FrozenTrial) -> Attempt:
-    row = trial.user_attrs['row']
+def _to_attempt(row: Mapping[str, Any]) -> Attempt:
     return Attempt(
         spec=Spec(**row['spec']),
         result=TrialResult(**row['result']),

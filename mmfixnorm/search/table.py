@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.confirm import CONFIRMATION
 from mmfixnorm.search.planner import Best, Replay, better, replay
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.study import Attempt, StudyRecord, closed_trainings
@@ -33,6 +34,30 @@ class Progress(NamedTuple):
 
     cost: list[float]
     best: list[float | None]
+
+
+class StageCost(NamedTuple):
+    """What one stage has cost; costs in T_max, times in seconds.
+
+    Attributes:
+        name: E.g. ``round 0``.
+        trainings: Those that are closed.
+        planned: Those that the stage has at most; None where only their sum over stages is planned.
+        cost: Of the closed trainings.
+        planned_cost: Of the planned ones.
+        seconds: Of all attempts.
+        lost: Attempts that did not close their training: failed or cancelled.
+        lost_seconds: Their time.
+    """
+
+    name: str
+    trainings: int
+    planned: int | None
+    cost: float
+    planned_cost: float | None
+    seconds: float
+    lost: int
+    lost_seconds: float
 
 
 class SearchState(NamedTuple):
@@ -114,8 +139,37 @@ def ledger(attempts: Sequence[Attempt]) -> list[float]:
     return costs
 
 
+def stage_costs(problem: SearchProblem, attempts: Sequence[Attempt]) -> list[StageCost]:
+    """The ledger by stage, in the order of the plan; see :func:`ledger` for what counts."""
+    planned = {name: (number, cost) for name, number, cost in problem.outline_cost()}
+    by_stage: dict[str, list[Attempt]] = {name: [] for name in planned}
+    for attempt in attempts:
+        by_stage.setdefault(attempt.spec.stage, []).append(attempt)
+    costs = []
+    for name, of_stage in by_stage.items():
+        lost = [a for a in of_stage if not closed_trainings([a])]
+        number, planned_cost = planned.get(name, (None, None))
+        costs.append(
+            StageCost(
+                name=name,
+                trainings=len(of_stage) - len(lost),
+                planned=number,
+                cost=ledger(of_stage)[-1] if of_stage else 0.0,
+                planned_cost=planned_cost,
+                seconds=sum(a.result.seconds for a in of_stage),
+                lost=len(lost),
+                lost_seconds=sum(a.result.seconds for a in lost),
+            )
+        )
+    return costs
+
+
 def progress(attempts: Sequence[Attempt], rule: str) -> Progress:
-    """Best value so far against cost, in the order in which trainings were closed."""
+    """Best value so far against cost, in the order in which trainings were closed.
+
+    Without the confirmation: it costs the same for every method, and chooses by means.
+    """
+    attempts = [a for a in attempts if a.spec.stage != CONFIRMATION]
     best: float | None = None
     cost, values = [], []
     for attempt, spent in zip(attempts, ledger(attempts), strict=True):

@@ -29,10 +29,10 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_runner, build_training, load_config
 from mmfixnorm.search.built import built_lrs, built_value, built_weight_decays, check_built
+from mmfixnorm.search.curve_file import CURVE_FILE, read_curve
 from mmfixnorm.search.parent import die_with_parent
 from mmfixnorm.search.result import CONFIG_FILE, SPEC_FILE, TrialResult
 
-CURVE_FILE = 'curve.jsonl'
 _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
 # What torch.load raises for a file that was cut off, by the place of the cut.
 _TORN = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, OSError)
@@ -136,21 +136,6 @@ def metric_value(metrics: Mapping[str, float], name: str) -> float:
             f'search.metric: the evaluator does not report {name!r}; it reports {", ".join(map(repr, sorted(metrics)))}'
         )
     return float(metrics[name])
-
-
-def read_curve(path: Path, *, up_to: int) -> dict[int, float]:
-    """The validations of earlier attempts, up to where training goes on."""
-    curve: dict[int, float] = {}
-    if not path.exists():
-        return curve
-    for line in path.read_text(encoding='utf-8').splitlines():
-        try:
-            step, value = json.loads(line)
-        except ValueError:
-            continue  # the line that was being written when an attempt was killed
-        if step <= up_to:
-            curve[step] = value
-    return curve
 
 
 def newest_loadable(work_dir: Path) -> Path | None:

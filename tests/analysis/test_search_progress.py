@@ -5,8 +5,8 @@ import math
 import pytest
 
 from mmfixnorm.analysis.search_progress import search_chart
-from mmfixnorm.analysis.studies import read_studies
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.studies import read_studies
 
 GRID = "type='GridSearch', lrs=[0.5, 1.0, 3.0]"
 

@@ -1,7 +1,7 @@
 """A trial in milliseconds: a formula of lr and alpha instead of a training.
 
 Run as ``python -S fake_trial.py MODE TRIAL_DIR``. It appends to ``ledger.txt`` beside the trials'
-folder when it has trained to the end, so a test can count trainings.
+folder when its result is written, so a test can count trainings that came to their end.
 """
 
 import json
@@ -43,8 +43,6 @@ def main(mode, trial_dir):
         with open(os.path.join(trial_dir, 'result.json'), 'w') as f:
             f.write('{"key": "r0-k1", "att')
         return
-    with open(os.path.join(os.path.dirname(trial_dir), '..', 'ledger.txt'), 'a') as f:
-        f.write(f'{spec["key"]}\n')
     result = {
         'key': spec['key'],
         'attempt': spec['attempt'],
@@ -57,6 +55,8 @@ def main(mode, trial_dir):
     with open(temporary, 'w') as f:
         json.dump(result, f)
     os.replace(temporary, os.path.join(trial_dir, 'result.json'))
+    with open(os.path.join(os.path.dirname(trial_dir), '..', 'ledger.txt'), 'a') as f:
+        f.write(f'{spec["key"]}\n')
 
 
 if __name__ == '__main__':

@@ -1,8 +1,9 @@
-"""What breaks other tuners: T1 to T5, T8 to T10 and T14, with fake trainings."""
+"""What breaks other tuners: T1 to T5, T7 to T10, T13 and T14, with fake trainings."""
 
 import multiprocessing
 import os
 import re
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -235,7 +236,7 @@ def test_t14_any_number_of_workers_gives_the_same_table(make_search, mode):
     assert len(tables[0]) == 9
 
 
-def test_a_corrupt_result_stops_the_search_and_is_kept(make_search, small):
+def test_t13_a_truncated_result_stops_the_search_and_is_kept(make_search, small):
     search = make_search(small)
     torn = search.work_dir / 'trials' / 'r0-k1' / 'result.json'
     for _ in range(2):  # the second time it is found, not made
@@ -245,6 +246,39 @@ def test_a_corrupt_result_stops_the_search_and_is_kept(make_search, small):
     torn.unlink()
     assert search.run().kind == 'done'
     assert search.trainings().count('r0-k0') == 1
+
+
+def test_t13_a_full_disk_ends_the_driver_with_the_reason_and_loses_nothing(make_search, small, tmp_path):
+    search, calm = make_search(small), make_search(small, 'calm')
+    calm.run()
+    assert in_a_process(search.run, 'plain', 1, kill_self_at(1)) == -signal.SIGKILL
+    limit = (search.work_dir / STUDY_FILE).stat().st_size // 4
+
+    def run_on_a_full_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))  # most of study.db cannot be written
+        try:
+            search.run('plain')
+        except ConfigError as err:
+            (tmp_path / 'told').write_text(str(err))
+
+    assert in_a_process(run_on_a_full_disk) == 0
+    told = (tmp_path / 'told').read_text()
+    assert told.startswith(f'--work-dir: cannot write to {str(search.work_dir)!r} (')
+    assert 'give the same command again' in told
+    assert search.run().kind == 'done'
+    assert search.table() == calm.table()
+    assert search.trainings() == calm.trainings()
+
+
+def test_t13_a_truncated_spec_is_told_and_the_search_goes_on_without_it(make_search, small):
+    search = make_search(small + ', max_attempts=1')
+    search.run('fail-r0-k1')
+    spec = search.work_dir / 'trials' / 'r0-k1' / 'spec.json'
+    spec.write_text(spec.read_text()[:20])
+    with pytest.raises(ConfigError, match=r'r0-k1/spec\.json: not a valid spec'):
+        search.run()
+    spec.unlink()
+    assert search.run().kind == 'done'
 
 
 def test_a_result_of_another_search_is_not_taken_over(make_search, small):

@@ -3,16 +3,17 @@
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import executor_build
+from mmfixnorm.search import executor_build, executor_ray
 from mmfixnorm.search.executor import LocalExecutor
 from mmfixnorm.search.executor_build import build_executor, in_processes
 from mmfixnorm.search.executor_manual import ManualExecutor
+from mmfixnorm.search.executor_ray import RayExecutor
 from mmfixnorm.search.executor_settings import LocalSettings, SlurmSettings, choose_executor
 from mmfixnorm.search.executor_slurm import SlurmExecutor
 from mmfixnorm.search.settings import parse_settings
 
 BAD = [
-    ('slrum', r"search\.executor: must be one of \['local', 'manual', 'slurm'\].*did you mean 'slurm'"),
+    ('slrum', r"search\.executor: must be one of \['local', 'manual', 'ray', 'slurm'\].*did you mean 'slurm'"),
     (3, r'search\.executor: must be one of .* got 3'),
     (dict(partition='gpu'), r'search\.executor: must be one of'),
     (dict(type='slurm', partitoin='gpu'), r"executor\.partitoin: slurm has no such key, did you mean 'partition'"),
@@ -28,6 +29,13 @@ BAD = [
     (dict(type='slurm', setup='module load cuda'), r'search\.executor\.setup: must be a list of strings'),
     (dict(type='slurm', sbatch_args=[32]), r'search\.executor\.sbatch_args: must be a list of strings'),
     (dict(type='slurm', poll_s=0), r'search\.executor\.poll_s: must be a finite number > 0'),
+    (dict(type='ray', gpus_per_trial=0.5), r'search\.executor\.gpus_per_trial: must be an integer >= 0, got 0\.5'),
+    (dict(type='ray', cpus_per_trial=0), r'search\.executor\.cpus_per_trial: must be an integer >= 1, got 0'),
+    (dict(type='ray', address=''), r"search\.executor\.address: must be 'auto' or an address, got ''"),
+    (dict(type='ray', resources=['A100']), r'search\.executor\.resources: must be a dict of names and amounts'),
+    (dict(type='ray', resources={'A100': 0}), r'search\.executor\.resources\.A100: must be a finite number > 0, got 0'),
+    (dict(type='ray', resources={'GPU': 2}), r"search\.executor\.resources: must be without CPU and GPU .*got 'GPU'"),
+    (dict(type='ray', setup='module load cuda'), r'search\.executor\.setup: must be a list of strings'),
 ]
 
 
@@ -50,6 +58,8 @@ def test_a_bad_backoff_is_refused(backoff_s):
         (dict(executor=dict(type='slurm', gpus_per_trial=0, partition='gpu')), True),
         (dict(executor=dict(type='local', trials_per_gpu=2)), True),
         (dict(executor='manual', backoff_s=0), True),
+        (dict(executor=dict(type='ray', cpus_per_trial=4, resources={'A100': 1})), True),
+        (dict(executor=dict(type='ray', gpus_per_trial=2)), False),
         (dict(executor=dict(type='local', gpus_per_trial=2)), False),
     ],
 )
@@ -69,10 +79,12 @@ def test_the_command_line_keeps_the_configs_own_settings_of_the_executor_that_it
 
 
 @pytest.mark.parametrize(
-    ('executor', 'kind'), [('local', LocalExecutor), ('slurm', SlurmExecutor), ('manual', ManualExecutor)]
+    ('executor', 'kind'),
+    [('local', LocalExecutor), ('slurm', SlurmExecutor), ('ray', RayExecutor), ('manual', ManualExecutor)],
 )
 def test_each_name_builds_its_executor(executor, kind, monkeypatch):
     monkeypatch.setattr(executor_build, 'visible_gpus', list)
+    monkeypatch.setattr(executor_ray, 'is_installed', lambda: True)
     assert type(build_executor(parse_settings(dict(executor=executor)), ['true'])) is kind
 
 

@@ -3,9 +3,12 @@
 import pytest
 from mmengine.config import Config
 
-from mmfixnorm.search.curves import alpha_curves, lr_curves
-from mmfixnorm.search.report import duration, write_report
-from mmfixnorm.search.table import ledger, progress, search_state
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.curves import alpha_curves, lr_curves, validation_curves
+from mmfixnorm.search.report import write_report
+from mmfixnorm.search.report_html import duration
+from mmfixnorm.search.report_trials import end_of
+from mmfixnorm.search.table import ledger, progress, search_state, stage_costs
 from mmfixnorm.search.winner import winner_diff
 
 
@@ -63,10 +66,10 @@ def test_rows_come_in_the_order_of_the_plan(searched):
 def test_the_report_is_one_file_that_needs_no_network(searched):
     problem, record = searched
     page = write_report(problem, record).report.read_text()
-    assert page.count('Plotly.newPlot') >= 3
+    assert page.count('<div class="figure">') == 3
     assert '<script src=' not in page
     assert 'src="http' not in page
-    assert '<link' not in page
+    assert page.count('<link') == page.count('<link rel="icon" href="data:,">') == 1
     assert 'winner: lr 1.1, alpha 4: accuracy/top1 90 (11 of 11 T_max' in page
     assert page.count('<td>r0-k') == 5
     assert '<span class="add">+model = dict(head=dict(alpha=4.0' in page
@@ -140,3 +143,65 @@ def test_a_grid_over_lr_alone_has_no_alpha_curve(make_search):
 @pytest.mark.parametrize(('seconds', 'text'), [(0.2, '0 s'), (59.6, '1 min'), (3725, '1 h 2 min 5 s')])
 def test_durations_are_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_the_ledger_by_stage_adds_up_and_shows_lost_attempts(make_search, small):
+    search = make_search(small)
+    search.run('kill-once')
+    costs = stage_costs(search.problem(), search.record().attempts)
+    assert [(c.name, c.trainings, c.planned, c.cost, c.lost) for c in costs] == [
+        ('round 0', 2, 2, 0.4, 1),
+        ('round 1', 2, 2, 2.0, 0),
+        ('alpha', 1, 1, 1.0, 0),
+    ]
+    page = write_report(search.problem(), search.record()).report.read_text()
+    assert 'attempt 1: failed, its process was killed by signal 9' in page
+
+
+def test_every_trial_has_its_curve_also_one_that_failed(make_search, small):
+    search = make_search(small + ', max_attempts=1')
+    search.run('fail-r0-k1')
+    problem = search.problem()
+    (problem.trial_dir('r0-k1') / 'curve.jsonl').write_text('[1, 50.0]\n[2, NaN]\n[3, 6')
+    (curve,) = validation_curves(problem, search.record().attempts)
+    assert (curve.key, curve.stage, curve.steps, curve.values) == ('r0-k1', 'round 0', [1, 2], [50.0, None])
+
+
+def test_long_curves_are_thinned_out_and_keep_their_end(searched):
+    problem, record = searched
+    for attempt in record.attempts:
+        lines = [f'[{step}, {step}.5]\n' for step in range(1, 102)]
+        (problem.trial_dir(attempt.spec.key) / 'curve.jsonl').write_text(''.join(lines))
+    curves = validation_curves(problem, record.attempts, max_points=150)
+    assert sum(len(c.steps) for c in curves) <= 150
+    assert {(c.steps[-1], c.values[-1]) for c in curves} == {(101, 101.5)}
+
+
+@pytest.mark.parametrize('limit', [0, 10, 100, 10_000])
+def test_the_end_of_a_log_is_escaped_whole_lines_within_its_limit(limit):
+    log = '\x1b[32mgreen\x1b[0m <b>\n' + 'é & é\n' * 50 + 'bar 1%\rbar 99%\n'
+    shown = end_of(log, limit)
+    assert len(shown.encode()) <= limit
+    lines = ['green &lt;b&gt;', *['é &amp; é'] * 50, 'bar 1%bar 99%']
+    assert shown.split('\n') == lines[len(lines) - len(shown.split('\n')) :] or not shown
+
+
+def test_several_searches_stand_side_by_side_from_their_records_alone(make_search, small, tmp_path):
+    ours, grid = make_search(small), make_search("type='GridSearch', lrs=[0.4, 1.1]", name='grid')
+    grid_config = grid.config
+    grid.run()
+    ours = make_search(small)
+    ours.run()
+    page = write_report(ours.problem(), ours.record(), compare=[grid.work_dir]).report.read_text()
+    assert grid_config == ours.config  # the grid's config is gone
+    assert '<tr><td>grid</td><td>GridSearch</td><td class="number">90</td><td>lr 1.1</td>' in page
+    assert page.count('"name":"grid"') == 1
+
+
+def test_searches_for_another_metric_are_not_compared(make_search, small):
+    other = make_search(small + ", metric='loss', rule='less'", name='other')
+    other.run()
+    search = make_search(small)
+    search.run()
+    with pytest.raises(ConfigError, match="cannot be compared(.|\n)*other: loss, rule 'less'"):
+        write_report(search.problem(), search.record(), compare=[other.work_dir])

@@ -1,5 +1,6 @@
 """The Slurm executor, against a stand-in of its commands and against a real Slurm on this machine."""
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -23,15 +24,23 @@ from mmfixnorm.search.executor_slurm import SlurmExecutor
 HERE = Path(__file__).parent
 FORK = multiprocessing.get_context('fork')
 NEEDED = ('sbatch', 'slurmctld', 'slurmd', 'munged')
+ACCOUNTING = ('slurmdbd', 'mariadbd', 'mariadb-install-db', 'sacctmgr')
 #: One round of two learning rates.
 TINY = 'lr_range=(0.2, 3.2), num_splits=2, num_rounds=1, schedule_fractions=[1.0], alphas=[1.0]'
 SBIN = os.pathsep.join([os.environ['PATH'], '/usr/sbin'])
-MISSING = [name for name in NEEDED if shutil.which(name, path=SBIN) is None]
-REAL = pytest.param(
-    'real',
-    marks=[pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=f'not installed: {", ".join(MISSING)}')],
-)
+
+
+def real(kind, needed):
+    missing = [name for name in needed if shutil.which(name, path=SBIN) is None]
+    skip = pytest.mark.skipif(bool(missing), reason=f'not installed: {", ".join(missing)}')
+    return pytest.param(kind, marks=[pytest.mark.slow, skip])
+
+
+#: Real ones are for the whole module, and their tests are kept together, so each is started once.
+REAL, ACCOUNTED = real('real', NEEDED), real('accounted', NEEDED + ACCOUNTING)
 BOTH = pytest.mark.parametrize('cluster', ['stand-in', REAL], indirect=True)
+ALL = pytest.mark.parametrize('cluster', ['stand-in', REAL, ACCOUNTED], indirect=True)
+ONLY_REAL = pytest.mark.parametrize('cluster', [REAL], indirect=True)
 STAND_IN = pytest.mark.parametrize('cluster', ['stand-in'], indirect=True)
 
 
@@ -47,28 +56,43 @@ def free_ports():
             return first.getsockname()[1]
 
 
-@pytest.fixture(scope='module')
-def real_slurm():
-    """Start a Slurm that listens on the loopback address only; return its configuration."""
+@contextlib.contextmanager
+def a_real_slurm(**settings):
+    """Start a Slurm that listens on the loopback address only; yield its folder."""
     with tempfile.TemporaryDirectory(prefix='slurm-', ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)  # munged wants its folders open to all, which pytest's are not
-        env = {**os.environ, 'SLURM_LOCAL_DIR': folder, 'CPUS': '4', 'PORT': str(free_ports())}
+        env = {**os.environ, 'SLURM_LOCAL_DIR': folder, 'CPUS': '4', 'PORT': str(free_ports()), **settings}
 
         def do(action):
             script = ['sh', str(HERE / 'slurm_local.sh'), action]
-            subprocess.run(script, env=env, check=True, stdout=subprocess.DEVNULL, timeout=60)
+            subprocess.run(script, env=env, check=True, stdout=subprocess.DEVNULL, timeout=120)
 
-        do('start')
-        yield Path(folder) / 'slurm.conf'
-        do('stop')
+        try:
+            do('start')
+            yield Path(folder)
+        finally:
+            do('stop')
+
+
+@pytest.fixture(scope='module')
+def real_slurm():
+    with a_real_slurm() as folder:
+        yield folder
+
+
+@pytest.fixture(scope='module')
+def accounted_slurm():
+    with a_real_slurm(ACCT='1') as folder:
+        yield folder
 
 
 @pytest.fixture
 def cluster(request, tmp_path, monkeypatch):
     """Put the commands of a Slurm in reach; return its folder."""
-    if request.param == 'real':
-        monkeypatch.setenv('SLURM_CONF', str(request.getfixturevalue('real_slurm')))
-        return None
+    if request.param != 'stand-in':
+        folder = request.getfixturevalue(f'{request.param}_slurm')
+        monkeypatch.setenv('SLURM_CONF', str(folder / 'slurm.conf'))
+        return folder
     home, commands = tmp_path / 'stand-in', tmp_path / 'bin'
     home.mkdir()
     commands.mkdir()
@@ -98,6 +122,17 @@ def before(script, command):
     return ['/bin/sh', '-c', f'{script}; exec {words} "$0"']
 
 
+#: The first run of a job goes on and on; one that Slurm has started again goes to the end.
+STEPS = (
+    'echo $$ > $0/pid; date +%s.%N >> $0/starts; '
+    'test -n "$SLURM_RESTART_COUNT" || while :; do date +%s.%N >> $0/steps; sleep 0.1; done'
+)
+
+
+def parent_of(pid):
+    return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
+
+
 def wait_until(condition, seconds=60):
     give_up = time.monotonic() + seconds
     while not condition():
@@ -118,7 +153,7 @@ def ended(events):
     return [(e.data['key'], e.data['outcome']) for e in events if e.kind == 'recorded']
 
 
-@BOTH
+@ALL
 def test_a_search_ends_with_the_same_table_as_on_this_machine(cluster, make_search, small, fake_trial):
     search, local = make_search(small), make_search(small, 'local')
     local.run()
@@ -127,7 +162,7 @@ def test_a_search_ends_with_the_same_table_as_on_this_machine(cluster, make_sear
     assert sorted(search.trainings()) == sorted(local.trainings())
 
 
-@BOTH
+@ALL
 def test_t3_a_job_of_a_killed_driver_is_adopted_by_the_next(cluster, make_search, fake_trial):
     search, local = make_search(TINY), make_search(TINY, 'local')
     local.run()
@@ -146,7 +181,7 @@ def test_t3_a_job_of_a_killed_driver_is_adopted_by_the_next(cluster, make_search
     assert sorted(search.trainings()) == sorted(local.trainings())
 
 
-@BOTH
+@ALL
 def test_t2_kill_9_of_the_process_of_a_job_costs_one_attempt(cluster, make_search, fake_trial):
     search, local = make_search(TINY), make_search(TINY, 'local')
     local.run()
@@ -157,7 +192,7 @@ def test_t2_kill_9_of_the_process_of_a_job_costs_one_attempt(cluster, make_searc
     assert 'ended as FAILED' in attempts[0].message
 
 
-@BOTH
+@ALL
 def test_a_requeued_job_goes_on_in_the_same_attempt(cluster, tmp_path):
     """With the real one it starts again only after the 10 s that its credentials are valid."""
     script = 'echo ran $SLURM_RESTART_COUNT >> $0/runs; test -n "$SLURM_RESTART_COUNT" || sleep 60'
@@ -169,10 +204,10 @@ def test_a_requeued_job_goes_on_in_the_same_attempt(cluster, tmp_path):
     wait_until(lambda: seen.append(state_of(executor, handle)) or seen[-1])
     assert 'COMPLETED' in str(seen[-1])
     assert (tmp_path / 'runs').read_text() == 'ran\nran 1\n'
-    assert Path(handle).read_text().split()[:2] == ['slurm', job_of(tmp_path)]
+    assert Path(handle).read_text().split() == ['slurm', job_of(tmp_path), executor._queue.cluster, '1']
 
 
-@BOTH
+@ALL
 def test_a_job_that_somebody_else_cancels_is_noticed_and_tried_again(cluster, make_search, fake_trial):
     search = make_search(TINY)
     events = []
@@ -233,6 +268,72 @@ def test_a_second_job_of_an_attempt_runs_nothing(cluster, tmp_path):
         wait_until(lambda e=executor, h=handle: state_of(e, h))
         assert 'COMPLETED' in str(executor.poll(handle))
     assert (tmp_path / 'count').read_text() == 'ran\n'
+
+
+@ONLY_REAL
+def test_a_job_that_is_preempted_goes_on_in_the_same_attempt(cluster, make_search, fake_trial):
+    """It takes all 4 CPUs; one of a partition with priority takes its place, and ends."""
+    search, local = make_search(TINY), make_search(TINY, 'local')
+    local.run()
+    folder = search.work_dir / 'trials' / 'r0-k0'
+
+    def preempt(event):
+        if event.kind == 'submitted' and event.data['key'] == 'r0-k0':
+            wait_until(lambda: (folder / 'runs').exists())
+            urgent = [
+                'sbatch',
+                '--wait',
+                '--partition=urgent',
+                '--cpus-per-task=4',
+                '--output=/dev/null',
+                '--wrap=true',
+            ]
+            subprocess.run(urgent, check=True, stdout=subprocess.DEVNULL)
+
+    script = (
+        'case $0 in *r0-k0) echo ran $SLURM_RESTART_COUNT >> $0/runs; test -n "$SLURM_RESTART_COUNT" || sleep 60;; esac'
+    )
+    command = before(script, fake_trial())
+    assert run(search, command, listener=preempt, cpus_per_trial=4).kind == 'done'
+    assert (folder / 'runs').read_text() == 'ran\nran 1\n'
+    assert search.table() == local.table()
+    assert {a.result.attempt for a in search.record().attempts} == {1}
+
+
+@pytest.fixture
+def slurm_of_two_nodes(monkeypatch):
+    with a_real_slurm(NODES='2', DOWN_S='8') as folder:
+        monkeypatch.setenv('SLURM_CONF', str(folder / 'slurm.conf'))
+        yield folder
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(bool(REAL.marks[1].args[0]), reason=REAL.marks[1].kwargs['reason'])
+def test_t6_a_node_that_disappears_costs_no_attempt_and_its_process_ends(slurm_of_two_nodes, make_search, fake_trial):
+    """slurmd and slurmstepd are killed, the process of the job goes on: Slurm takes the node for dead.
+
+    Slurm starts the job again on the other node, and what ran before must have ended by then.
+    """
+    search, local = make_search(TINY), make_search(TINY, 'local')
+    local.run()
+    folder = search.work_dir / 'trials' / 'r0-k0'
+    nodes = []
+
+    def lose_the_node(event):
+        if event.kind == 'submitted' and event.data['key'] == 'r0-k0':
+            wait_until(lambda: (folder / 'steps').exists())
+            nodes.append(subprocess.check_output(['squeue', '-h', '-o', '%N', '-j', job_of(folder)], text=True).strip())
+            step = parent_of(int((folder / 'pid').read_text()))
+            os.kill(int((slurm_of_two_nodes / f'slurmd.{nodes[0]}.pid').read_text()), signal.SIGKILL)
+            os.kill(step, signal.SIGKILL)
+
+    command = before(f'case $0 in *r0-k0) {STEPS};; esac', fake_trial())
+    assert run(search, command, listener=lose_the_node, cpus_per_trial=4).kind == 'done'
+    assert search.table() == local.table()
+    assert sorted(search.trainings()) == sorted(local.trainings())
+    assert {a.result.attempt for a in search.record().attempts} == {1}
+    last_step, second_start = ((folder / name).read_text().split()[-1] for name in ('steps', 'starts'))
+    assert float(last_step) < float(second_start)
 
 
 @STAND_IN

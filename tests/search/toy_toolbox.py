@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 
 import torch
 from mmengine.evaluator import BaseMetric
@@ -13,18 +14,23 @@ from torch.utils.data import Dataset
 
 @DATASETS.register_module()
 class ToyPoints(Dataset):
-    """Points in the plane; the class is the sign of x + y."""
+    """Points in the plane; the class is the sign of x + y. Can hang for ever, once."""
 
     metainfo = {'classes': ('below', 'above')}
 
-    def __init__(self, num, data_root='', seed=0):
+    def __init__(self, num, data_root='', seed=0, hangs_if_missing=''):
         rng = torch.Generator().manual_seed(seed)
         self.points = torch.randn(num, 2, generator=rng)
+        self.hangs_if_missing = hangs_if_missing
 
     def __len__(self):
         return len(self.points)
 
     def __getitem__(self, i):
+        if self.hangs_if_missing and not os.path.exists(self.hangs_if_missing):
+            with open(self.hangs_if_missing, 'w') as f:
+                f.write(str(os.getpid()))
+            time.sleep(3600)
         point = self.points[i]
         return {'inputs': point, 'label': int(point.sum() > 0)}
 
@@ -72,7 +78,7 @@ class ToyClassifier(BaseModel):
                 raise ValueError('the set of weights to fix is empty')
             if self.killed_once and self.calls == 20 and not os.path.exists(self.killed_once):
                 with open(self.killed_once, 'w'):
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.killpg(0, signal.SIGKILL)  # all of the trial at once, as when its node disappears
             loss = nn.functional.cross_entropy(scores, label)
             return {'loss': loss * float('nan') if self.calls == self.explode_at else loss}
         return [{'right': bool(r)} for r in scores.argmax(1) == label]

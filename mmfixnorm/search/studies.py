@@ -28,16 +28,22 @@ class Study(NamedTuple):
     Attributes:
         label: Its name in a figure.
         work_dir: Folder of its record.
-        settings: Its ``search`` block, without what only says how trials are executed.
+        problem: The search as its record tells it; of the config only the length of a training is
+            there, of the settings not what only says how trials are executed.
         record: All attempts.
         state: Rows and rounds.
     """
 
     label: str
     work_dir: Path
-    settings: SearchSettings
+    problem: SearchProblem
     record: StudyRecord
     state: SearchState
+
+    @property
+    def settings(self) -> SearchSettings:
+        """Its ``search`` block."""
+        return self.problem.settings
 
 
 def read_studies(work_dirs: Sequence[str | os.PathLike[str]], labels: Sequence[str] | None = None) -> list[Study]:
@@ -62,7 +68,8 @@ def read_studies(work_dirs: Sequence[str | os.PathLike[str]], labels: Sequence[s
     studies = [_read_study(path, label) for path, label in zip(paths, names, strict=True)]
     metrics = {(study.settings.metric, study.settings.rule) for study in studies}
     if len(metrics) > 1:
-        raise ConfigError(f'the searches must be for one metric and rule, got {sorted(metrics)}')
+        found = '\n'.join(f'  {s.work_dir}: {s.settings.metric}, rule {s.settings.rule!r}' for s in studies)
+        raise ConfigError(f'the searches cannot be compared, they must be for one metric and rule:\n{found}')
     return studies
 
 
@@ -71,11 +78,10 @@ def _read_study(work_dir: Path, label: str) -> Study:
         raise ConfigError(f'{work_dir}: no record of a search here (no {STUDY_FILE}); give the work dir of a search')
     record = read_record(work_dir)
     problem = _recorded_problem(work_dir, record)
-    return Study(label, work_dir, problem.settings, record, search_state(problem, record))
+    return Study(label, work_dir, problem, record, search_state(problem, record))
 
 
 def _recorded_problem(work_dir: Path, record: StudyRecord) -> SearchProblem:
-    """The search as its record tells it; of the config only the length of a training is there."""
     lengths = _values(record.identity, _LENGTHS)
     settings = _values(record.identity, [key for key in record.identity if key.startswith(_SETTINGS)])
     return SearchProblem(

@@ -1,0 +1,171 @@
+#!/usr/bin/env python
+"""How long ``status`` and ``report`` take on a large study, and how big the report is.
+
+Makes the record of a random search with ``--trials`` trainings, each with 20 validations and a log of
+6 kB, and prints one line of JSON with times in seconds, the shortest of three. ``command`` is the whole
+command in a process of its own, ``work`` what it does after its imports, in this process. ``wall`` depends on what
+else the machine does, ``cpu`` much less.
+
+    python benchmarks/large_study.py --trials 2000
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+
+os.environ.setdefault('MMFIXNORM_REGISTER', '0')  # as tools/fixnorm_search.py does
+from rich.console import Console
+
+from mmfixnorm.search.console import print_state
+from mmfixnorm.search.planner import Spec, plan
+from mmfixnorm.search.problem import SearchProblem, load_problem
+from mmfixnorm.search.report import write_report
+from mmfixnorm.search.result import LOG_FILE, TrialResult
+from mmfixnorm.search.study import STUDY_FILE, open_record, read_record
+from mmfixnorm.search.table import search_state
+
+EPOCHS = 20
+CONFIG = """
+train_cfg = dict(by_epoch=True, max_epochs={epochs}, val_interval=1)
+train_dataloader = dict(dataset=dict(type='Any'))
+val_dataloader = dict(dataset=dict(type='Any'))
+val_cfg = dict()
+val_evaluator = dict(type='Accuracy')
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+model = dict(head=dict(type='Head', alpha=1.0))
+search = dict(type='RandomSearch', lr_range=(0.01, 10.0), alpha_range=(0.5, 16.0), num_trials={trials})
+"""
+LOG_LINE = '11/23 00:59:58 - mmengine - INFO - Epoch(train) [{0}][40/47] lr: 1.0e-02 eta: 0:00:01 loss: <{1:.4f}>\n'
+TOOL = Path(__file__).parents[1] / 'tools' / 'fixnorm_search.py'
+
+
+def make_study(folder: Path, trials: int, *, logs: bool = True) -> SearchProblem:
+    """Make a search whose trials are all over; one of 20 has diverged.
+
+    Optuna writes the first row, and what it wrote is copied for the others: through Optuna a row takes 50 ms.
+    """
+    config = folder / 'config.py'
+    config.write_text(CONFIG.format(epochs=EPOCHS, trials=trials))
+    problem = load_problem(config, work_dir=folder / 'search')
+    problem.work_dir.mkdir()
+    record = open_record(problem.work_dir, problem.identity(), rule='greater')
+    specs = plan(problem.settings, []).specs
+    rng = random.Random(0)
+    first = record.add(specs[0], make_result(specs[0], record.fingerprint, rng), cost=1.0)
+    rows = []
+    for i, spec in enumerate(specs[1:], start=1):
+        result = make_result(spec, record.fingerprint, rng)
+        ended = first.ended + timedelta(seconds=3 * i)
+        rows.append({'spec': asdict(spec), 'result': asdict(result), 'cost': 1.0, 'ended': ended.isoformat()})
+    copy_rows(problem.work_dir / STUDY_FILE, rows)
+    for spec in specs if logs else ():
+        problem.trial_dir(spec.key).mkdir(parents=True)
+        lines = [LOG_LINE.format(epoch, rng.random()) for epoch in range(3 * EPOCHS)]
+        (problem.trial_dir(spec.key) / LOG_FILE).write_text(''.join(lines))
+    return problem
+
+
+def make_result(spec: Spec, fingerprint: str, rng: random.Random) -> TrialResult:
+    """A training that ended, with its curve."""
+    diverged = rng.random() < 0.05
+    top = 90 - rng.random() * 10
+    curve = [[epoch, round(top - 30 / epoch, 4)] for epoch in range(1, EPOCHS + 1)]
+    return TrialResult(
+        key=spec.key,
+        attempt=1,
+        fingerprint=fingerprint,
+        outcome='diverged' if diverged else 'done',
+        value=None if diverged else curve[-1][1],
+        message='the loss is nan at iteration 40' if diverged else '',
+        built_lrs=[spec.lr],
+        curve=[] if diverged else curve,
+        length=EPOCHS,
+        seconds=3.0,
+    )
+
+
+def copy_rows(path: Path, rows: Sequence[dict]) -> None:
+    """Write rows into the study, as its first one stands there."""
+    with contextlib.closing(sqlite3.connect(path)) as db, db:
+        (study,) = db.execute('SELECT study_id FROM trials WHERE trial_id = 1').fetchone()
+        ranges = dict(db.execute('SELECT param_name, distribution_json FROM trial_params WHERE trial_id = 1'))
+        for number, row in enumerate(rows, start=1):
+            spec, result, trial = row['spec'], row['result'], number + 1
+            state = 'COMPLETE' if result['outcome'] == 'done' else 'FAIL'
+            times = (datetime.now().isoformat(sep=' '),) * 2
+            db.execute('INSERT INTO trials VALUES (?, ?, ?, ?, ?, ?)', (trial, number, study, state, *times))
+            attrs = {'key': spec['key'], 'attempt': 1, 'outcome': result['outcome'], 'cost': row['cost'], 'row': row}
+            attrs['fingerprint'] = result['fingerprint']
+            insert = 'INSERT INTO trial_user_attributes (trial_id, key, value_json) VALUES (?, ?, ?)'
+            db.executemany(insert, [(trial, key, json.dumps(value)) for key, value in attrs.items()])
+            insert = (
+                'INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json) VALUES (?, ?, ?, ?)'
+            )
+            db.executemany(insert, [(trial, name, spec[name], text) for name, text in ranges.items()])
+            if result['value'] is not None:
+                insert = "INSERT INTO trial_values (trial_id, objective, value, value_type) VALUES (?, 0, ?, 'FINITE')"
+                db.execute(insert, (trial, result['value']))
+
+
+def status(problem: SearchProblem) -> str:
+    """What ``status`` does after its imports."""
+    problem = load_problem(problem.filename, work_dir=problem.work_dir)
+    text = io.StringIO()
+    print_state(problem, search_state(problem, read_record(problem.work_dir)), Console(file=text, width=120))
+    return text.getvalue()
+
+
+def report(problem: SearchProblem) -> Path:
+    """What ``report`` does after its imports."""
+    problem = load_problem(problem.filename, work_dir=problem.work_dir)
+    return write_report(problem, read_record(problem.work_dir)).report
+
+
+def command(problem: SearchProblem, action: str) -> None:
+    """The whole command."""
+    argv = [sys.executable, str(TOOL), action, problem.filename, '--work-dir', str(problem.work_dir)]
+    env = {k: v for k, v in os.environ.items() if k != 'MMFIXNORM_REGISTER'}
+    subprocess.run(argv, check=True, env=env, stdout=subprocess.DEVNULL)
+
+
+def seconds(call: Callable, *args: object, repeats: int = 3) -> dict[str, float]:
+    """The shortest time of some calls, by the clock and of a processor; child processes count."""
+    wall, cpu = [], []
+    for _ in range(repeats):
+        begin, begin_cpu = time.perf_counter(), sum(os.times()[:4])
+        call(*args)
+        wall.append(time.perf_counter() - begin)
+        cpu.append(sum(os.times()[:4]) - begin_cpu)
+    return {'wall': round(min(wall), 3), 'cpu': round(min(cpu), 3)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--trials', type=int, default=2000)
+    trials = parser.parse_args().trials
+    with tempfile.TemporaryDirectory() as folder:
+        problem = make_study(Path(folder), trials)
+        measured: dict[str, object] = {'trials': trials}
+        measured['record_mb'] = round((problem.work_dir / STUDY_FILE).stat().st_size / 1e6, 2)
+        measured['read_record'] = seconds(read_record, problem.work_dir)
+        for action, work in {'status': status, 'report': report}.items():
+            measured[f'{action}_work'] = seconds(work, problem)
+            measured[f'{action}_command'] = seconds(command, problem, action)
+        measured['report_mb'] = round((problem.work_dir / 'report.html').stat().st_size / 1e6, 2)
+    print(json.dumps(measured))
+
+
+if __name__ == '__main__':
+    main()

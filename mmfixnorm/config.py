@@ -1,0 +1,86 @@
+"""From a file to a config: all that the driver of a search needs, without torch.
+
+A mistake of the user becomes a :class:`~mmfixnorm.errors.ConfigError`.
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.swap_block import move_swap_into_model
+
+# Import name of a toolbox and of what it stands on: the packages, maintained fork first.
+PACKAGES = {
+    'mmcv': ('onedl-mmcv', 'mmcv'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+}
+
+
+def load_config(
+    filename: str | os.PathLike[str],
+    *,
+    cfg_options: Mapping[str, Any] | None = None,
+    import_custom_modules: bool = True,
+) -> Config:
+    """Read a config file, import its ``custom_imports`` and merge ``--cfg-options`` into it.
+
+    Args:
+        filename: A config of any toolbox.
+        cfg_options: Dotted keys and their values, e.g. ``{'optim_wrapper.optimizer.lr': 0.4}``.
+        import_custom_modules: Whether to import them; who builds nothing of the config need not.
+
+    Raises:
+        ConfigError: If the file is missing or no valid config, if an option does not fit, or if
+            the toolbox that the config needs is not installed.
+    """
+    filename = os.fspath(filename)
+    if not os.path.isfile(filename):
+        raise ConfigError(f'no such config file: {filename!r} (in {os.getcwd()})')
+    # Lets `_base_ = 'mmfixnorm::...'` find the configs of the installed package.
+    MODULE2PACKAGE.setdefault('mmfixnorm', 'mmfixnorm')
+    try:
+        cfg = Config.fromfile(filename, import_custom_modules=import_custom_modules)
+    except ImportError as err:
+        raise ConfigError(explain_import(err)) from err
+    except (ConfigParsingError, SyntaxError, OSError, KeyError, TypeError) as err:
+        raise ConfigError(f'not a valid config: {message_of(err)}') from err
+    if cfg_options:
+        try:
+            cfg.merge_from_dict(dict(cfg_options))
+        except (KeyError, TypeError, AssertionError) as err:
+            raise ConfigError(f'--cfg-options {dict(cfg_options)}: {message_of(err)}') from err
+    move_swap_into_model(cfg)
+    scope = cfg.get('default_scope')
+    if scope in PACKAGES and importlib.util.find_spec(scope) is None:
+        raise ConfigError(f"default_scope = '{scope}': {_how_to_install(scope)}")
+    return cfg
+
+
+def message_of(err: BaseException) -> str:
+    """The text of an exception; ``str(KeyError)`` would put quotes around it."""
+    return str(err.args[0]) if isinstance(err, KeyError) and err.args else str(err)
+
+
+def explain_import(err: BaseException) -> str:
+    """Name the module that is missing, at the bottom of a chain of import errors."""
+    while isinstance(cause := err.__cause__ or err.__context__, ImportError):
+        err = cause
+    name = getattr(err, 'name', None) or ''
+    if name == 'mmcv._ext':
+        return 'mmcv was built without its ops, which this config needs: see README, "Installation"'
+    name = name.split('.')[0]
+    if name in PACKAGES:
+        return _how_to_install(name)
+    return f'custom_imports: {err}'
+
+
+def _how_to_install(module: str) -> str:
+    fork, classic = PACKAGES[module]
+    return f"{module} is not installed: pip install 'mmfixnorm[onedl]' (or {fork}, or the classic {classic})"
