@@ -23,18 +23,10 @@ DIGITS = ROOT / 'configs/digits'
 # Side of the images: as small as the model takes, for time.
 STOCK = {
     'mmpretrain/resnet/resnet18_8xb32_in1k': 64,
-    'mmpretrain/seresnet/seresnet50_8xb32_in1k': 64,
     'mmpretrain/mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k': 64,
-    'mmpretrain/convnext/convnext-tiny_32xb128_in1k': 64,
-    'mmpretrain/deit/deit-tiny_4xb256_in1k': 224,
     'mmdet/retinanet/retinanet_r18_fpn_1x_coco': 64,
-    'mmdet/fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': 64,
-    'mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco': 64,
-    'mmdet/detr/detr_r18_8xb2-500e_coco': 64,
-    'mmdet/deformable_detr/deformable-detr_r50_16xb2-50e_coco': 64,
     'mmseg/fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024': 32,
     'mmseg/pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024': 32,
-    'mmseg/segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512': 32,
 }
 
 
