@@ -87,8 +87,9 @@ def write_report(out: Path, table: Table, ranges: Any, curves: Mapping[str, list
     out.mkdir(parents=True, exist_ok=True)
     best = table.best()
     summaries = {name: summarise(of_name, best, table.rule, within) for name, of_name in curves.items()}
+    own = {name: summarise(of_name, own_best(table, name), table.rule, within) for name, of_name in curves.items()}
     stem = out / f'{table.name}_{ranges.name}'
-    text = markdown(table, ranges, summaries, within)
+    text = markdown(table, ranges, summaries, own, within)
     stem.with_suffix('.md').write_text(text)
     numbers = {
         'table': table.name,
@@ -96,18 +97,30 @@ def write_report(out: Path, table: Table, ranges: Any, curves: Mapping[str, list
         'within': within,
         'lr_range': ranges.lr,
         'weight_decay_range': ranges.weight_decay,
-        'methods': {name: s._asdict() | {'cost_within': _finite(s.cost_within)} for name, s in summaries.items()},
+        'methods': _plain(summaries),
+        'methods_against_the_best_of_what_they_tune': _plain(own),
     }
     stem.with_suffix('.json').write_text(json.dumps(numbers, indent=1) + '\n')
     plot(stem.with_suffix('.png'), table, curves)
     return text
 
 
+def own_best(table: Table, name: str) -> float:
+    """The best mean among the points that a method of this name can choose."""
+    return table.surfaces['weight_decay' if name.endswith(', wd') else 'alpha'].best(table.rule)[0]
+
+
+def _plain(summaries: Mapping[str, Summary]) -> dict[str, dict]:
+    return {name: s._asdict() | {'cost_within': _finite(s.cost_within)} for name, s in summaries.items()}
+
+
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def markdown(table: Table, ranges: Any, summaries: Mapping[str, Summary], within: float) -> str:
+def markdown(
+    table: Table, ranges: Any, summaries: Mapping[str, Summary], own: Mapping[str, Summary], within: float
+) -> str:
     """One row per method."""
     tops = '; '.join(
         f'{kind.replace("_", " ")}: {mean:.2f} at lr {lr:g}, {other:g}'
@@ -122,17 +135,20 @@ def markdown(table: Table, ranges: Any, summaries: Mapping[str, Summary], within
         f'Best mean of {table.metric} over the seeds ({seeds} of them): {tops}. Regret is in points, cost in T_max.',
         f'Within: the leading point is not more than {within:g} points from the best of the whole',
         'table; ever: the share of shuffles in which it comes there; winner: in which the winner is there.',
+        'Own: the same against the best of what the method tunes (lr and alpha, or lr and weight decay).',
         'None: shuffles that ended without a winner.',
         '',
-        '| method | shuffles | cost | regret 25 % | median | 75 % | cost to within | ever | winner | none |',
-        '|---|---|---|---|---|---|---|---|---|---|',
+        '| method | shuffles | cost | regret 25 % | median | 75 % | cost to within | ever | winner '
+        '| own: median regret | cost to within | ever | none |',
+        '|---|---|---|---|---|---|---|---|---|---|---|---|---|',
     ]
     for name, s in summaries.items():
-        first = f'{s.cost_within:.1f}' if math.isfinite(s.cost_within) else '-'
+        first, own_first = (f'{c:.1f}' if math.isfinite(c) else '-' for c in (s.cost_within, own[name].cost_within))
         quartiles = ' | '.join(f'{r:.2f}' for r in s.regret)
         lines.append(
             f'| {name} | {s.shuffles} | {s.cost:.1f} | {quartiles} | {first} | {s.share_within:.0%} | '
-            f'{s.share_winner:.0%} | {s.without_winner} |'
+            f'{s.share_winner:.0%} | {own[name].regret[1]:.2f} | {own_first} | {own[name].share_within:.0%} | '
+            f'{s.without_winner} |'
         )
     return '\n'.join(lines) + '\n'
 

@@ -33,7 +33,8 @@ from mmfixnorm.search.settings import UnimodalFixNormSearch
 from mmfixnorm.search.stages import Closed, Replay, Spec, Stage, all_diverged, edge_warnings, make_stage, ranked
 from mmfixnorm.search.values import tidy
 
-_FINALISTS = 2  # alphas that are trained at full length
+# Alphas that are trained at full length. On real tables one was worse, three no better: docs/search.md, "Measured".
+_FINALISTS = 2
 
 
 def replay_unimodal(settings: UnimodalFixNormSearch, closed: Mapping[str, Closed], asked: Mapping[str, Spec]) -> Replay:
