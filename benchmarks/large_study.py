@@ -25,7 +25,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
-os.environ.setdefault('MMFIXNORM_REGISTER', '0')  # as tools/fixnorm_search.py does
+os.environ['MMFIXNORM_REGISTER'] = '0'  # as tools/fixnorm_search.py does
 from rich.console import Console
 
 from mmfixnorm.search.console import print_state
@@ -35,6 +35,8 @@ from mmfixnorm.search.report import write_report
 from mmfixnorm.search.result import LOG_FILE, TrialResult
 from mmfixnorm.search.study import STUDY_FILE, open_record, read_record
 from mmfixnorm.search.table import search_state
+
+del os.environ['MMFIXNORM_REGISTER']
 
 EPOCHS = 20
 CONFIG = """
@@ -136,8 +138,7 @@ def report(problem: SearchProblem) -> Path:
 def command(problem: SearchProblem, action: str) -> None:
     """The whole command."""
     argv = [sys.executable, str(TOOL), action, problem.filename, '--work-dir', str(problem.work_dir)]
-    env = {k: v for k, v in os.environ.items() if k != 'MMFIXNORM_REGISTER'}
-    subprocess.run(argv, check=True, env=env, stdout=subprocess.DEVNULL)
+    subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
 def seconds(call: Callable, *args: object, repeats: int = 3) -> dict[str, float]:

@@ -156,6 +156,7 @@ def test_a_shared_layer_counts_once(record, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('row', ['compile', 'compile_step'])
 def test_compiled_training_follows_the_reference(row, record):
+    torch._dynamo.reset()  # what other tests of this process have compiled
     model = net()
     start, data = start_of(model), batches()
     wrapper = wrap(model)

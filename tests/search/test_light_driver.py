@@ -39,7 +39,8 @@ def test_a_search_runs_to_its_report_without_torch(write_config, small, tmp_path
 
 def test_who_imports_the_package_gets_what_it_registers():
     code = "import mmfixnorm; from mmengine.registry import MODELS; print(MODELS.get('FixNormLinear').__name__)"
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=True)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == 'FixNormLinear'
 
 
