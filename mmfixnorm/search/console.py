@@ -69,7 +69,8 @@ def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row])
     tuned = problem.settings.tuned_keys
     table = Table(title=f'{problem.filename}: {problem.settings.metric}')
     for name in ('trial', *map(title, tuned), unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
-        table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right')
+        # A key is an identity: a narrow terminal cuts off other columns.
+        table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right', no_wrap=name == 'trial')
     for row in rows:
         leading = state.best is not None and row.key == state.best.key
         table.add_row(
