@@ -9,7 +9,7 @@ __all__ = ['cover']
 
 
 def cover(names: Collection[str], others: Collection[str]) -> list[str]:
-    r"""Regular expressions that fully match all of ``names`` and none of ``others``.
+    r"""Regular expressions that fully match all of ``names``, each by one of them, and none of ``others``.
 
     The one that matches most of what is left is taken first. There may be shorter lists: this is a greedy search
     over what is easy to read, such as a common beginning, or names that differ in their numbers only.
@@ -31,8 +31,9 @@ def cover(names: Collection[str], others: Collection[str]) -> list[str]:
     left, found = set(names), []
     while left:
         # Most names, then the simplest kind, then the shortest; the text decides ties, so that runs agree.
-        best = min(matches, key=lambda p: (-len(matches[p] & left), candidates[p], len(p), p))
-        gained = matches[best] & left
+        fresh = [p for p in matches if matches[p] <= left]  # the one of a name alone always is
+        best = min(fresh, key=lambda p: (-len(matches[p]), candidates[p], len(p), p))
+        gained = set(matches[best])
         # A dot that stands for any character does no harm in one name, and reads better.
         single = gained.pop() if len(gained) == 1 else ''
         alone = single.replace('.', '').isidentifier() and not any(re.fullmatch(single, other) for other in others)

@@ -17,6 +17,7 @@ def test_all_names_are_matched_and_no_other(names, others) -> None:
     patterns = cover(names, others)
     assert {n for n in names if any(re.fullmatch(p, n) for p in patterns)} == names
     assert not [n for n in others if any(re.fullmatch(p, n) for p in patterns)]
+    assert not [n for n in names if sum(bool(re.fullmatch(p, n)) for p in patterns) > 1]
     assert len(patterns) <= len(names)
 
 
