@@ -12,14 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import mmengine
 import torch
-from warm_executor import WarmExecutor
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.warm_executor import WarmExecutor
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.files import write_text
 from mmfixnorm.search.problem import load_problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,7 +55,7 @@ def _formatted(value: Any, indent: int, taken: int) -> str:
         start, end = ('[', ']') if isinstance(value, list) else ('(', ')')
         heads, children = [''] * len(value), list(value)
     else:
-        return _string(value) if isinstance(value, str) else repr(value)
+        return _leaf(value)
     items = [head + _formatted(child, indent + 4, 4 + len(head)) for head, child in zip(heads, children, strict=True)]
     comma = ',' if isinstance(value, tuple) and len(items) == 1 else ''
     line = start + ', '.join(items) + comma + end
@@ -65,6 +66,14 @@ def _formatted(value: Any, indent: int, taken: int) -> str:
     else:
         body = '\n'.join(f'{inner}{item},' for item in items)
     return f'{start}\n{body}\n{" " * indent}{end}'
+
+
+def _leaf(value: Any) -> str:
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, float) and not math.isfinite(value):  # repr gives a name that no config has
+        return f'float({str(value)!r})'
+    return repr(value)
 
 
 def _filled(items: Sequence[str], width: int) -> str:

@@ -1,5 +1,8 @@
 """The text of a config, read back by Python and by mmengine."""
 
+import math
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
@@ -24,6 +27,12 @@ def test_python_reads_back_what_was_written(value) -> None:
     names: dict = {}
     exec(config_text('A title.', [('key', value, ['Why.'])]), names)
     assert names['key'] == value
+
+
+@pytest.mark.parametrize('alpha', [math.inf, -math.inf, math.nan])
+def test_mmengine_reads_back_numbers_that_are_not_finite(alpha, tmp_path) -> None:
+    (tmp_path / 'c.py').write_text(config_text('No bound.', [('model', dict(alpha=alpha), [])]))
+    assert repr(Config.fromfile(tmp_path / 'c.py').model.alpha) == repr(alpha)
 
 
 def test_mmengine_reads_it_and_lines_are_short(tmp_path) -> None:

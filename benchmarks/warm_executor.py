@@ -16,7 +16,7 @@ PRELOADED = ['mmfixnorm.search.trial', 'mmfixnorm.cls', 'mmpretrain.datasets', '
 
 
 class WarmExecutor(LocalExecutor):
-    """Trials of this machine's CPU without their start-up; a driver that is killed takes them along.
+    """Trials of one thread on this machine's CPU, without their start-up; a driver that is killed takes them along.
 
     Args:
         workers (int): Trials at a time.
@@ -57,7 +57,11 @@ class WarmExecutor(LocalExecutor):
 
 
 def _run(handle: str, trial_dir: str) -> None:
+    import torch
+
     from mmfixnorm.search.trial import main
+
+    torch.set_num_threads(1)  # two threads on a core that is shared wait for each other
 
     Path(handle).touch(exist_ok=False)
     with open(os.path.join(trial_dir, LOG_FILE), 'ab') as log:

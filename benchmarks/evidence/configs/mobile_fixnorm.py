@@ -1,0 +1,8 @@
+_base_ = ['./mobile_wd.py']
+
+model = dict(head=dict(type='FixNormLinearClsHead', alpha=1.0))
+optim_wrapper = dict(
+    type='FixNormOptimWrapper',
+    constructor='FixNormOptimWrapperConstructor',
+    optimizer=dict(weight_decay=0.0),
+)

@@ -1,0 +1,80 @@
+"""What is measured: every experiment is a function of a lab.
+
+The searches rank on 300 images of each class that are not trained on; what they choose is trained again with
+seeds that no search has seen, and measured on the test set. FixNorm searches have the paper's settings. Weight decay
+has a wider range than in the paper on both axes, so that its best lies inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.evidence.lab import RESULTS, Lab, Point, read_lines
+
+FIXNORM: dict[str, Any] = dict(type='FixNormSearch', lr_range=(0.2, 3.2))
+UNIMODAL: dict[str, Any] = dict(type='UnimodalFixNormSearch', lr_range=(0.2, 3.2))
+BO: dict[str, Any] = dict(
+    type='BayesianSearch', lr_range=(0.05, 3.2), weight_decay_range=(1e-5, 1e-2), num_trials=25, sampler='gp'
+)
+LRS = (0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+def table1(network: str, reference: Point) -> Callable[[Lab], None]:
+    """Tuned FixNorm, our search, BO + WD and untuned weight decay on one network."""
+
+    def run(lab: Lab) -> None:
+        wd, fixnorm = f'{network}_wd.py', f'{network}_fixnorm.py'
+        for group, config, settings in (('fixnorm', fixnorm, FIXNORM), ('bo', wd, BO), ('unimodal', fixnorm, UNIMODAL)):
+            winner = lab.search(group, config, **settings)
+            lab.finals(f'{group}-test', config, winner)
+        lab.finals('reference-test', wd, reference)
+
+    return run
+
+
+def chosen(experiment: str, group: str) -> Point:
+    """The winner of a search that has been run before."""
+    for line in read_lines(RESULTS / f'{experiment}.jsonl'):
+        if line['group'] == group and 'winner' in line:
+            return Point(*line['winner'])
+    raise SystemExit(f'{experiment}, {group}: not in {RESULTS} yet; run {experiment} first')
+
+
+def fig4(lab: Lab) -> None:
+    """Learning rate and alpha on a grid, at two thirds of the length, with two seeds."""
+    for seed in (0, 1):
+        lab.search(f'grid-seed{seed}', 'residual_fixnorm.py', type='GridSearch', lrs=LRS,
+                   alphas=(0.25, 0.5, 1.0, 2.0, 4.0), schedule_fraction=2 / 3, seed=seed)  # fmt: skip
+
+
+def fig1_2(lab: Lab) -> None:
+    """Algorithm 1 and @WN-FC; weight decay and FixNorm are those of table 1."""
+    decay = chosen('table1-residual', 'bo').weight_decay
+    options = {'optim_wrapper.paramwise_cfg.lambda_fc': decay}
+    winner = lab.search('alg1', 'residual_alg1.py', options, type='GridSearch', lrs=LRS)
+    lab.finals('alg1-test', 'residual_alg1.py', winner, options=options)
+    winner = lab.search('wn-fc', 'residual_wn-fc.py', type='GridSearch', lrs=LRS)
+    lab.finals('wn-fc-test', 'residual_wn-fc.py', winner)
+
+
+def fig2_fit(lab: Lab) -> None:
+    """The same where the training set is fitted."""
+    decay = chosen('table1-residual', 'bo').weight_decay
+    seeds = (1, 2, 3)
+    for name in ('wn-fc', 'fixnorm', 'alg1'):
+        options = {'optim_wrapper.paramwise_cfg.lambda_fc': decay} if name == 'alg1' else {}
+        grid: dict[str, Any] = dict(type='GridSearch', lrs=(0.2, 0.8, 3.2))
+        if name == 'fixnorm':
+            grid = dict(type='GridSearch', lrs=(0.2, 0.8, 3.2), alphas=(0.5, 1.0))
+        winner = lab.search(name, f'fit_{name}.py', options, **grid)
+        lab.finals(f'{name}-test', f'fit_{name}.py', winner, options=options, seeds=seeds)
+
+
+EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
+    'table1-residual': table1('residual', Point(0.4, None, 1e-4)),
+    'fig4': fig4,
+    'fig1-2': fig1_2,
+    'table1-mobile': table1('mobile', Point(0.2, None, 4e-5)),
+    'fig2-fit': fig2_fit,
+}
