@@ -71,10 +71,54 @@ def fig2_fit(lab: Lab) -> None:
         lab.finals(f'{name}-test', f'fit_{name}.py', winner, options=options, seeds=seeds)
 
 
+def peers(lab: Lab) -> None:
+    """Others at the cost of Algorithm 4; weight decay's is the first 11 trainings of BO in table 1."""
+    seeds = (1, 2, 3)
+    winner = lab.search('per-layer', 'residual_per-layer.py', **FIXNORM)
+    lab.finals('per-layer-test', 'residual_per-layer.py', winner, seeds=seeds)
+    ranges: dict[str, dict[str, Any]] = {
+        'sgdp': {},
+        'adamw': dict(lr_range=(2e-4, 2e-2), weight_decay_range=(1e-3, 1.0)),
+    }
+    for name, own in ranges.items():
+        winner = lab.search(name, f'residual_{name}.py', **{**BO, **own, 'num_trials': 11})
+        lab.finals(f'{name}-test', f'residual_{name}.py', winner, seeds=seeds)
+
+
+def beyond(lab: Lab) -> None:
+    """Alpha from the measured risk, and equal norms, over the learning rates of Fig. 4."""
+    winner = lab.search('auto', 'residual_auto.py', type='GridSearch', lrs=LRS)
+    lab.finals('auto-test', 'residual_auto.py', winner)
+    alpha = chosen('table1-residual', 'fixnorm').alpha
+    options = {'model.head.alpha': alpha}
+    for name in ('equal', 'per-layer'):
+        winner = lab.search(name, f'residual_{name}.py', options, type='GridSearch', lrs=LRS)
+        lab.finals(f'{name}-test', f'residual_{name}.py', winner, options=options)
+
+
+def ablations(lab: Lab) -> None:
+    """One choice of this project changed at a time, at the winner of tuned FixNorm."""
+    winner = chosen('table1-residual', 'fixnorm')
+    for name in ('projected', 'no-warm-up', 'ema', 'ema-rescaled'):
+        lab.finals(name, f'residual_{name}.py', winner)
+
+
+def transfer(lab: Lab) -> None:
+    """The same settings on digits, at equal cost: 11 T_max each."""
+    for name, method, settings in (('fixnorm', 'fixnorm', FIXNORM), ('bo', 'wd', {**BO, 'num_trials': 11})):
+        config = f'configs/digits/resnet8_{method}_1xb64-20e_digits.py'
+        winner = lab.search(name, config, **settings)
+        lab.finals(f'{name}-test', config, winner)
+
+
 EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'table1-residual': table1('residual', Point(0.4, None, 1e-4)),
     'fig4': fig4,
     'fig1-2': fig1_2,
     'table1-mobile': table1('mobile', Point(0.2, None, 4e-5)),
     'fig2-fit': fig2_fit,
+    'transfer': transfer,
+    'beyond': beyond,
+    'ablations': ablations,
+    'peers': peers,
 }

@@ -7,6 +7,7 @@ its work dir, as every search does.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import platform
@@ -83,8 +84,17 @@ class Lab:
             done = self._write(group, config, problem, record, head)
         return Point(*done['winner'])
 
-    def finals(self, group: str, config: str, point: Point, *, options: Mapping[str, Any] | None = None,
-               seeds: Sequence[int] = (1, 2, 3, 4, 5), metric: str = 'accuracy/top1', on_test: bool = True) -> None:
+    def finals(
+        self,
+        group: str,
+        config: str,
+        point: Point,
+        *,
+        options: Mapping[str, Any] | None = None,
+        seeds: Sequence[int] = (1, 2, 3, 4, 5),
+        metric: str = 'accuracy/top1',
+        on_test: bool = True,
+    ) -> None:
         """Train with new seeds what a search has chosen, and look at the test set once.
 
         Args:
@@ -123,15 +133,23 @@ class Lab:
         self._write(group, config, problem, record, head, runs)
 
     def _problem(self, group: str, config: str, options: Mapping[str, Any]) -> SearchProblem:
+        own = copy.deepcopy(dict(options))  # merging takes `_delete_` out of it
         return load_problem(
-            config_file(config), work_dir=self._work_dir / group, cfg_options=options, workers=self._workers
+            config_file(config), work_dir=self._work_dir / group, cfg_options=own, workers=self._workers
         )
 
     def _group(self, group: str) -> dict[str, Any] | None:
         return next((line for line in self.lines if line['group'] == group and 'kind' in line), None)
 
-    def _write(self, group: str, config: str, problem: SearchProblem, record: StudyRecord, head: dict[str, Any],
-               runs: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
+    def _write(
+        self,
+        group: str,
+        config: str,
+        problem: SearchProblem,
+        record: StudyRecord,
+        head: dict[str, Any],
+        runs: Sequence[Mapping[str, Any]] | None = None,
+    ) -> dict[str, Any]:
         about = dict(
             config=config,
             config_hash=record.fingerprint,
@@ -143,6 +161,7 @@ class Lab:
             {'group': group, **head, **about},
             *(runs or [run_line(group, a, seed) for a in record.attempts if is_closed(a)]),
         ]
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open('a', encoding='utf-8') as f:
             f.write(''.join(json.dumps(line) + '\n' for line in lines))
         self.lines += lines
@@ -188,8 +207,9 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding='utf-8').splitlines()] if file.exists() else []
 
 
-def run_experiments(experiments: Mapping[str, Callable[[Lab], None]], names: Sequence[str], workers: int,
-                    work_dir: Path) -> None:
+def run_experiments(
+    experiments: Mapping[str, Callable[[Lab], None]], names: Sequence[str], workers: int, work_dir: Path
+) -> None:
     """Run experiments one after the other."""
     os.environ['PYTHONPATH'] = os.pathsep.join([str(HERE.parents[1]), *sys.path])  # for the trials
     torch.set_num_threads(1)

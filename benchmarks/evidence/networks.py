@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 from mmpretrain.registry import MODELS
 
 from mmfixnorm.cls.backbones import MobileNetV2CIFAR, ThinResNetCIFAR
+from mmfixnorm.core.layers import WeightNormalized
 
 
 @MODELS.register_module()
@@ -41,3 +42,14 @@ class ChannelsLastHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Change the strides of the weights; the optimizer holds the very tensors."""
         runner.model.to(memory_format=torch.channels_last)
+
+
+@HOOKS.register_module()
+class ProjectedScaleHook(Hook):
+    """Puts each ``g`` back to its bound after the step; with the bound in the forward pass alone it may run on."""
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Project; ``g`` at its bound then has a gradient."""
+        for module in runner.model.modules():
+            if isinstance(module, WeightNormalized):
+                module.g.data.clamp_(max=module.scale_bound)

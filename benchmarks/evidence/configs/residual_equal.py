@@ -1,0 +1,4 @@
+# All weights have the same norm.
+_base_ = ['./residual_per-layer.py']
+
+optim_wrapper = dict(targets='equal')

@@ -1,0 +1,274 @@
+"""Make the tables and figures of docs/evidence.md from the raw results.
+
+    python benchmarks/evidence/report.py
+
+Tables go between their markers on the page, figures to docs/images/evidence. What has no raw results yet says so.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.evidence.lab import RESULTS, read_lines
+from mmfixnorm.analysis.chart import Chart, HeatMap, Line, Panel
+from mmfixnorm.analysis.draw_png import draw_png
+from mmfixnorm.analysis.independence import interaction, ranking_agreement
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / 'docs/evidence.md'
+FIGURES = ROOT / 'docs/images/evidence'
+NAMES = {
+    'fixnorm': 'tuned FixNorm (Algorithm 4)',
+    'unimodal': 'tuned FixNorm (`UnimodalFixNormSearch`)',
+    'bo': 'BO + WD',
+    'reference': 'weight decay, not tuned',
+    'wd': 'weight decay (BO + WD)',
+    'alg1': 'Algorithm 1',
+    'wn-fc': '@WN-FC',
+    'fixnorm-head': 'FixNorm',
+}
+Lines = list[dict[str, Any]]
+
+
+class Results:
+    """The lines of all experiments."""
+
+    def __init__(self, folder: Path = RESULTS) -> None:
+        self._lines = {file.stem: read_lines(file) for file in folder.glob('*.jsonl')}
+
+    def head(self, experiment: str, group: str) -> dict[str, Any] | None:
+        """The line about a group; None if it was not run."""
+        lines = self._lines.get(experiment, [])
+        return next((line for line in lines if line['group'] == group and 'kind' in line), None)
+
+    def runs(self, experiment: str, group: str) -> Lines:
+        """The trainings of a group."""
+        return [line for line in self._lines.get(experiment, []) if line['group'] == group and 'kind' not in line]
+
+    def values(self, experiment: str, group: str) -> list[float]:
+        """Their values, without those that diverged."""
+        return [run['value'] for run in self.runs(experiment, group) if run['value'] is not None]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and sample standard deviation."""
+    if not values:
+        return 'diverged'
+    sd = f' (sd {statistics.stdev(values):.2f})' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.2f}{sd}'
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> str:
+    """Mean of ``a`` less mean of ``b``, with the 95 % interval of Welch's t."""
+    if min(len(a), len(b)) < 2:
+        return ''
+    test = stats.ttest_ind(a, b, equal_var=False)
+    low, high = test.confidence_interval(0.95)
+    return f'{statistics.mean(a) - statistics.mean(b):+.2f} [{low:+.2f}, {high:+.2f}]'
+
+
+def shown_point(point: Sequence[float | None]) -> str:
+    names = ('lr', 'alpha', 'wd')
+    return ', '.join(f'{n} {v:.3g}' for n, v in zip(names, point, strict=True) if v is not None)
+
+
+def table1(results: Results, experiment: str) -> str:
+    """Searches and what their winners do on test data."""
+    rows = ['| method | T_max | chosen | val | test, new seeds | less BO + WD, 95 % |', '|---|---|---|---|---|---|']
+    baseline = results.values(experiment, 'bo-test')
+    for method in ('reference', 'bo', 'fixnorm', 'unimodal'):
+        final = results.head(experiment, f'{method}-test')
+        if final is None:
+            continue
+        search = results.head(experiment, method)
+        cost, val = (f'{search["cost"]:g}', f'{search["value"]:.2f}') if search else ('0', '')
+        values = results.values(experiment, f'{method}-test')
+        less = '' if method == 'bo' else difference(values, baseline)
+        rows.append(f'| {NAMES[method]} | {cost} | {shown_point(final["point"])} | {val} | {spread(values)} | {less} |')
+    return '\n'.join(rows)
+
+
+def fig4(results: Results) -> tuple[list[str], np.ndarray]:
+    """The grid as lrs, alphas and values of shape (alphas, lrs, seeds)."""
+    runs = [results.runs('fig4', f'grid-seed{seed}') for seed in (0, 1)]
+    lrs = sorted({run['lr'] for run in runs[0]})
+    alphas = sorted({run['alpha'] for run in runs[0]})
+    table = np.full((len(alphas), len(lrs), len(runs)), math.nan)
+    for k, seed in enumerate(runs):
+        for run in seed:
+            table[alphas.index(run['alpha']), lrs.index(run['lr']), k] = run['value']
+    return [f'{lr:g}' for lr in lrs], table
+
+
+def fig4_table(results: Results) -> str:
+    lrs, table = fig4(results)
+    alphas = sorted({run['alpha'] for run in results.runs('fig4', 'grid-seed0')})
+    mean = table.mean(axis=2)
+    rows = ['| alpha | ' + ' | '.join(f'lr {lr}' for lr in lrs) + ' | best lr |', '|' + '---|' * (len(lrs) + 2)]
+    for alpha, row in zip(alphas, mean, strict=True):
+        cells = ' | '.join(f'{value:.1f}' for value in row)
+        rows.append(f'| {alpha:g} | {cells} | {lrs[int(row.argmax())]} |')
+    test, w = interaction(table), ranking_agreement(mean)
+    half = 2 * table.std(axis=2, ddof=1).mean()
+    rows += [
+        '',
+        f'Interaction of lr and alpha in a two-way analysis of variance: F{test.dof} = {test.statistic:.2f}, '
+        f"p = {test.p:.2g}. Kendall's W of the alphas' rankings of the learning rates: {w.w:.2f} (p {w.p:.2g}). "
+        f'Two seeds of one cell differ by {half / math.sqrt(2):.1f} points on average.',
+    ]
+    return '\n'.join(rows)
+
+
+def claims(results: Results, experiment: str, methods: Mapping[str, tuple[str, str]], baseline: str) -> str:
+    """Methods on test data: accuracy, scale of the classifier and risk at the end."""
+    rows = [
+        f'| method | lr | test | less {NAMES[baseline]}, 95 % | `g` or norm of W | MCBR, test | train loss |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    against = results.values(*methods[baseline])
+    for name, place in methods.items():
+        runs = [run for run in results.runs(*place) if run['value'] is not None]
+        if not runs:
+            continue
+        last = {key: [run['curves'][key][1][-1] for run in runs] for key in ('train/g', 'val/mcbr', 'train/loss')}
+        values = [run['value'] for run in runs]
+        less = '' if name == baseline else difference(values, against)
+        rows.append(
+            f'| {NAMES[name]} | {runs[0]["lr"]:.3g} | {spread(values)} | {less} | {statistics.mean(last["train/g"]):.2f} | '
+            f'{statistics.mean(last["val/mcbr"]):.3f} | {statistics.mean(last["train/loss"]):.3f} |'
+        )
+    return '\n'.join(rows)
+
+
+SHORT = {
+    'wd': ('table1-residual', 'bo-test'),
+    'alg1': ('fig1-2', 'alg1-test'),
+    'wn-fc': ('fig1-2', 'wn-fc-test'),
+    'fixnorm-head': ('table1-residual', 'fixnorm-test'),
+}
+FIT = {
+    'alg1': ('fig2-fit', 'alg1-test'),
+    'wn-fc': ('fig2-fit', 'wn-fc-test'),
+    'fixnorm-head': ('fig2-fit', 'fixnorm-test'),
+}
+
+
+def progress(results: Results, experiment: str) -> Panel:
+    """Fig. 5 left: the best value so far against the cost."""
+    lines = []
+    for i, method in enumerate(('fixnorm', 'unimodal', 'bo')):
+        head, runs = results.head(experiment, method), results.runs(experiment, method)
+        if head is None:
+            continue
+        cost = np.cumsum([run['fraction'] for run in runs])
+        best = np.maximum.accumulate([run['value'] if run['value'] is not None else -math.inf for run in runs])
+        lines.append(Line(NAMES[method].replace('`', ''), cost.tolist(), best.tolist(), i, steps=True))
+    return Panel('cost (T_max)', 'best top-1 on val (%)', lines, title=experiment.removeprefix('table1-'))
+
+
+def curves(results: Results, methods: Mapping[str, tuple[str, str]], key: str, title: str) -> Panel:
+    """The mean of a logged number over the seeds, against epoch, from the smallest to the largest."""
+    lines = []
+    for i, (name, place) in enumerate(methods.items()):
+        runs = [run['curves'][key] for run in results.runs(*place) if key in run.get('curves', {})]
+        if not runs:
+            continue
+        values = np.array([y for _, y in runs])
+        band = (values.min(axis=0).tolist(), values.max(axis=0).tolist())
+        lines.append(Line(NAMES[name], runs[0][0], values.mean(axis=0).tolist(), i, band=band))
+    return Panel('epoch', title, lines)
+
+
+def figures(results: Results) -> dict[str, Chart]:
+    """Every figure that has results, by its file name."""
+    found: dict[str, Chart] = {}
+    searched = [e for e in ('table1-residual', 'table1-mobile') if results.head(e, 'fixnorm')]
+    if searched:
+        found['fig5'] = Chart('Search progress', [progress(results, e) for e in searched])
+    if results.runs('fig4', 'grid-seed1'):
+        lrs, table = fig4(results)
+        mean = table.mean(axis=2)
+        alphas = sorted({run['alpha'] for run in results.runs('fig4', 'grid-seed0')})
+        found['fig4'] = Chart(
+            'Learning rate and alpha, mean of two seeds',
+            HeatMap(
+                'learning rate', 'alpha', 'top-1 on val (%)', lrs, [f'{a:g}' for a in alphas],
+                mean.tolist(), [[f'{v:.1f}' for v in row] for row in mean],
+                mean.argmax(axis=1).tolist(), mean.argmax(axis=0).tolist(), 'best lr of a row', 'best alpha of a column',
+            ),
+        )  # fmt: skip
+    if results.runs('fig1-2', 'alg1-test'):
+        wd = {'wd': SHORT['wd']}
+        found['fig1'] = Chart(
+            'Weight decay and Algorithm 1',
+            [
+                curves(results, wd, 'train/weight_norm', 'norm of the convolutions'),
+                curves(results, {n: SHORT[n] for n in ('wd', 'alg1')}, 'train/loss', 'training loss'),
+            ],
+        )
+    for name, methods in (('fig2', SHORT), ('fig2-fit', FIT)):
+        if all(results.runs(*place) for place in methods.values()):
+            found[name] = Chart(
+                'The final layer',
+                [
+                    curves(results, methods, 'train/g', 'g, or norm of W_FC'),
+                    curves(results, methods, 'val/mcbr', 'MCBR on test data'),
+                ],
+            )
+    return found
+
+
+def tables(results: Results) -> dict[str, str]:
+    """Every table that has results, by its marker."""
+    makers: dict[str, Callable[[], str]] = {
+        'table1-residual': lambda: table1(results, 'table1-residual'),
+        'table1-mobile': lambda: table1(results, 'table1-mobile'),
+        'fig4': lambda: fig4_table(results),
+        'fig1-2': lambda: claims(results, '', SHORT, 'wd'),
+        'fig2-fit': lambda: claims(results, '', FIT, 'fixnorm-head'),
+    }
+    needed = {
+        'table1-residual': ('table1-residual', 'bo-test'),
+        'table1-mobile': ('table1-mobile', 'bo-test'),
+        'fig4': ('fig4', 'grid-seed1'),
+        'fig1-2': ('fig1-2', 'wn-fc-test'),
+        'fig2-fit': ('fig2-fit', 'alg1-test'),
+    }
+    missing = '*Not run yet.*'
+    return {name: make() if results.runs(*needed[name]) else missing for name, make in makers.items()}
+
+
+def with_tables(page: str, made: Mapping[str, str]) -> str:
+    """The page with its tables replaced.
+
+    Raises:
+        ValueError: A table has no marker on the page.
+    """
+    for name, text in made.items():
+        pattern = re.compile(rf'(<!-- begin {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)', re.DOTALL)
+        page, count = pattern.subn(lambda found, text=text: f'{found[1]}{text}\n{found[2]}', page)
+        if count != 1:
+            raise ValueError(f'{PAGE.name}: must have the markers of {name} once, has them {count} times')
+    return page
+
+
+def main() -> None:
+    results = Results()
+    PAGE.write_text(with_tables(PAGE.read_text(encoding='utf-8'), tables(results)), encoding='utf-8')
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for name, chart in figures(results).items():
+        draw_png(chart).savefig(FIGURES / f'{name}.png')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+"""The tables of docs/evidence.md are what the raw results say."""
+
+import json
+import math
+import statistics
+
+import pytest
+
+from benchmarks.evidence import report
+from benchmarks.evidence.experiments import EXPERIMENTS
+from benchmarks.evidence.lab import RESULTS, config_file, read_lines
+
+FILES = sorted(RESULTS.glob('*.jsonl'))
+
+
+def groups(lines):
+    return {line['group']: line for line in lines if 'kind' in line}
+
+
+def test_the_page_has_the_tables_that_the_raw_results_make():
+    page = report.PAGE.read_text(encoding='utf-8')
+    assert report.with_tables(page, report.tables(report.Results())) == page
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_each_training_belongs_to_a_group_whose_config_is_here(file):
+    lines = read_lines(file)
+    heads = groups(lines)
+    assert file.stem in EXPERIMENTS
+    assert {line['group'] for line in lines} == set(heads)
+    assert all(config_file(head['config']).is_file() for head in heads.values())
+
+
+@pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)
+def test_the_winner_is_the_best_of_full_length_and_tests_have_seeds_that_no_search_saw(file):
+    lines = read_lines(file)
+    for name, head in groups(lines).items():
+        runs = [line for line in lines if line['group'] == name and 'kind' not in line]
+        if head['kind'] == 'finals':
+            assert all(run['seed'] != 0 for run in runs)
+            assert len({run['seed'] for run in runs}) == len(runs)
+            continue
+        longest = max(run['fraction'] for run in runs)
+        best = max(run['value'] for run in runs if run['value'] is not None and run['fraction'] == longest)
+        assert head['value'] == best
+
+
+def test_a_table_has_the_mean_and_the_difference_of_its_runs(tmp_path):
+    values = {'bo-test': [60.0, 61.0, 62.0], 'fixnorm-test': [62.0, 63.0, 65.0]}
+    lines = [dict(group='fixnorm', kind='search', cost=11.0, value=61.5, winner=[0.8, 1.0, None])]
+    for group, of_group in values.items():
+        lines.append(dict(group=group, kind='finals', point=[0.8, None, 1e-3]))
+        lines += [dict(group=group, seed=i + 1, value=v) for i, v in enumerate(of_group)]
+    (tmp_path / 'table1-residual.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    rows = report.table1(report.Results(tmp_path), 'table1-residual').splitlines()
+    assert rows[2].startswith('| BO + WD | 0 | lr 0.8, wd 0.001 |  | 61.00 (sd 1.00) |')
+    # Welch's interval by hand: t of 3.45 degrees of freedom is 2.96 at 97.5 %.
+    a, b = values['fixnorm-test'], values['bo-test']
+    half = 2.960 * math.sqrt(statistics.variance(a) / 3 + statistics.variance(b) / 3)
+    assert f'+2.33 [{2.3333 - half:+.1f}' in rows[3].replace(f'{2.3333 - half:+.2f}', f'{2.3333 - half:+.1f}')
+
+
+def test_a_page_without_a_marker_is_refused():
+    with pytest.raises(ValueError, match='must have the markers of fig4 once, has them 0 times'):
+        report.with_tables('no markers', {'fig4': 'text'})
