@@ -5,6 +5,7 @@ import math
 import statistics
 
 import pytest
+from scipy import stats
 
 from benchmarks.evidence import report
 from benchmarks.evidence.experiments import EXPERIMENTS
@@ -54,10 +55,10 @@ def test_a_table_has_the_mean_and_the_difference_of_its_runs(tmp_path):
     (tmp_path / 'table1-residual.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     rows = report.table1(report.Results(tmp_path), 'table1-residual').splitlines()
     assert rows[2].startswith('| BO + WD | 0 | lr 0.8, wd 0.001 |  | 61.00 (sd 1.00) |')
-    # Welch's interval by hand: t of 3.45 degrees of freedom is 2.96 at 97.5 %.
-    a, b = values['fixnorm-test'], values['bo-test']
-    half = 2.960 * math.sqrt(statistics.variance(a) / 3 + statistics.variance(b) / 3)
-    assert f'+2.33 [{2.3333 - half:+.1f}' in rows[3].replace(f'{2.3333 - half:+.2f}', f'{2.3333 - half:+.1f}')
+    # Welch's interval by its formula: variances over n, degrees of freedom by Satterthwaite.
+    u, v = (statistics.variance(of) / 3 for of in (values['fixnorm-test'], values['bo-test']))
+    half = stats.t.ppf(0.975, (u + v) ** 2 / (u**2 / 2 + v**2 / 2)) * math.sqrt(u + v)
+    assert f'{7 / 3:+.2f} [{7 / 3 - half:+.2f}, {7 / 3 + half:+.2f}]' in rows[3]
 
 
 def test_a_page_without_a_marker_is_refused():

@@ -143,9 +143,9 @@ def claims(results: Results, experiment: str, methods: Mapping[str, tuple[str, s
         last = {key: [run['curves'][key][1][-1] for run in runs] for key in ('train/g', 'val/mcbr', 'train/loss')}
         values = [run['value'] for run in runs]
         less = '' if name == baseline else difference(values, against)
+        g, risk, loss = (statistics.mean(last[key]) for key in ('train/g', 'val/mcbr', 'train/loss'))
         rows.append(
-            f'| {NAMES[name]} | {runs[0]["lr"]:.3g} | {spread(values)} | {less} | {statistics.mean(last["train/g"]):.2f} | '
-            f'{statistics.mean(last["val/mcbr"]):.3f} | {statistics.mean(last["train/loss"]):.3f} |'
+            f'| {NAMES[name]} | {runs[0]["lr"]:.3g} | {spread(values)} | {less} | {g:.2f} | {risk:.3f} | {loss:.3f} |'
         )
     return '\n'.join(rows)
 
@@ -199,14 +199,11 @@ def figures(results: Results) -> dict[str, Chart]:
         lrs, table = fig4(results)
         mean = table.mean(axis=2)
         alphas = sorted({run['alpha'] for run in results.runs('fig4', 'grid-seed0')})
-        found['fig4'] = Chart(
-            'Learning rate and alpha, mean of two seeds',
-            HeatMap(
-                'learning rate', 'alpha', 'top-1 on val (%)', lrs, [f'{a:g}' for a in alphas],
-                mean.tolist(), [[f'{v:.1f}' for v in row] for row in mean],
-                mean.argmax(axis=1).tolist(), mean.argmax(axis=0).tolist(), 'best lr of a row', 'best alpha of a column',
-            ),
-        )  # fmt: skip
+        best = [axis.tolist() for axis in (mean.argmax(axis=1), mean.argmax(axis=0))]
+        texts = [[f'{value:.1f}' for value in row] for row in mean]
+        axes = ('learning rate', 'alpha', 'top-1 on val (%)', lrs, [f'{alpha:g}' for alpha in alphas])
+        heat_map = HeatMap(*axes, mean.tolist(), texts, *best, 'best lr of a row', 'best alpha of a column')
+        found['fig4'] = Chart('Learning rate and alpha, mean of two seeds', heat_map)
     if results.runs('fig1-2', 'alg1-test'):
         wd = {'wd': SHORT['wd']}
         found['fig1'] = Chart(
