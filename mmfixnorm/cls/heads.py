@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 
 from mmfixnorm.core.layers import FixNormLinear, WNLinear
+from mmfixnorm.errors import ConfigError
 
 
 @MODELS.register_module()
@@ -29,18 +31,31 @@ class FixNormLinearClsHead(LinearClsHead):
     Args:
         num_classes (int): Number of classes.
         in_channels (int): Number of channels of the input feature.
-        alpha (float): Bound on the scale ``g``, in units of ``sqrt(num_classes)``.
+        alpha (float | str): Bound on the scale ``g``, in units of ``sqrt(num_classes)``. ``'auto'``: no bound until
+            :class:`AutoAlphaHook` sets one in training, which has to be in ``custom_hooks``.
         **kwargs: Other arguments of the base class.
 
     Raises:
-        ValueError: If ``alpha`` is not > 0.
+        ValueError: If ``alpha`` is neither > 0 nor ``'auto'``.
+        ConfigError: By the first loss, with ``alpha='auto'`` and no hook to set it.
     """
 
-    def __init__(self, num_classes: int, in_channels: int, alpha: float, **kwargs: Any) -> None:
+    def __init__(self, num_classes: int, in_channels: int, alpha: float | str, **kwargs: Any) -> None:
         super().__init__(num_classes, in_channels, **kwargs)
-        self.fc = FixNormLinear(in_channels, num_classes, alpha=alpha)
+        if isinstance(alpha, str) and alpha != 'auto':
+            raise ValueError(f"alpha must be > 0 or 'auto', got {alpha!r}")
+        self.waits_for_alpha = alpha == 'auto'
+        self.fc = FixNormLinear(in_channels, num_classes, alpha=math.inf if isinstance(alpha, str) else alpha)
 
     @property
     def alpha(self) -> float:
         """The bound in use."""
         return self.fc.alpha
+
+    def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        if self.waits_for_alpha:
+            raise ConfigError(
+                "model.head.alpha='auto' is set by a hook that is not there; add dict(type='AutoAlphaHook') to "
+                'custom_hooks, or give alpha a number'
+            )
+        return super().loss(*args, **kwargs)

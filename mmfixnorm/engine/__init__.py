@@ -3,6 +3,7 @@
 from mmengine.registry import MODELS
 
 from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear
+from mmfixnorm.engine.auto_alpha_hook import AutoAlphaHook
 from mmfixnorm.engine.class_check_hook import ClassCheckHook
 from mmfixnorm.engine.cross_boundary_risk_hook import CrossBoundaryRiskHook
 from mmfixnorm.engine.ema_hook import FixNormEMAHook
@@ -19,6 +20,7 @@ for _layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d):
     MODELS.register_module(module=_layer)
 
 __all__ = [
+    'AutoAlphaHook',
     'ClassCheckHook',
     'CrossBoundaryRiskHook',
     'EpochSeedHook',

@@ -145,7 +145,7 @@ def find_classifier(model: nn.Module, layer: str | None = None) -> nn.Linear:
         return list(linears.values())[-1]
     if layer not in linears:
         raise ConfigError(
-            f'CrossBoundaryRiskHook: layer={layer!r} is no linear layer of the model '
+            f'layer={layer!r} is no linear layer of the model '
             f'(its last ones: {list(linears)[-3:]}); the risk is defined for a final linear layer only'
         )
     return linears[layer]

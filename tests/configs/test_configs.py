@@ -24,7 +24,7 @@ PATHS = sorted(
 )
 NAMES = [path.stem for path in PATHS]
 NAME = re.compile(
-    r'(?P<model>[a-z0-9-]+)_(?P<method>wd|alg1|wn-fc|fixnorm|wd-grid|fixnorm-grid)'
+    r'(?P<model>[a-z0-9-]+)_(?P<method>wd|alg1|wn-fc|wd-grid|fixnorm(-grid|-per-layer|-equal|-set|-auto-alpha)?)'
     r'_1xb(?P<batch>\d+)-(?P<epochs>\d+)e_(?P<data>digits|cifar10)(-(?P<thousands>\d)k)?'
 )
 WRAPPER = {
@@ -32,6 +32,16 @@ WRAPPER = {
     'optim_wrapper.constructor': 'FixNormOptimWrapperConstructor',
     'optim_wrapper.optimizer.weight_decay': 0.0,
 }
+PER_LAYER = WRAPPER | {
+    'optim_wrapper.type': 'PerLayerFixNormOptimWrapper',
+    'model.head.type': 'FixNormLinearClsHead',
+    'custom_imports.imports': ['mmfixnorm.cls', 'mmfixnorm.peers'],
+}
+AUTO_ALPHA = [
+    dict(type='WeightNormHook', interval=100, per_layer=False),
+    dict(type='CrossBoundaryRiskHook', interval=100),
+    dict(type='AutoAlphaHook'),
+]
 #: What a method sets and the weight-decay baseline does not, besides `search` and the two numbers
 #: that are tuned.
 DIFFERENCES = {
@@ -40,6 +50,10 @@ DIFFERENCES = {
     'wn-fc': WRAPPER | {'model.head.type': 'WNLinearClsHead'},
     'fixnorm': WRAPPER | {'model.head.type': 'FixNormLinearClsHead'},
     'fixnorm-grid': WRAPPER | {'model.head.type': 'FixNormLinearClsHead'},
+    'fixnorm-per-layer': PER_LAYER,
+    'fixnorm-equal': PER_LAYER | {'optim_wrapper.targets': 'equal'},
+    'fixnorm-set': PER_LAYER | {r'optim_wrapper.targets.^head\.fc': 32.0},
+    'fixnorm-auto-alpha': WRAPPER | {'model.head.type': 'FixNormLinearClsHead', 'custom_hooks': AUTO_ALPHA},
 }
 TUNED = {'optim_wrapper.optimizer.lr', 'model.head.alpha'}
 
@@ -103,7 +117,8 @@ def test_its_search_block_is_valid_and_its_own_lr_lies_inside(load, path):
         assert 'search' not in cfg
         return
     settings = parse_settings(cfg.search)
-    assert settings.kind == ('FixNormSearch' if method == 'fixnorm' else 'GridSearch')
+    is_grid = method in ('alg1', 'wn-fc', 'wd-grid', 'fixnorm-grid', 'fixnorm-auto-alpha')
+    assert settings.kind == ('GridSearch' if is_grid else 'FixNormSearch')
     tried = settings.lr_range or settings.lrs
     assert min(tried) <= cfg.optim_wrapper.optimizer.lr <= max(tried)
 
@@ -124,6 +139,7 @@ def test_one_training_step_on_generated_images(load, path, tmp_path):
     model = MODELS.build({**cfg.model, 'data_preprocessor': cfg.data_preprocessor})
     model.init_weights()
     model.train()
+    model.head.waits_for_alpha = False  # without a Runner there is no AutoAlphaHook to say so
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
 
