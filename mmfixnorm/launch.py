@@ -5,6 +5,7 @@ Only mmengine and torch are needed here. A mistake of the user becomes a
 """
 
 import argparse
+import copy
 import os
 import subprocess
 import tempfile
@@ -136,7 +137,7 @@ def build_model(cfg: Config) -> nn.Module:
     """
     if not isinstance(cfg.get('model'), ConfigDict):
         raise ConfigError(f'model: must be a dict, got {cfg.get("model")!r}')
-    model = cfg.model.copy()
+    model = copy.deepcopy(cfg.model)  # mmseg writes `pretrained` into the dict of the backbone
     if cfg.get('data_preprocessor') is not None:
         model.setdefault('data_preprocessor', cfg.data_preprocessor)
     with _config_errors():

@@ -1,6 +1,8 @@
 """mmfixnorm.launch: what the tools and the trials of a search share."""
 
+import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 from mmfixnorm.launch import (
     CPUDistributedDataParallel,
     _fill_dataloader_defaults,
+    build_model,
     load_config,
     set_work_dir,
 )
@@ -69,3 +72,14 @@ def test_other_toolboxes_keep_their_dataloaders_as_they_are(scope) -> None:
     cfg = Config(dict(default_scope=scope, train_dataloader=dict(num_workers=2)))
     _fill_dataloader_defaults(cfg)
     assert cfg.train_dataloader == dict(num_workers=2)
+
+
+def test_a_model_is_built_twice_from_one_config_which_stays_as_it_was() -> None:
+    spec = importlib.util.find_spec('mmseg')
+    if spec is None or spec.origin is None:
+        pytest.skip('mmseg is not installed')
+    cfg = load_config(Path(spec.origin).parent / '.mim/configs/fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    before = cfg.pretty_text
+    for _ in range(2):
+        build_model(cfg)
+    assert cfg.pretty_text == before
