@@ -36,6 +36,15 @@ NAMES = {
     'alg1': 'Algorithm 1',
     'wn-fc': '@WN-FC',
     'fixnorm-head': 'FixNorm',
+    'auto': "FixNorm, `alpha='auto'`",
+    'equal': 'FixNorm, equal norms',
+    'per-layer': 'FixNorm, each weight its first norm',
+    'sgdp': 'SGDP',
+    'adamw': 'AdamW',
+    'projected': 'bound by projection of `g`',
+    'no-warm-up': 'no warm-up',
+    'ema': 'average of weights (EMAHook)',
+    'ema-rescaled': 'average of weights, rescaled (FixNormEMAHook)',
 }
 Lines = list[dict[str, Any]]
 
@@ -84,17 +93,31 @@ def shown_point(point: Sequence[float | None]) -> str:
 
 def table1(results: Results, experiment: str) -> str:
     """Searches and what their winners do on test data."""
-    rows = ['| method | T_max | chosen | val | test, new seeds | less BO + WD, 95 % |', '|---|---|---|---|---|---|']
-    baseline = results.values(experiment, 'bo-test')
-    for method in ('reference', 'bo', 'fixnorm', 'unimodal'):
-        final = results.head(experiment, f'{method}-test')
+    methods = {method: (experiment, method) for method in ('reference', 'bo', 'fixnorm', 'unimodal')}
+    return comparison(results, methods, 'bo')
+
+
+def comparison(results: Results, methods: Mapping[str, tuple[str, str]], baseline: str) -> str:
+    """One row for each method that has test results: what its search cost and chose, and the test.
+
+    Args:
+        results (Results): The raw lines.
+        methods (Mapping): Name of a row to its experiment and group; the test is in the group with ``-test`` behind it,
+            or in the group itself.
+        baseline (str): The row that the others are compared with.
+    """
+    rows = [f'| method | T_max | chosen | val | test, new seeds | less {NAMES[baseline]}, 95 % |', '|' + '---|' * 6]
+    tested = {name: (e, f'{g}-test' if results.head(e, f'{g}-test') else g) for name, (e, g) in methods.items()}
+    against = results.values(*tested[baseline])
+    for name, place in methods.items():
+        final = results.head(*tested[name])
         if final is None:
             continue
-        search = results.head(experiment, method)
+        search = results.head(*place) if tested[name] != place else None
         cost, val = (f'{search["cost"]:g}', f'{search["value"]:.2f}') if search else ('0', '')
-        values = results.values(experiment, f'{method}-test')
-        less = '' if method == 'bo' else difference(values, baseline)
-        rows.append(f'| {NAMES[method]} | {cost} | {shown_point(final["point"])} | {val} | {spread(values)} | {less} |')
+        values = results.values(*tested[name])
+        less = '' if name == baseline else difference(values, against)
+        rows.append(f'| {NAMES[name]} | {cost} | {shown_point(final["point"])} | {val} | {spread(values)} | {less} |')
     return '\n'.join(rows)
 
 
@@ -129,7 +152,7 @@ def fig4_table(results: Results) -> str:
     return '\n'.join(rows)
 
 
-def claims(results: Results, experiment: str, methods: Mapping[str, tuple[str, str]], baseline: str) -> str:
+def claims(results: Results, methods: Mapping[str, tuple[str, str]], baseline: str) -> str:
     """Methods on test data: accuracy, scale of the classifier and risk at the end."""
     rows = [
         f'| method | lr | test | less {NAMES[baseline]}, 95 % | `g` or norm of W | MCBR, test | train loss |',
@@ -227,12 +250,29 @@ def figures(results: Results) -> dict[str, Chart]:
 
 def tables(results: Results) -> dict[str, str]:
     """Every table that has results, by its marker."""
+    tuned = ('table1-residual', 'fixnorm')
+
+    def own(experiment: str, *groups: str) -> dict[str, tuple[str, str]]:
+        return {group: (experiment, group) for group in groups}
+
     makers: dict[str, Callable[[], str]] = {
         'table1-residual': lambda: table1(results, 'table1-residual'),
         'table1-mobile': lambda: table1(results, 'table1-mobile'),
         'fig4': lambda: fig4_table(results),
-        'fig1-2': lambda: claims(results, '', SHORT, 'wd'),
-        'fig2-fit': lambda: claims(results, '', FIT, 'fixnorm-head'),
+        'fig1-2': lambda: claims(results, SHORT, 'wd'),
+        'fig2-fit': lambda: claims(results, FIT, 'fixnorm-head'),
+        'beyond': lambda: comparison(
+            results, {'fixnorm': tuned, **own('beyond', 'auto', 'equal', 'per-layer')}, 'fixnorm'
+        ),
+        'ablations': lambda: comparison(
+            results, {'fixnorm': tuned, **own('ablations', 'projected', 'no-warm-up', 'ema', 'ema-rescaled')}, 'fixnorm'
+        ),
+        'peers': lambda: comparison(
+            results,
+            {'bo': ('table1-residual', 'bo'), 'fixnorm': tuned, **own('peers', 'per-layer', 'sgdp', 'adamw')},
+            'bo',
+        ),
+        'transfer': lambda: comparison(results, own('transfer', 'bo', 'fixnorm'), 'bo'),
     }
     needed = {
         'table1-residual': ('table1-residual', 'bo-test'),
@@ -240,6 +280,10 @@ def tables(results: Results) -> dict[str, str]:
         'fig4': ('fig4', 'grid-seed1'),
         'fig1-2': ('fig1-2', 'wn-fc-test'),
         'fig2-fit': ('fig2-fit', 'alg1-test'),
+        'beyond': ('beyond', 'auto-test'),
+        'ablations': ('ablations', 'ema-rescaled'),
+        'peers': ('peers', 'per-layer-test'),
+        'transfer': ('transfer', 'bo-test'),
     }
     missing = '*Not run yet.*'
     return {name: make() if results.runs(*needed[name]) else missing for name, make in makers.items()}
