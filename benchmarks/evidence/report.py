@@ -111,8 +111,8 @@ def comparison(results: Results, methods: Mapping[str, tuple[str, str]], baselin
     against = results.values(*tested[baseline])
     for name, place in methods.items():
         final = results.head(*tested[name])
-        if final is None:
-            continue
+        if final is None or final['kind'] != 'finals':
+            continue  # not tested yet
         search = results.head(*place) if tested[name] != place else None
         cost, val = (f'{search["cost"]:g}', f'{search["value"]:.2f}') if search else ('0', '')
         values = results.values(*tested[name])
