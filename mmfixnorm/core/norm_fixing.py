@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from mmfixnorm.core.sharding import (
     local_part,
     mark_shards_,
-    refuse_deepspeed,
     shard_key,
     sum_over_shards_,
+    zero_partition,
 )
 
 __all__ = [
@@ -265,6 +265,8 @@ class NormAnchor:
     def _capture(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._size is not None:
             return
+        if all(group.get(FLAG) == [] for group in optimizer.param_groups):
+            return  # the step of another group: DeepSpeed ZeRO steps one after the other
         for group in optimizer.param_groups:
             used = [i for i in _positions(group) if _is_used(group['params'][i])]
             if len(used) < len(_positions(group)):
@@ -372,7 +374,8 @@ def fix_norm(
     """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` does it.
 
     Args:
-        optimizer (Optimizer): Any optimizer of torch's interface; not one of DeepSpeed's ZeRO.
+        optimizer (Optimizer): Any optimizer of torch's interface; of DeepSpeed, ZeRO-1 or 2 with the set as a
+            parameter group of its own.
         params (Iterable[Tensor], optional): The norm-fixing set.
         model (nn.Module, optional): Instead of ``params``: all its conv and linear weights.
         exclude (Sequence[str]): With ``model``, regular expressions of weight names to leave out.
@@ -384,7 +387,7 @@ def fix_norm(
 
     Raises:
         ValueError: If the set is empty, not wholly in the optimizer, or given twice or not at all, or if the weights
-            are sharded in a way that hides them (FSDP without original parameters, DeepSpeed ZeRO).
+            are sharded in a way that hides them (FSDP without original parameters, DeepSpeed ZeRO-3).
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
@@ -395,14 +398,13 @@ def fix_norm(
         >>> abs(model[0].weight.norm().item() / anchor.target - 1) < 1e-6
         True
     """
-    refuse_deepspeed(optimizer)
     if (params is None) == (model is None):
         raise ValueError('give either params=... or model=...')
     if params is None:
         assert model is not None
         mark_shards_(model)
         params = norm_fixing_parameters(model, exclude=exclude).values()
-    params = list(params)
+    optimizer, params = zero_partition(optimizer, params)
     flag_(optimizer, params)
     warn_of_decay(optimizer)
     anchor = NormAnchor(target)

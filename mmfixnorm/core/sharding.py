@@ -1,4 +1,4 @@
-"""Weights of which each process holds a part only: FSDP with original parameters, DTensor (FSDP2)."""
+"""Weights of which each process holds a part only: FSDP with original parameters, DTensor (FSDP2), DeepSpeed ZeRO."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 __all__ = [
     'local_part',
     'mark_shards_',
-    'refuse_deepspeed',
     'shard_key',
     'sum_over_shards_',
     'whole_parameters',
+    'zero_partition',
 ]
 
 _GROUP = '_fix_norm_shard_group'
@@ -81,17 +82,38 @@ def sum_over_shards_(value: Tensor, key: Hashable) -> Tensor:
     return value
 
 
-def refuse_deepspeed(optimizer: Any) -> None:
-    """Refuse an optimizer of DeepSpeed's ZeRO.
+def zero_partition(optimizer: Any, params: Iterable[Tensor]) -> tuple[Any, list[Tensor]]:
+    """What DeepSpeed's ZeRO-1 or 2 trains in place of ``params``: its base optimizer, and one flat partition in it.
+
+    ZeRO keeps a float32 copy of each parameter group, cut into one partition per process and padded with zeros. It
+    calls the step of the base optimizer once for every group, and then overwrites the weights of the model. So the
+    norm of a group is to be kept in the partitions, and a set must be a group. Anything else comes back as it is.
 
     Raises:
-        ValueError: It is one. Its parameters are copies that it overwrites from partitions of its own.
+        ValueError: If it is another optimizer of DeepSpeed that keeps the weights (ZeRO-3, half precision without
+            ZeRO), if it offloads to the CPU, or if ``params`` are not exactly one of its groups.
     """
-    if type(optimizer).__module__.partition('.')[0] == 'deepspeed':
+    params = list(params)
+    if type(optimizer).__module__.partition('.')[0] != 'deepspeed' or isinstance(optimizer, Optimizer):
+        return optimizer, params
+    if type(optimizer).__name__ != 'DeepSpeedZeroOptimizer' or optimizer.cpu_offload:
+        offload = ' with offload_optimizer' if getattr(optimizer, 'cpu_offload', False) else ''
         raise ValueError(
-            f'norm fixing does not work with {type(optimizer).__name__} of DeepSpeed: it keeps the weights in '
-            'partitions of its own and overwrites those of the model. Use FSDP with use_orig_params=True, or DDP'
+            f'norm fixing does not work with {type(optimizer).__name__} of DeepSpeed{offload}: it steps parts of the '
+            'set at a time, or keeps the weights where they cannot be reached. Set zero_optimization.stage to 1 or 2 '
+            'without offload_optimizer, or use FSDP with use_orig_params=True, or DDP'
         )
+    wanted = {id(p) for p in params}
+    for number, group in enumerate(optimizer.bit16_groups):
+        if {id(p) for p in group} == wanted:
+            partition = optimizer.single_partition_of_fp32_groups[number]
+            setattr(partition, _GROUP, optimizer.real_dp_process_group[number])
+            return optimizer.optimizer, [partition]
+    raise ValueError(
+        f'DeepSpeed ZeRO flattens each parameter group, and none of its {len(optimizer.bit16_groups)} groups is '
+        f'exactly the norm-fixing set of {len(wanted)} tensors; give the optimizer the set as one group of its own: '
+        '[dict(params=in_set), dict(params=others)]'
+    )
 
 
 def _groups(key: Any) -> Iterable[dist.ProcessGroup]:

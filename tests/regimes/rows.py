@@ -53,4 +53,11 @@ ROWS = {
     'fsdp_flat': Row('FSDP without original parameters', '2 gloo processes, `use_orig_params=False`'),
     'fsdp2': Row('FSDP2 (DTensor)', '2 gloo processes, `fully_shard`, `fix_norm`'),
     'fsdp2_replicated': Row('FSDP2, replicated and sharded', '2 gloo processes as a 2 x 1 mesh, `fix_norm`'),
+    'zero1': Row(
+        'DeepSpeed ZeRO-1',
+        '2 gloo processes, SGD of torch, `fix_norm`, float32',
+        'the set must be a parameter group of its own',
+    ),
+    'zero2': Row('DeepSpeed ZeRO-2', '2 gloo processes, SGD of torch, `fix_norm`, float32', 'as ZeRO-1'),
+    'zero3': Row('DeepSpeed ZeRO-3', '2 gloo processes, SGD of torch, `fix_norm`'),
 }
