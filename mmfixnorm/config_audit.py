@@ -94,6 +94,7 @@ def audit_model(
     dtype: torch.dtype = torch.float64,
     seed: int = 0,
     explain: bool = True,
+    find_groups: bool = True,
 ) -> ConfigAudit:
     """Audit the built model of a config: the losses of one training forward, with a generated batch.
 
@@ -106,6 +107,7 @@ def audit_model(
         dtype (torch.dtype): What to compute in.
         seed (int): Of the batch and of the forwards.
         explain (bool): Whether to find the reasons of failures, which takes most of the time.
+        find_groups (bool): Whether to look for tensors that hold only together, if ``explain``.
 
     Raises:
         ConfigError: If the toolbox is unknown, or the model cannot run with the generated batch.
@@ -122,7 +124,15 @@ def audit_model(
             model, images=images or toolbox.IMAGES, size=(side, side), dtype=dtype, seed=seed
         )
         with _double_precision(toolbox, dtype):
-            report = audit(model, _losses(batch, dtype), groups=groups, dtype=dtype, seed=seed, explain=explain)
+            report = audit(
+                model,
+                _losses(batch, dtype),
+                groups=groups,
+                dtype=dtype,
+                seed=seed,
+                explain=explain,
+                find_groups=find_groups,
+            )
     except (AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError) as err:
         raise ConfigError(
             f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '

@@ -10,15 +10,17 @@ from importlib import import_module
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import load_config
 from mmfixnorm.config_audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import cover
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
-from mmfixnorm.convert.stock import PARTS, head_edits, stored_statistics_edits, walk
+from mmfixnorm.convert.stock import PARTS, head_edits, start_edit, stored_statistics_edits, walk
 from mmfixnorm.convert.text import config_text
 from mmfixnorm.core.audit import WeightRecord
+from mmfixnorm.core.audit_probe import kept_random_state
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
@@ -98,9 +100,10 @@ def convert(
         with open(beside, 'w', encoding='utf-8') as file:
             file.write(text)
         child = load_config(beside)
-        model = prepared_model(child)
-        found = audit_model(model, child, size=size)
-        _check_child(found)
+        model = _seeded_model(child)
+        found = audit_model(model, child, size=size, explain=False)
+        if found.failing:
+            raise _not_passed(audit_model(model, child, size=size, find_groups=False))
         os.replace(beside, out)
     except OSError as err:
         raise ConfigError(f'{out}: cannot be written ({err.strerror})') from err
@@ -137,13 +140,12 @@ def _check(cfg: Config) -> None:
     check_optim_wrapper(cfg)
 
 
-def _check_child(found: ConfigAudit) -> None:
-    if found.failing:
-        shown = '; '.join(f'{name}: {found.report[name].reason}' for name in found.failing[:3])
-        raise ConfigError(
-            f'the converted config does not pass the audit: {len(found.failing)} of {len(found.norm_fixing_set or ())} '
-            f'weights of its norm-fixing set are not scale-invariant ({shown}); convert it by hand'
-        )
+def _not_passed(found: ConfigAudit) -> ConfigError:
+    shown = '; '.join(f'{name}: {found.report[name].reason}' for name in found.failing[:3])
+    return ConfigError(
+        f'the converted config does not pass the audit: {len(found.failing)} of {len(found.norm_fixing_set or ())} '
+        f'weights of its norm-fixing set are not scale-invariant ({shown}); convert it by hand'
+    )
 
 
 class _Plan:
@@ -154,15 +156,16 @@ class _Plan:
         self.edit, self.alpha_keys = head_edits(cfg.model, alpha)
         self.trains_bn = False
         edited = self._edited()
-        built = prepared_model(edited)
+        built = _seeded_model(edited)
         if not keep_norm_eval and stored_statistics_edits(cfg.model, built, self.edit):
             self.trains_bn = True
             edited = self._edited()
-            built = prepared_model(edited)
+            built = _seeded_model(edited)
         self.model = built
-        self.report = audit_model(built, edited, size=size).report
+        self.report = audit_model(built, edited, size=size, find_groups=False).report
         self.swap: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
+        self.given_a_start: list[str] = []
         for record in self.report.weights:
             if record.trainable and not record.scale_invariant:
                 self._choose(record)
@@ -181,15 +184,34 @@ class _Plan:
     def _choose(self, record: WeightRecord) -> None:
         path, _, tensor = record.name.rpartition('.')
         layer: Any = self.model.get_submodule(path)
-        if tensor != 'weight' or not is_plain_layer(layer):
+        owner = self.model.get_submodule(path.rpartition('.')[0])
+        if isinstance(layer, nn.MultiheadAttention) or isinstance(owner, nn.MultiheadAttention):
+            self.left_out[record.name] = 'nn.MultiheadAttention uses its weights without calling the layers'
+        elif tensor != 'weight' or not is_plain_layer(layer):
             self.left_out[record.name] = f'{type(layer).__name__} has no weight-normalised form'
         elif record.cause == 'stored_statistics':
             self.left_out[record.name] = 'BN on stored statistics'
-        elif not layer.weight.any():
-            self.left_out[record.name] = 'starts at zero, which has no direction'
         else:
-            kind = 'FixNorm' if record.advice.startswith('FixNorm') and self._tells_classes(path, layer) else 'WN'
-            self.swap[path] = f'{kind}{"Linear" if isinstance(layer, nn.Linear) else "Conv2d"}'
+            kind = 'Linear' if isinstance(layer, nn.Linear) else 'Conv2d'
+            classifies = record.advice.startswith('FixNorm') and self._tells_classes(path, layer)
+            if not layer.weight.any() and not (classifies and self._give_a_start(path, kind)):
+                self.left_out[record.name] = 'starts at zero, which has no direction'
+            else:
+                self.swap[path] = f'{"FixNorm" if classifies else "WN"}{kind}'
+
+    def _give_a_start(self, path: str, kind: str) -> bool:
+        """Let a classifier that starts at zero have a direction, by ``init_cfg`` of what holds it."""
+        edit = copy.deepcopy(self.edit)
+        start_edit(self.cfg.model, path, kind, edit)
+        previous, self.edit = self.edit, edit
+        model = _seeded_model(self._edited())
+        layer: Any = model.get_submodule(path)
+        if not layer.weight.any():
+            self.edit = previous
+            return False
+        self.model = model
+        self.given_a_start.append(path)
+        return True
 
     def _tells_classes(self, path: str, layer: Any) -> bool:
         """Whether the outputs are as many as the classes, with or without background, for each of some anchors."""
@@ -240,7 +262,8 @@ class _Plan:
         for kind in sorted(set(self.swap.values())):
             names = [name for name, own in self.swap.items() if own == kind]
             others = [n for n, m in self.model.named_modules() if _fits(kind, m) and n not in names]
-            fixnorm['swap'].update(dict.fromkeys(cover(names, others), kind))
+            # A path that two kinds share would be one key.
+            fixnorm['swap'].update(dict.fromkeys(cover(names, others, taken=fixnorm['swap']), kind))
         return {**self.edit, 'type': MODEL_TYPE, 'fixnorm': fixnorm}
 
     def _excluded(self) -> list[str]:
@@ -250,6 +273,11 @@ class _Plan:
 
     def _model_comments(self) -> list[str]:
         comments = [_STORED] if self.trains_bn else []
+        if self.given_a_start:
+            comments.append(
+                f'{", ".join(self.given_a_start)} starts at zero in the base, which has no direction to train: here '
+                "like mmpretrain's LinearClsHead."
+            )
         if self.swap:
             plain = sum(kind.startswith('WN') for kind in self.swap.values())
             comments.append(
@@ -263,6 +291,13 @@ class _Plan:
         for reason in self.left_out.values():
             counts[reason] = counts.get(reason, 0) + 1
         return [f'Not in the set, {n} weights: {reason}.' for reason, n in counts.items()]
+
+
+def _seeded_model(cfg: Config) -> nn.Module:
+    """The same weights each time, so that an audit of the child asks what that of the plain model did."""
+    with kept_random_state():
+        set_random_seed(0)
+        return prepared_model(cfg)
 
 
 def _fits(kind: str, module: nn.Module) -> bool:

@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterator
 __all__ = ['cover']
 
 
-def cover(names: Collection[str], others: Collection[str]) -> list[str]:
+def cover(names: Collection[str], others: Collection[str], taken: Collection[str] = ()) -> list[str]:
     r"""Regular expressions that fully match all of ``names``, each by one of them, and none of ``others``.
 
-    The one that matches most of what is left is taken first. There may be shorter lists: this is a greedy search
-    over what is easy to read, such as a common beginning, or names that differ in their numbers only.
+    None of them is one of ``taken``: as keys, equal ones would be one. The one that matches most of what is left
+    comes first. There may be shorter lists: this is a greedy search over what is easy to read, such as a common
+    beginning, or names that differ in their numbers only.
 
     Example:
         >>> names = [f'backbone.layer{i}.se.conv{j}' for i in range(4) for j in range(2)]
@@ -26,7 +27,7 @@ def cover(names: Collection[str], others: Collection[str]) -> list[str]:
     matches = {
         pattern: {name for name in names if re.fullmatch(pattern, name)}
         for pattern in candidates
-        if not any(re.fullmatch(pattern, other) for other in others)
+        if pattern not in taken and not any(re.fullmatch(pattern, other) for other in others)
     }
     left, found = set(names), []
     while left:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ['PARTS', 'head_edits', 'stored_statistics_edits', 'walk']
+__all__ = ['PARTS', 'head_edits', 'start_edit', 'stored_statistics_edits', 'walk']
 
 PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
 """Toolbox to what registers the heads for it."""
@@ -81,6 +81,22 @@ def stored_statistics_edits(model_cfg: Mapping[str, Any], model: nn.Module, edit
         _at(edit, path).update(change)
         changed = True
     return changed
+
+
+def start_edit(model_cfg: Mapping[str, Any], layer: str, kind: str, edit: dict[str, Any]) -> None:
+    """Let a layer start from a normal distribution, by ``init_cfg`` of the innermost dict that holds it.
+
+    Args:
+        model_cfg (Mapping): ``model`` of the plain config.
+        layer (str): Name of the layer in the model.
+        kind (str): ``'Linear'`` or ``'Conv2d'``; all of them in there start so.
+        edit (dict): The child's ``model``, to be added to.
+    """
+    own = (path for path, node in walk(model_cfg) if path and 'type' in node)
+    paths = [path for path in own if layer.startswith(f'{".".join(path)}.')]
+    if paths:
+        # A list takes the place of whatever is there; a dict would be merged with it.
+        _at(edit, max(paths, key=len))['init_cfg'] = [dict(type='Normal', layer=kind, std=0.01)]
 
 
 def _at(edit: dict[str, Any], path: tuple[str, ...]) -> dict[str, Any]:

@@ -61,10 +61,7 @@ def _formatted(value: Any, indent: int, taken: int) -> str:
     line = start + ', '.join(items) + comma + end
     if '\n' not in line and indent + taken + len(line) <= _WIDTH:
         return line
-    if start == 'dict(' and '\n' not in line:
-        body = textwrap.indent(_filled(items, _WIDTH - len(inner)), inner)
-    else:
-        body = '\n'.join(f'{inner}{item},' for item in items)
+    body = _filled(items, inner) if start == 'dict(' else '\n'.join(f'{inner}{item},' for item in items)
     return f'{start}\n{body}\n{" " * indent}{end}'
 
 
@@ -76,13 +73,17 @@ def _leaf(value: Any) -> str:
     return repr(value)
 
 
-def _filled(items: Sequence[str], width: int) -> str:
-    """Items one after the other, in as many lines as it takes."""
-    lines = ['']
+def _filled(items: Sequence[str], inner: str) -> str:
+    """Items one after the other, in as many lines as it takes; one of several lines stands alone."""
+    lines: list[str] = []
+    room = False  # whether another one may stand behind the last
     for item in items:
-        if lines[-1] and len(lines[-1]) + len(item) + 2 > width:
-            lines.append('')
-        lines[-1] += f'{" " if lines[-1] else ""}{item},'
+        alone = '\n' in item
+        if room and not alone and len(lines[-1]) + len(item) + 2 <= _WIDTH:
+            lines[-1] += f' {item},'
+        else:
+            lines.append(f'{inner}{item},')
+        room = not alone
     return '\n'.join(lines)
 
 

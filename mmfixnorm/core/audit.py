@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmfixnorm.core.audit_probe import Probe, audited_weights, kept_random_state
+from mmfixnorm.core.audit_probe import Probe, audited_weights, change, kept_random_state
 from mmfixnorm.core.audit_trace import SCALE, Path, Trace, compare_traces
 from mmfixnorm.core.norm_fixing import global_norm
 
@@ -28,6 +28,9 @@ _IDENTITY = {torch.float64: 1e-4, torch.float32: 5e-2}
 _CHANGE = {torch.float64: 1e-6, torch.float32: 2e-3}
 # A relative change of the outputs that is no rounding any more, and an effect that is too small to be measured.
 _VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-4}
+_ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
+# What an epsilon may change, of the outputs and of the change by another direction of the weight.
+_EPSILON = 0.02
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ def audit(
     scales: Sequence[float] = SCALES,
     seed: int = 0,
     explain: bool = True,
+    find_groups: bool = True,
 ) -> AuditReport:
     """Measure the scale invariance of every weight of the convolutions, linear layers and attentions.
 
@@ -136,6 +140,8 @@ def audit(
         scales (Sequence[float]): The factors ``c``. Defaults to ``(0.25, 0.5, 2, 4)``.
         seed (int): Of dropout, stochastic depth and all else that is drawn.
         explain (bool): Whether to find the reasons of failures. Defaults to True.
+        find_groups (bool): Whether to look for tensors that fail alone and hold together, if ``explain``. Defaults
+            to True.
 
     Returns:
         AuditReport: With ``weights``, a record per weight tensor.
@@ -159,7 +165,7 @@ def audit(
         if explain:
             experiment.explain()
         found = [experiment.group(name, names) for name, names in (groups or {}).items()]
-        found += experiment.find_groups() if explain else []
+        found += experiment.find_groups() if explain and find_groups else []
         effect = experiment.probe.epsilon_effect([n for n, flat in experiment.invariant.items() if flat])
         return AuditReport(experiment.records(), tuple(found), str(dtype).removeprefix('torch.'), effect)
 
@@ -191,7 +197,7 @@ class _Experiment:
         self.invariant: dict[str, bool] = {}
         self.causes: dict[str, tuple[str, str, str]] = {}
         self._steps: dict[str, tuple[int, Path]] = {}
-        self._pulls: list[dict[str, float]] = []
+        self._tracer = Trace(probe.model)
 
     # -- measuring ------------------------------------------------------------------------------------------------
 
@@ -210,12 +216,6 @@ class _Experiment:
 
     def _identities(self, draw: int) -> dict[str, float | None]:
         gradients = self.probe.gradients(draw)
-        pulls = {
-            n: torch.dot(self.probe.params[n].detach().flatten(), g.flatten()).item()
-            for n, g in gradients.items()
-            if g is not None
-        }
-        self._pulls.append(pulls)
         return {n: None if g is None else self._identity(n, g) for n, g in gradients.items()}
 
     def _identity(self, name: str, gradient: Tensor) -> float | None:
@@ -261,7 +261,7 @@ class _Experiment:
             self.invariant[name] = deviation <= _CHANGE[dtype]
             if self.invariant[name] and self.probe.change_by_noise(name) <= _CHANGE[dtype]:
                 self.causes[name] = _UNUSED
-        elif self._only_epsilon(name, identity, deviation):
+        elif self._only_epsilon(name, deviation):
             self.invariant[name] = True
             self.causes.pop(name, None)
         else:
@@ -269,13 +269,23 @@ class _Experiment:
             if identity <= _IDENTITY[dtype] or deviation <= _VISIBLE[dtype]:
                 self.causes[name] = _disagreement(identity, deviation)
 
-    def _only_epsilon(self, name: str, identity: float, deviation: float) -> bool:
-        """Whether what is left is an epsilon that no attribute of a module holds: it fades with the square of c."""
-        if deviation > 0.02:
+    def _only_epsilon(self, name: str, deviation: float) -> bool:
+        """Whether what is left is an epsilon that no attribute of a module holds.
+
+        Its effect fades with the square of c, so each step from c to 4c changes the outputs by a sixteenth of what
+        the step before did; and it is small against that of another direction of the weight. A small effect alone is
+        no sign: at its start the loss of a deep network hardly depends on any one weight.
+        """
+        if deviation > _EPSILON:
             return False
-        with self.probe.scaled({name: 16.0}):
-            value = self._identity(name, self.probe.gradients(1)[name])  # type: ignore[arg-type]
-        return value is None or value <= identity / 64
+        before, last = self.probe.base, math.inf
+        for c in (4.0, 16.0, 64.0, 256.0, 1024.0):
+            outputs = self.probe.outputs_with({name: c})
+            step = change(outputs, before)
+            if c > 4 and step > _ROUNDING[self.probe.dtype] and not 1 / 20 <= step / last <= 1 / 12:
+                return False
+            before, last = outputs, step
+        return deviation <= _EPSILON * self.probe.change_by_noise(name)
 
     # -- explaining -----------------------------------------------------------------------------------------------
 
@@ -340,10 +350,9 @@ class _Experiment:
                 self._steps[name] = self._path([name], base)
 
     def _operations(self) -> list[Any]:
-        trace = Trace(self.probe.model)
-        with trace.recording():
+        with self._tracer.recording() as operations:
             self.probe.outputs()
-        return trace.operations
+        return operations
 
     def _path(self, names: Sequence[str], base: list[Any]) -> tuple[int, Path]:
         with self.probe.scaled(dict.fromkeys(names, SCALE)):

@@ -147,11 +147,14 @@ class Probe:
         found = torch.autograd.grad(total, list(self.params.values()), allow_unused=True)
         return dict(zip(self.params, found, strict=True))
 
-    @torch.no_grad()
+    def outputs_with(self, scales: Mapping[str, float]) -> list[Tensor]:
+        """The outputs when these weights are multiplied by these factors."""
+        with self.scaled(scales):
+            return self.outputs()
+
     def change_with(self, scales: Mapping[str, float]) -> float:
         """How much the outputs change when these weights are multiplied by these factors."""
-        with self.scaled(scales):
-            return change(self.outputs(), self.base)
+        return change(self.outputs_with(scales), self.base)
 
     @torch.no_grad()
     def change_by_noise(self, name: str) -> float:

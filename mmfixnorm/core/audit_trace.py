@@ -48,7 +48,7 @@ class Operation:
 
 
 class Trace(TorchDispatchMode):
-    """Records the operators of the forwards that run inside it."""
+    """Records the operators of the forwards that run inside :meth:`recording`, each time anew."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -56,9 +56,13 @@ class Trace(TorchDispatchMode):
         self._model = model
         self._modules: list[str] = []
         self._vectors: dict[tuple[int, torch.device], Tensor] = {}
+        self._weights: dict[int, Tensor] = {}
+        self._weight_digests: dict[tuple[Any, ...], Digest] = {}
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self) -> Iterator[list[Operation]]:
+        self.operations = []
+        self._weights = {p.untyped_storage().data_ptr(): p for p in self._model.parameters()}
         with ExitStack() as stack:
             for name, module in self._model.named_modules():
                 stack.callback(
@@ -66,7 +70,7 @@ class Trace(TorchDispatchMode):
                 )
                 stack.callback(module.register_forward_hook(lambda *_: self._leave()).remove)
             with self:
-                yield
+                yield self.operations
 
     def _leave(self) -> None:
         self._modules.pop()
@@ -90,6 +94,16 @@ class Trace(TorchDispatchMode):
         return ()
 
     def _digest(self, tensor: Tensor) -> Digest:
+        weight = self._weights.get(tensor.untyped_storage().data_ptr())
+        if weight is None:
+            return self._computed_digest(tensor)
+        # Weights are most of what a forward reads, and all but one are as they were in the last recording.
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, weight._version)
+        if key not in self._weight_digests:
+            self._weight_digests[key] = self._computed_digest(tensor)
+        return self._weight_digests[key]
+
+    def _computed_digest(self, tensor: Tensor) -> Digest:
         flat = tensor.detach().reshape(-1).double()
         key = (flat.numel(), flat.device)
         if key not in self._vectors:

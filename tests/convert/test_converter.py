@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
+from mmfixnorm.config import load_config
+from mmfixnorm.config_audit import prepared_model
 from mmfixnorm.convert import convert
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.settings import parse_settings
@@ -75,8 +77,8 @@ model = dict(head=dict(_delete_=True, type='StackedLinearClsHead', num_classes=1
 """
 
 
-def child_of(tmp_path, text) -> str:
-    (tmp_path / 'child.py').write_text(f'_base_ = [{str(WD)!r}]\n{text}')
+def child_of(tmp_path, text, base=WD) -> str:
+    (tmp_path / 'child.py').write_text(f'_base_ = [{str(base)!r}]\n{text}')
     return str(tmp_path / 'child.py')
 
 
@@ -95,8 +97,63 @@ def test_layers_that_no_config_key_reaches_are_exchanged_while_the_model_is_buil
     assert len(done.in_set) == 11
 
 
+ZERO = """
+model = dict(head=dict(_delete_=True, type='VisionTransformerClsHead', num_classes=10, in_channels=32,
+             loss=dict(type='CrossEntropyLoss')))
+"""
+
+
+def test_a_classifier_that_starts_at_zero_gets_a_direction(tmp_path) -> None:
+    done = convert(child_of(tmp_path, ZERO), str(tmp_path / 'new.py'), size=16)
+    assert done.classifiers == ('head.layers.head',)
+    assert '# head.layers.head starts at zero in the base' in done.text
+    layer = prepared_model(load_config(str(tmp_path / 'new.py'))).head.layers.head
+    assert layer.weight.std().item() == pytest.approx(0.01, rel=0.2)  # as LinearClsHead's
+    assert layer.g.item() == pytest.approx(layer.weight.norm().item())
+    assert not layer.bias.any()
+
+
+MIXED = """
+model = dict(
+    backbone=dict(
+        _delete_=True, type='ConvNeXt', arch=dict(depths=[1, 1], channels=[8, 16]), stem_patch_size=2, out_indices=1),
+    neck=None, head=dict(in_channels=16))
+"""
+
+
+def test_two_kinds_of_layers_that_one_pattern_would_fit_are_both_exchanged(tmp_path) -> None:
+    done = convert(child_of(tmp_path, MIXED), str(tmp_path / 'new.py'), size=16)
+    # All of ConvNeXt's: the stem, one more downsampling; a depthwise convolution and two linear layers in each block.
+    assert len(done.weight_normalized) == 2 + 2 * 3
+    kinds = list(Config.fromfile(tmp_path / 'new.py').model.fixnorm.swap.values())
+    assert sorted(kinds) == ['WNConv2d', 'WNLinear']
+
+
+ATTENTION = """
+model = dict(
+    backbone=dict(_delete_=True, type='MixVisionTransformer', embed_dims=8, num_stages=1, num_layers=[1],
+                  num_heads=[1], patch_sizes=[3], strides=[2], sr_ratios=[1], out_indices=(0,), mlp_ratio=2),
+    decode_head=dict(_delete_=True, type='FCNHead', num_convs=1, in_channels=8, channels=8, in_index=0,
+                     num_classes=11, norm_cfg=dict(type='BN'), loss_decode=dict(type='CrossEntropyLoss')),
+    auxiliary_head=None)
+"""
+
+
+def test_weights_inside_an_attention_are_left_out_and_keep_their_decay(tmp_path) -> None:
+    base = CONFIGS / 'digits/base-oc_r18-thin-d4_wd_1xb8-1200i_digits-seg.py'
+    done = convert(child_of(tmp_path, ATTENTION, base), str(tmp_path / 'new.py'), size=32)
+    attention = 'backbone.layers.0.1.0.attn.attn'
+    assert set(done.left_out) == {f'{attention}.in_proj_weight', f'{attention}.out_proj.weight'}
+    assert set(done.left_out.values()) == {'nn.MultiheadAttention uses its weights without calling the layers'}
+    assert f'{attention}.out_proj.weight' not in done.in_set
+    assert 'decode_head.conv_seg.weight' in done.in_set
+    wrapper = Config.fromfile(tmp_path / 'new.py').optim_wrapper
+    assert wrapper.optimizer.weight_decay == Config.fromfile(base).optim_wrapper.optimizer.weight_decay > 0
+
+
 def test_a_child_that_does_not_pass_the_audit_is_not_written(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr('mmfixnorm.convert.converter.cover', lambda names, others: [n for n in names if '1.fc' in n])
+    only_one = lambda names, others, taken=(): [n for n in names if '1.fc' in n]  # noqa: E731
+    monkeypatch.setattr('mmfixnorm.convert.converter.cover', only_one)
     with pytest.raises(ConfigError, match=r'does not pass the audit: 1 of 11 .* \(head.layers.0.fc.weight: '):
         convert(child_of(tmp_path, STACKED), str(tmp_path / 'new.py'), size=16)
     assert not (tmp_path / 'new.py').exists()

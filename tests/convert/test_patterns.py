@@ -29,6 +29,15 @@ def test_one_pattern_is_enough_where_the_names_have_something_in_common() -> Non
     assert cover(['head.fc'], convs) == ['head.fc']
 
 
+def test_a_pattern_that_is_taken_is_not_used_again() -> None:
+    names = ['backbone.stages.0.a', 'backbone.stages.1.a']
+    first = cover(names, ['head.fc'])
+    second = cover(names, ['head.fc'], taken=first)
+    assert len(first) == len(second) == 1
+    assert first != second
+    assert all(re.fullmatch(second[0], name) for name in names)
+
+
 def test_a_name_alone_stands_as_it_is_unless_another_one_would_match() -> None:
     assert cover(['head.0.fc'], ['head.1.fc']) == ['head.0.fc']
     assert cover(['a.0'], ['a00']) != ['a.0']

@@ -125,6 +125,58 @@ def test_the_effect_of_epsilon_is_reported_and_does_not_decide():
     assert report['0.weight'].deviation < 1e-6
 
 
+class Stream(nn.Module):
+    """A residual stream with a norm at its end, and a loss that hardly depends on any one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.LayerNorm(8), nn.Linear(8, 1000)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.GroupNorm(1, 8), nn.Conv2d(8, 8, 3, padding=1)) for _ in range(12))
+        nn.init.normal_(self.fc.weight, std=0.02)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.fc(self.norm(x.mean((2, 3))))
+
+
+@pytest.mark.parametrize('seed', [1, 2])
+def test_a_weight_that_a_loss_hardly_depends_on_is_not_scale_invariant_for_that(seed):
+    torch.manual_seed(seed)
+    labels = torch.tensor([5, 900, 333, 1])
+    report = audit(Stream(), lambda m: nn.functional.cross_entropy(m(IMAGES), labels), explain=False)
+    assert max(record.deviation for record in report.weights) < 0.01  # so little moves the loss
+    assert not any(record.scale_invariant for record in report.weights)
+
+
+class InlineNorm(nn.Conv2d):
+    """A convolution and a norm of each channel whose epsilon is no attribute."""
+
+    eps = None
+
+    def forward(self, x):
+        x = super().forward(x)
+        variance, mean = torch.var_mean(x, (0, 2, 3), keepdim=True)
+        return ((x - mean) / (variance + self.eps[0]).sqrt()).relu()
+
+
+@pytest.mark.parametrize(('eps', 'invariant'), [(1e-3, True), (0.1, False)])
+def test_a_small_epsilon_that_cannot_be_taken_away_is_told_from_a_scale(eps, invariant):
+    layer = InlineNorm(3, 4, 3)
+    layer.eps = [eps]
+    record = audit(layer, IMAGES).weights[0]
+    assert record.deviation > 1e-6
+    assert record.scale_invariant is invariant
+
+
+def test_groups_are_not_looked_for_unless_asked():
+    net = Branches()
+    report = audit(net, IMAGES, groups={'both': ['a.weight', 'b.weight']}, find_groups=False)
+    assert [group.name for group in report.groups] == ['both']
+    assert report.weights == audit(net, IMAGES).weights
+
+
 class Forgetful(nn.Sequential):
     calls = 0
 

@@ -1,0 +1,183 @@
+"""Stock configs of mmpretrain, mmdet and mmseg: each converted to FixNorm, and the child trained for 20 steps.
+
+A config is one that its package installs. It is converted by ``mmfixnorm.convert``, which writes no child that fails
+the audit. Then the child's model and optim wrapper are trained on generated batches, without a data set, and the norm
+of the set is summed in float64 after each step. One JSON line per config goes to ``--out``; a config that is there
+already is left out, so an interrupted run goes on. A config that is refused has a line with the reason. The lines
+hold: ``px``, height and width of the images; ``in_set``, weights in the norm-fixing set; ``wn``, layers
+weight-normalised; ``fixnorm``, the layers with a bound; ``left_out``, trainable weights outside the set, counted by
+reason; ``lines`` of the child; ``notes`` of the converter; ``untrained`` and ``unmoved``, weights of the set that had
+no gradient in the first step, or did not change; ``finite``, whether all losses are; ``drift``, the largest relative
+change of the norm in 20 steps; ``seconds`` of processor time to convert and to train; ``peak_mb`` of the process::
+
+    python benchmarks/convert_stock.py [NAME ...] [--threads 2] [--out FILE]
+
+NAME is one of ``STOCK``, or any other config as ``mmdet/fcos/fcos_r50-...``, with ``--size``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import logging
+import math
+import multiprocessing
+import platform
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import build_optim_wrapper
+from torch import Tensor
+
+from mmfixnorm.config import load_config
+from mmfixnorm.config_audit import norm_fixing_set, prepared_model
+from mmfixnorm.convert import convert
+from mmfixnorm.convert.stock import PARTS
+from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.errors import ConfigError
+
+STEPS = 20
+# Side of the images: as small as the model takes, for time.
+STOCK = {
+    'mmpretrain/resnet/resnet18_8xb32_in1k': 64,
+    'mmpretrain/resnet/resnet50_8xb32_in1k': 64,
+    'mmpretrain/seresnet/seresnet50_8xb32_in1k': 64,
+    'mmpretrain/mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k': 64,
+    'mmpretrain/convnext/convnext-tiny_32xb128_in1k': 64,
+    'mmpretrain/deit/deit-tiny_4xb256_in1k': 224,
+    'mmdet/retinanet/retinanet_r18_fpn_1x_coco': 64,
+    'mmdet/fcos/fcos_r50-caffe_fpn_gn-head_1x_coco': 64,
+    'mmdet/faster_rcnn/faster-rcnn_r50_fpn_1x_coco': 64,
+    'mmdet/detr/detr_r18_8xb2-500e_coco': 64,
+    'mmseg/fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024': 32,
+    'mmseg/pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024': 32,
+    'mmseg/deeplabv3plus/deeplabv3plus_r18-d8_4xb2-80k_cityscapes-512x1024': 64,
+    'mmseg/segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512': 64,
+}
+
+
+def stock_config(name: str) -> Path:
+    """The file of ``'toolbox/folder/config'``, as the package of the toolbox installs it."""
+    toolbox, _, path = name.partition('/')
+    spec = importlib.util.find_spec(toolbox)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f'{name}: {toolbox} is not installed')
+    file = Path(spec.origin).parent / '.mim/configs' / f'{path}.py'
+    if not file.is_file():
+        raise FileNotFoundError(f'{name}: {toolbox} installs no such config: {file}')
+    return file
+
+
+def joint_norm(tensors: Iterable[Tensor]) -> float:
+    return math.sqrt(sum(t.detach().double().square().sum().item() for t in tensors))
+
+
+def train(cfg: Config, size: int) -> dict[str, Any]:
+    """Train a converted config on generated batches.
+
+    Returns:
+        dict: ``norms``, of the set before and after each step; ``losses``, the sum of each step; ``untrained``, names
+        of the weights of the set without a gradient in the first step, which leave the set; ``unmoved``, names of the
+        others that did not change.
+    """
+    toolbox = importlib.import_module(f'{PARTS[cfg.default_scope]}.generated_batch')
+    torch.manual_seed(0)
+    model = revert_sync_batchnorm(prepared_model(cfg)).train()
+    cfg.optim_wrapper.optimizer.lr *= 0.1  # where a warm-up would be
+    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    optim_wrapper.initialize_count_status(model, 0, STEPS)
+    names = norm_fixing_set(model, cfg) or []
+    before = {name: model.get_parameter(name).detach().clone() for name in names}
+    norms, losses = [], []
+    for step in range(STEPS):
+        batch = toolbox.generate_batch(model, images=toolbox.IMAGES, size=(size, size), dtype=torch.float32, seed=step)
+        logs = model.train_step(batch, optim_wrapper)
+        losses.append(logs['loss'].item())
+        in_set = flagged(optim_wrapper.optimizer)  # those without a gradient have left it
+        if step == 0:
+            used = {id(p) for p in in_set}
+            trained = [name for name in names if id(model.get_parameter(name)) in used]
+            norms.append(joint_norm(before[name] for name in trained))
+        norms.append(joint_norm(in_set))
+    return dict(
+        norms=norms,
+        losses=losses,
+        untrained=[name for name in names if name not in trained],
+        unmoved=[name for name in trained if torch.equal(before[name], model.get_parameter(name))],
+    )
+
+
+def measure(name: str, size: int, threads: int) -> dict[str, Any]:
+    """Convert one config and train the child."""
+    torch.set_num_threads(threads)
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / 'new.py')
+        start = time.process_time()
+        try:
+            done = convert(str(stock_config(name)), out, size=size)
+        except ConfigError as err:
+            return dict(config=name, px=size, refused=str(err))
+        converted = time.process_time()
+        run = train(load_config(out), size)
+        trained = time.process_time()
+    return dict(
+        config=name,
+        px=size,
+        in_set=len(done.in_set),
+        wn=len(done.weight_normalized),
+        fixnorm=list(done.classifiers),
+        left_out=dict(Counter(done.left_out.values())),
+        lines=len(done.text.splitlines()),
+        notes=list(done.notes),
+        untrained=run['untrained'],
+        unmoved=run['unmoved'],
+        finite=all(map(math.isfinite, run['losses'])),
+        drift=max(abs(norm / run['norms'][0] - 1) for norm in run['norms']),
+        seconds=dict(convert=round(converted - start, 1), train=round(trained - converted, 1)),
+        peak_mb=round(peak_rss_mb()),
+        versions={package: importlib.import_module(package).__version__ for package in ('torch', name.split('/')[0])},
+        machine=f'{platform.system()} {platform.machine()}, {threads} thread{"s" * (threads > 1)}',
+    )
+
+
+def peak_rss_mb() -> float:
+    """The largest resident memory that this process ever had."""
+    # Not resource.getrusage: its value is never below that of the parent process at the start.
+    with open('/proc/self/status') as file:
+        return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1024
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('names', nargs='*', metavar='NAME', default=list(STOCK))
+    parser.add_argument('--size', type=int, default=128, help='for a NAME that is not one of STOCK')
+    parser.add_argument('--threads', type=int, default=torch.get_num_threads())
+    parser.add_argument('--out', type=Path, help='file to append the JSON lines to, and to read what is done')
+    args = parser.parse_args(argv)
+    lines = args.out.read_text().splitlines() if args.out and args.out.exists() else []
+    done = {json.loads(line)['config'] for line in lines}
+    for name in args.names:
+        if name in done:
+            continue
+        with multiprocessing.get_context('spawn').Pool(1) as pool:  # for the peak of the memory
+            row = pool.apply(measure, (name, STOCK.get(name, args.size), args.threads))
+        print(json.dumps(row), flush=True)
+        if args.out:
+            with open(args.out, 'a') as file:
+                file.write(json.dumps(row) + '\n')
+    return 0
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
