@@ -1,5 +1,6 @@
 # make demo   the main job on the default data set, from nothing, with a report
 # make test   the whole test suite, with the complete environment
+# make test-classic   the fast part of it on the toolboxes as OpenMMLab released them last, with torch 2.1
 
 PYTHON ?= python3.11
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
@@ -14,10 +15,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -q
 # mmcv and others ask for opencv-python, which needs libGL. The headless build is the same module
 # without it: put there last, it wins.
 HEADLESS := $(PIP) --no-deps --force-reinstall opencv-python-headless
+# The classic stack has an environment and pins of its own.
+CLASSIC := .venv-classic
+CLASSIC_PINS := $(CURDIR)/requirements/classic.txt
+CLASSIC_PIP := $(CLASSIC)/bin/python -m pip install --disable-pip-version-check --no-compile -q
 DEMO_CONFIG := configs/digits/resnet8_fixnorm_1xb64-20e_digits.py
 DEMO_REPORT := work_dirs/resnet8_fixnorm_1xb64-20e_digits_search/report.html
 
-.PHONY: demo test lint types docs dist clean
+.PHONY: demo test test-classic lint types docs dist clean
 
 demo: $(VENV)/cls data/digits
 	$(BIN)/python tools/fixnorm_search.py run $(DEMO_CONFIG) --workers 2
@@ -27,6 +32,9 @@ test: $(VENV)/all
 	@$(BIN)/python -c 'import mmcv.ops' || \
 	  { echo "mmcv's ops are missing: rm $(VENV)/all, then make test again" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
+
+test-classic: $(CLASSIC)/all
+	OMP_NUM_THREADS=1 $(CLASSIC)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow'
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -45,7 +53,7 @@ data/digits: | $(VENV)/cls
 	$(BIN)/python tools/dataset_converters/digits.py --out $@
 
 # The environment, in three steps; each leaves a stamp.
-$(VENV)/cls: $(filter-out %/test.txt %/onedl.txt %/analysis.txt %/peers.txt %/docs.txt,$(wildcard requirements/*.txt)) setup.py
+$(VENV)/cls: $(filter-out %/test.txt %/onedl.txt %/analysis.txt %/peers.txt %/docs.txt %/classic.txt,$(wildcard requirements/*.txt)) setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -r requirements/build.txt
 	$(PIP) -r requirements/torch.txt
@@ -63,6 +71,17 @@ $(VENV)/all: $(VENV)/dev requirements/onedl.txt requirements/install_mmcv_ops.sh
 	PYTHON=$(BIN)/python requirements/install_mmcv_ops.sh
 	$(PIP) -r requirements/onedl.txt
 	$(HEADLESS)
+	@touch $@
+
+$(CLASSIC)/all: export PIP_CONSTRAINT := $(CLASSIC_PINS)
+$(CLASSIC)/all: $(CLASSIC_PINS) requirements/install_mmcv_ops.sh setup.py
+	$(PYTHON) -m venv $(CLASSIC)
+	$(CLASSIC_PIP) setuptools wheel ninja
+	$(CLASSIC_PIP) torch torchvision numpy
+	PINS=$(CLASSIC_PINS) PYTHON=$(CLASSIC)/bin/python requirements/install_mmcv_ops.sh
+	$(CLASSIC_PIP) -r $(CLASSIC_PINS)
+	$(CLASSIC_PIP) --no-deps --force-reinstall opencv-python-headless
+	$(CLASSIC_PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 clean:

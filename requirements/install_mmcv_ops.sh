@@ -3,13 +3,14 @@
 #
 #   PYTHON=.venv/bin/python requirements/install_mmcv_ops.sh
 #
+# PINS is the file of pinned versions that names mmcv, or onedl-mmcv.
 # The build takes some 12 minutes on two cores, so its wheel is kept, by the versions that it
 # depends on. pip's own cache is left out: it may hold a wheel without ops, under the same name.
 set -euo pipefail
 
 PYTHON=${PYTHON:-python}
 here=$(cd "$(dirname "$0")" && pwd)
-mmcv=$(grep '^onedl-mmcv==' "$here/constraints.txt")
+mmcv=$(grep -E '^(onedl-)?mmcv==' "${PINS:-$here/constraints.txt}")
 
 has_ops() { "$PYTHON" -c 'import mmcv.ops' 2>/dev/null; }
 if has_ops; then exit 0; fi
@@ -34,7 +35,7 @@ if ! ls "$cache"/*.whl >/dev/null 2>&1; then
     PATH=$(cd "$(dirname "$(command -v "$PYTHON")")" && pwd):$PATH \
     CFLAGS=-g0 CXXFLAGS=-g0 MAX_JOBS=${MAX_JOBS:-$(getconf _NPROCESSORS_ONLN)} \
         "$PYTHON" -m pip wheel --no-cache-dir --no-deps --no-build-isolation \
-        --no-binary onedl-mmcv --wheel-dir "$build" "$mmcv"
+        --no-binary "${mmcv%%==*}" --wheel-dir "$build" "$mmcv"
     [ -e "$cache" ] || mv "$build" "$cache" # another build may have been first: same wheel
 fi
 "$PYTHON" -m pip install --no-deps --force-reinstall "$cache"/*.whl

@@ -1,0 +1,448 @@
+"""Every command of the README and of docs/: it is in the table here, its tool takes its options, a test runs it.
+
+``RUN`` names the test that runs a program for real, ``NOT_RUN`` says why none does. The tests at the end of this
+file take the command lines themselves from the pages, put real names in place of CONFIG and the like, and make
+them shorter: one training, one epoch, a few images.
+"""
+
+import argparse
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
+
+import pytest
+import torch
+
+from mmfixnorm.launch import load_config
+from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.study import read_record
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+HERE = 'tests/e2e/test_doc_commands.py'
+FIGURES = 'tests/analysis/test_tools.py'
+
+RUN = {  # program -> the test that runs it
+    'tools/train.py': f'{HERE}::test_digits_by_the_commands',
+    'tools/test.py': f'{HERE}::test_digits_by_the_commands',
+    'tools/model_converters/fold_fixnorm.py': f'{HERE}::test_digits_by_the_commands',
+    'tools/fixnorm_audit.py': f'{HERE}::test_digits_by_the_commands',
+    'tools/fixnorm_convert.py': f'{HERE}::test_digits_by_the_commands',
+    'tools/dist_train.sh': 'tests/tools/test_scripts.py::'
+    'test_dist_train_trains_and_resumes_with_equal_weights_on_both_ranks',
+    'tools/slurm_train.sh': 'tests/tools/test_scripts.py::test_slurm_scripts_train_two_tasks_and_test',
+    'tools/fixnorm_search.py plan': f'{HERE}::test_a_search_by_the_commands',
+    'tools/fixnorm_search.py run': f'{HERE}::test_a_search_by_the_commands',
+    'tools/fixnorm_search.py status': f'{HERE}::test_a_search_by_the_commands',
+    'tools/fixnorm_search.py report': f'{HERE}::test_a_search_by_the_commands',
+    'tools/fixnorm_search.py tell': f'{HERE}::test_a_search_by_hand_by_the_commands',
+    'tools/analysis/weight_norm.py': f'{FIGURES}::test_weight_norm_draws_what_the_weights_really_have',
+    'tools/analysis/accuracy.py': f'{FIGURES}::test_a_resumed_run_is_drawn_as_an_uninterrupted_one',
+    'tools/analysis/classifier_scale.py': f'{FIGURES}::'
+    'test_classifier_scale_and_accuracy_draw_two_methods_and_two_seeds',
+    'tools/analysis/lr_alpha_grid.py': f'{FIGURES}::test_lr_alpha_grid_draws_a_grid',
+    'tools/analysis/search_progress.py': f'{FIGURES}::test_search_progress_draws_several_searches',
+    'tools/analysis/model_complexity.py': 'tests/tools/test_model_complexity.py::'
+    'test_both_forms_of_every_model_have_the_paper_s_parameters_and_flops',
+    'tools/dataset_converters/digits.py': f'{HERE}::test_digits_by_the_commands',
+    'tools/dataset_converters/cifar10.py': f'{HERE}::test_a_benchmark_by_its_command',
+    'benchmarks/audit_cost.py': f'{HERE}::test_a_benchmark_by_its_command',
+    'benchmarks/driver_cost.py': f'{HERE}::test_a_benchmark_by_its_command',
+    'benchmarks/driver_kills.py': 'tests/search/test_kills.py::test_t3_random_kills_lose_nothing_and_double_nothing',
+    'benchmarks/driver_makespan.py': 'tests/search/test_makespan.py::test_no_worker_waits_while_a_trial_is_ready',
+    'benchmarks/evidence/report.py': 'tests/test_evidence.py::test_the_page_has_the_tables_that_the_raw_results_make',
+    'benchmarks/ema_rescale.py': f'{HERE}::test_a_benchmark_by_its_command',
+    'benchmarks/in_memory_loader.py': f'{HERE}::test_a_benchmark_by_its_command',
+    'benchmarks/large_study.py': 'tests/search/test_large.py::test_2000_trials_are_told_in_time_and_in_less_than_5_mb',
+    'benchmarks/tuners/replay.py': 'tests/search/test_replay.py::test_without_noise_it_is_the_search_on_the_formula',
+    'benchmarks/wd_against_fixnorm.py': f'{HERE}::test_a_benchmark_by_its_command',
+    'optuna-dashboard': 'tests/search/test_dashboard.py::'
+    'test_it_shows_every_attempt_with_its_value_and_its_tuned_numbers',
+}
+NOT_RUN = {
+    'make': 'it makes the environment that the tests run in; its targets are looked up',
+    'pip install': 'it changes the environment that the tests run in; its extras are looked up',
+    'pre-commit install': 'it changes the hooks of the repository',
+    'benchmarks/evidence/run.py': 'hours: several hundred trainings',
+    'benchmarks/figures.sh': '45 minutes; its syntax is checked',
+    'benchmarks/tuners/make_table.py': 'hours: 1086 trainings',
+}
+# What stands for a value, where a tool wants a number or a list.
+NUMBERS = {'A': '2', 'LO': '0.1', 'HI': '1.6', 'PX': '32', 'k=v': 'train_cfg.max_epochs=1'}
+
+
+class Command(NamedTuple):
+    """A command of a page in words, with the optional ones in brackets, without brackets, ellipsis and comment."""
+
+    page: str
+    words: tuple[str, ...]
+
+    @property
+    def program(self) -> str:
+        first, *rest = self.words
+        # Only these are several programs in one.
+        return f'{first} {rest[0]}' if first in ('tools/fixnorm_search.py', 'pip', 'pre-commit') else first
+
+    @property
+    def arguments(self) -> list[str]:
+        return [NUMBERS.get(word, word) for word in self.words[1:]]
+
+
+FENCE = re.compile(r'^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$', re.DOTALL | re.MULTILINE)
+INLINE = re.compile(
+    r'`((?:\w+=\S+\s+)?(?:python|make|pip|mim|pre-commit|optuna-dashboard|(?:tools|benchmarks)/\S+\.py)\s[^`]+'
+    r'|benchmarks/\w+\.sh)`'
+)
+
+
+def shell_lines(text: str) -> list[str]:
+    """The commands of a page of Markdown, in blocks and in running text."""
+    blocks = [m['text'] for m in FENCE.finditer(text) if m['language'] in ('', 'sh', 'bash', 'console', 'shell')]
+    lines = [line for block in blocks for line in block.replace('\\\n', ' ').splitlines()]
+    return [*lines, *(' '.join(span.split()) for span in INLINE.findall(FENCE.sub('', text)))]
+
+
+def read_command(page: str, line: str) -> Command | None:
+    words = [word.strip('[]') for word in shlex.split(line, comments=True)]
+    words = [word for word in words if word not in ('...', 'python')]
+    while words and re.match(r'[A-Z_]+=', words[0]):
+        del words[0]
+    return Command(page, tuple(words)) if words else None
+
+
+COMMANDS = [
+    command
+    for page in PAGES
+    for line in shell_lines(page.read_text())
+    if (command := read_command(page.name, line)) is not None
+]
+SCRIPTS = list(dict.fromkeys(command for command in COMMANDS if '/' in command.words[0]))
+
+
+class Parsed(Exception):  # noqa: N818
+    """Ends a script when it has read its command line."""
+
+
+def run_script(script: str, *arguments: object) -> int:
+    """Run a script of this project in this process, as its command line would; return the exit status."""
+    path = ROOT / script
+    argv = [str(path), *map(str, arguments)]
+    search_path = [str(path.parent), *sys.path]
+    patch = mock.patch.object
+    with mock.patch.dict(os.environ), patch(sys, 'argv', argv), patch(sys, 'path', search_path):
+        try:
+            runpy.run_path(str(path), run_name='__main__')
+        except SystemExit as end:
+            return int(end.code or 0)
+    return 0
+
+
+def check_options(script: str, arguments: list[str], monkeypatch, capsys) -> None:
+    """Let a script read its command line and end there."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_end(self, args=None, namespace=None):
+        raise Parsed(parse(self, args, namespace))
+
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', parse_and_end)
+    try:
+        status = run_script(script, *arguments)
+    except Parsed:
+        return
+    pytest.fail(f'{script} ended with {status}: {capsys.readouterr().err}')
+
+
+def test_every_command_is_in_the_table_and_every_row_is_a_command():
+    assert {command.program for command in COMMANDS} == RUN.keys() | NOT_RUN.keys()
+    assert not RUN.keys() & NOT_RUN.keys()
+
+
+@pytest.mark.parametrize('where', sorted(set(RUN.values())), ids=lambda where: where.rpartition('::')[2])
+def test_the_tests_of_the_table_are_there(where):
+    file, _, name = where.partition('::')
+    assert f'\ndef {name}(' in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize('command', SCRIPTS, ids=lambda command: ' '.join(command.words)[:90])
+def test_a_script_takes_what_the_documentation_gives_it(command, monkeypatch, capsys):
+    script, arguments = command.words[0], command.arguments
+    assert (ROOT / script).is_file()
+    configs = [word for word in command.words if word.startswith('configs/')]
+    assert [config for config in configs if not (ROOT / config).is_file()] == []
+    if script.endswith('.sh'):
+        subprocess.run(['bash', '-n', str(ROOT / script)], check=True)
+        assert os.access(ROOT / script, os.X_OK)
+    if script == 'tools/dist_train.sh':  # CONFIG GPUS [arguments of train.py]
+        assert arguments[1].isdigit()
+        script, arguments = 'tools/train.py', [arguments[0], *arguments[2:]]
+    elif script == 'tools/slurm_train.sh':  # PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
+        script, arguments = 'tools/train.py', [arguments[2], '--work-dir', *arguments[3:]]
+    if script.endswith('.py') and 'parser' not in (ROOT / script).read_text():  # it would run as it is
+        assert arguments == []
+    elif script.endswith('.py'):
+        check_options(script, arguments, monkeypatch, capsys)
+
+
+PAGE = """
+```shell
+python tools/new.py CONFIG [--size 3] \\
+    [--names A ...]   # a comment
+```
+As `OMP_NUM_THREADS=1 python tools/new.py CONFIG` says, or `make new`, or `tools/new.py` with `size=3`.
+"""
+
+
+def test_commands_are_found_in_blocks_and_in_running_text():
+    lines = shell_lines(PAGE)
+    assert [read_command('page', line) for line in lines] == [
+        Command('page', ('tools/new.py', 'CONFIG', '--size', '3', '--names', 'A')),
+        Command('page', ('tools/new.py', 'CONFIG')),
+        Command('page', ('make', 'new')),
+    ]
+
+
+def test_an_option_that_a_tool_does_not_have_is_noticed(monkeypatch, capsys):
+    with pytest.raises(pytest.fail.Exception, match='unrecognized arguments: --work-dri DIR'):
+        check_options('tools/train.py', ['CONFIG', '--work-dri', 'DIR'], monkeypatch, capsys)
+
+
+def test_a_checkpoint_is_where_the_training_of_its_config_leaves_it():
+    tests = [
+        command.words for command in COMMANDS if command.program == 'tools/test.py' and 'CONFIG' not in command.words
+    ]
+    assert tests
+    for _, config, checkpoint, *_ in tests:
+        cfg = load_config(ROOT / config, import_custom_modules=False).train_cfg
+        last = f'epoch_{cfg.max_epochs}' if 'max_epochs' in cfg else f'iter_{cfg.max_iters}'
+        assert checkpoint == f'work_dirs/{Path(config).stem}/{last}.pth'
+
+
+def test_the_keys_of_cfg_options_are_in_the_config():
+    changed = [c.words for c in COMMANDS if '--cfg-options' in c.words and c.words[1].startswith('configs/')]
+    assert changed
+    for words in changed:
+        cfg = load_config(ROOT / words[1])
+        for option in words[words.index('--cfg-options') + 1 :]:
+            *path, last = option.partition('=')[0].split('.')
+            node = cfg
+            for key in path:
+                node = node[int(key)] if key.isdigit() else node[key]
+            assert last in node or node['type'] == 'WeightNormHook', option  # arguments of a hook have defaults
+
+
+def test_the_targets_of_make_and_the_extras_of_pip_are_there():
+    targets = {word for c in COMMANDS if c.program == 'make' for word in c.words[1:]}
+    phony = re.search(r'^\.PHONY: (.*)$', (ROOT / 'Makefile').read_text(), re.MULTILINE)
+    assert phony is not None
+    assert targets <= set(phony[1].split())
+    extras = {extra for c in COMMANDS for word in c.words for extra in re.findall(r'^mmfixnorm\[(\w+)', word)}
+    assert 'onedl' in extras
+    assert extras <= set(metadata.metadata('mmfixnorm').get_all('Provides-Extra'))
+
+
+def documented(program: str, *, without: str = '') -> list[list[str]]:
+    """The different arguments that the pages give a program, in their order."""
+    found = [command.arguments for command in COMMANDS if command.program == program]
+    return [list(words) for words in dict.fromkeys(map(tuple, found)) if not without or without not in words]
+
+
+def filled(words: list[str], **values: object) -> list[str]:
+    """Put real names in place of CONFIG and the like."""
+    return [str(values.get(word, word)) for word in words]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, forget_runs):
+    """An empty folder beside configs/ and tools/, as the root of the repository is."""
+    monkeypatch.chdir(tmp_path)
+    for name in ('configs', 'tools', 'benchmarks'):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    monkeypatch.setenv('OMP_NUM_THREADS', '1')
+
+    def run(script: str, *arguments: object) -> int:
+        forget_runs()
+        return run_script(script, *arguments)
+
+    return run
+
+
+ONE = """
+_base_ = [{base!r}]
+search = dict(lrs=[0.4])
+"""
+
+
+@pytest.fixture
+def toy_search(tmp_path, monkeypatch, folder):
+    """A search of one training of a second."""
+    toy = ROOT / 'tests/search/toy_config.py'
+    monkeypatch.setenv('PYTHONPATH', f'{toy.parent}:{ROOT}')
+    monkeypatch.syspath_prepend(str(toy.parent))
+    (tmp_path / 'one.py').write_text(ONE.format(base=str(toy)))
+    return lambda *words: folder('tools/fixnorm_search.py', *filled(words, CONFIG='one.py'))
+
+
+@pytest.mark.slow
+def test_a_search_by_the_commands(toy_search, capsys, tmp_path):
+    work_dir = tmp_path / 'work_dirs/one_search'
+    commands = {
+        action: documented(f'tools/fixnorm_search.py {action}') for action in ('plan', 'run', 'status', 'report')
+    }
+    generic = {a: [words for words in found if 'CONFIG' in words] for a, found in commands.items()}
+    for words in generic['plan']:
+        assert toy_search(*words) == 0
+        assert 'in all: 1 trainings, 1 T_max' in capsys.readouterr().out
+        assert not work_dir.exists()
+    local = [words for words in generic['run'] if '--executor' not in words]
+    assert local
+    for words in local:  # the second one finds a search that is over
+        assert toy_search(*words) == 0
+    (attempt,) = read_record(work_dir).attempts
+    assert attempt.result.outcome == 'done'
+    for words in generic['status']:
+        capsys.readouterr()
+        assert toy_search(*words) == 0
+        assert attempt.spec.key in capsys.readouterr().out
+    others = [shutil.copytree(work_dir, tmp_path / name) for name in ('other', 'third')]
+    for words in generic['report']:
+        (work_dir / 'report.html').unlink()
+        compared = iter(others)
+        assert toy_search(*[next(compared) if word == 'WORK_DIR' else word for word in words]) == 0
+        assert (work_dir / 'report.html').is_file()
+        assert load_config(work_dir / 'best_config.py', import_custom_modules=False).optim_wrapper.optimizer.lr == 0.4
+
+
+@pytest.mark.slow
+def test_a_search_by_hand_by_the_commands(toy_search, capfd, tmp_path):
+    (start,) = [words for words in documented('tools/fixnorm_search.py run') if '--executor' in words]
+    (tell,) = documented('tools/fixnorm_search.py tell')
+    assert toy_search(*start) == 3
+    (command,) = [line for line in capfd.readouterr().out.splitlines() if '/trials/' in line and line[0] != '{']
+    assert toy_search(*tell) == 3  # not run yet
+    subprocess.run(command, shell=True, check=True)
+    assert toy_search(*tell) == 0
+    assert read_record(tmp_path / 'work_dirs/one_search').attempts[0].result.outcome == 'done'
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    """The default data set, where its command writes it: below ``data``."""
+    (words,) = [words for words in documented('tools/dataset_converters/digits.py') if '--task' not in words]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp('digits'))
+        assert run_script('tools/dataset_converters/digits.py', *words) == 0
+        return Path('data').absolute()
+
+
+SHORT = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=128']
+
+
+@pytest.mark.slow
+def test_digits_by_the_commands(folder, digits, tmp_path):
+    """A training, its test, the folded checkpoint, the audit, the conversion."""
+    (tmp_path / 'data').symlink_to(digits)
+    config = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
+    stem = Path(config).stem
+
+    (plain,) = [words for words in documented('tools/train.py') if words == [config]]
+    assert folder('tools/train.py', *plain, *SHORT) == 0
+    (optional,) = [words for words in documented('tools/train.py') if words[0] == 'CONFIG']
+    optional.remove('--amp')  # needs an accelerator
+    assert folder('tools/train.py', *filled(optional, CONFIG=config, DIR='here'), SHORT[-1]) == 0
+    assert (tmp_path / 'here/epoch_1.pth').is_file()
+
+    few = ['--cfg-options', 'test_dataloader.dataset.indices=8']
+    for words in documented('tools/test.py'):
+        if words[0] in ('CONFIG', config):
+            words = [word.replace('epoch_20', 'epoch_1') for word in words]
+            words = filled(words, CONFIG=config, CHECKPOINT=f'work_dirs/{stem}/epoch_1.pth')
+            assert folder('tools/test.py', *words, *few) == 0
+    assert len(list((tmp_path / 'painted').rglob('*.png'))) == 8
+
+    checkpoint = 'here/epoch_1.pth'
+    for words in documented('tools/model_converters/fold_fixnorm.py'):
+        names = filled(words, CONFIG=config, CHECKPOINT=checkpoint, OUT='plain.pth')
+        assert folder('tools/model_converters/fold_fixnorm.py', *names) == 0
+    assert 'head.fc.g' not in torch.load('plain.pth')['state_dict']
+
+    wd = config.replace('fixnorm', 'wd')
+    for words in documented('tools/fixnorm_convert.py'):
+        words = filled(words, CONFIG=wd, NEW='new.py')
+        assert folder('tools/fixnorm_convert.py', *words, *([] if '--force' in words else ['--force'])) == 0
+    assert load_config('new.py').optim_wrapper.type == 'FixNormOptimWrapper'
+
+    for words in documented('tools/fixnorm_audit.py'):
+        words = ['32' if word == '224' else word for word in words]
+        names = filled(words, CONFIG=config, NEW='new.py', CHECKPOINT=checkpoint, FILE='audit.json')
+        assert folder('tools/fixnorm_audit.py', *names) == 0
+    assert Path('audit.json').is_file()
+
+
+def write_cifar10(folder: Path) -> None:
+    """CIFAR-10 of two images a class and batch, in the archive that the README names, converted by its command."""
+    tests = runpy.run_path(str(ROOT / 'tests/dataset_converters/test_cifar10.py'))
+    tests['python_archive'](folder)
+    ((archive,),) = documented('tools/dataset_converters/cifar10.py')
+    assert archive == 'cifar-10-python.tar.gz'
+    converter = runpy.run_path(str(ROOT / 'tools/dataset_converters/cifar10.py'))
+    converter['main'].__globals__['IMAGES_PER_CLASS'] = tests['PER_CLASS']
+    assert converter['main']([archive]) == 0
+
+
+DIGITS = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
+SHORTER = {  # program -> words to put last, and what is printed
+    'audit_cost': ([DIGITS, '--size', '32', '--threads', '1'], '"weights": 10'),
+    'driver_cost': (['--trials', '5', '--workers', '1'], '"torch": false'),
+    'ema_rescale': (['--epochs', '1', '--momenta', '0.1', '--seeds', '0'], '"norm_ratio"'),
+    'in_memory_loader': (['--images', '20', '--rounds', '1'], '"decoding_once_s"'),
+    'wd_against_fixnorm': ([], '| bccd | fixnorm |'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SHORTER)
+def test_a_benchmark_by_its_command(name, folder, digits, tmp_path, capfd):
+    changes, printed = SHORTER[name]
+    if name == 'in_memory_loader':
+        write_cifar10(tmp_path)
+    else:
+        (tmp_path / 'data').symlink_to(digits)
+    script = f'benchmarks/{name}.py'
+    (words,) = documented(script)
+    assert folder(script, *words, *changes) == 0  # of an option given twice the last one counts
+    assert printed in capfd.readouterr().out
+
+
+def python_blocks(page: Path) -> list[str]:
+    """Blocks of Python; an ellipsis stands for what is left out."""
+    found = [m['text'] for m in FENCE.finditer(page.read_text()) if m['language'] == 'python']
+    return [text.replace(', ...', '') for text in found]
+
+
+BLOCKS = [(page, number, text) for page in PAGES for number, text in enumerate(python_blocks(page))]
+
+
+@pytest.mark.parametrize('page, number, text', BLOCKS, ids=[f'{page.stem}-{number}' for page, number, _ in BLOCKS])
+def test_a_block_of_python_runs(page, number, text):
+    scope = {'model': torch.nn.Sequential(), 'torch': torch}
+    if 'audit(' in text:
+        scope |= dict(
+            model=torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2), torch.nn.Flatten()),
+            images=torch.randn(4, 1, 4, 4),
+            labels=torch.arange(4),
+            criterion=torch.nn.CrossEntropyLoss(),
+        )
+    elif 'fix_norm(' in text:
+        scope['model'].add_module('fc', torch.nn.Linear(512, 10))
+    exec(compile(text, f'{page.name}, block {number}', 'exec'), scope)
+    for search in re.findall(r'^search = (dict\(.*?\)) *(?:#.*)?$', text, re.DOTALL | re.MULTILINE):
+        parse_settings(eval(search))
