@@ -6,9 +6,9 @@ of the set is summed in float64 after each step. One JSON line per config goes t
 already is left out, so an interrupted run goes on. A config that is refused has a line with the reason. The lines
 hold: ``px``, height and width of the images; ``in_set``, weights in the norm-fixing set; ``wn``, layers
 weight-normalised; ``fixnorm``, the layers with a bound; ``left_out``, trainable weights outside the set, counted by
-reason; ``lines`` of the child; ``notes`` of the converter; ``untrained`` and ``unmoved``, weights of the set that had
-no gradient in the first step, or did not change; ``finite``, whether all losses are; ``drift``, the largest relative
-change of the norm in 20 steps; ``seconds`` of processor time to convert and to train; ``peak_mb`` of the process::
+reason; ``lines`` of the child; ``notes`` of the converter; ``untrained``, weights of the set that had no gradient;
+``finite``, whether all losses are; ``drift``, the largest relative change of the norm in 20 steps; ``seconds`` of
+processor time to convert and to train; ``peak_mb`` of the process::
 
     python benchmarks/convert_stock.py [NAME ...] [--threads 2] [--out FILE]
 
@@ -87,8 +87,8 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
 
     Returns:
         dict: ``norms``, of the set before and after each step; ``losses``, the sum of each step; ``untrained``, names
-        of the weights of the set without a gradient in the first step, which leave the set; ``unmoved``, names of the
-        others that did not change.
+        of the weights of the set without a gradient in the first step, which leave the set, and of those whose
+        gradient is zero in all steps.
     """
     toolbox = importlib.import_module(f'{PARTS[cfg.default_scope]}.generated_batch')
     torch.manual_seed(0)
@@ -96,25 +96,22 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
     cfg.optim_wrapper.optimizer.lr *= 0.1  # where a warm-up would be
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     optim_wrapper.initialize_count_status(model, 0, STEPS)
-    names = norm_fixing_set(model, cfg) or []
-    before = {name: model.get_parameter(name).detach().clone() for name in names}
+    names = {id(model.get_parameter(name)): name for name in norm_fixing_set(model, cfg) or []}
+    trained: set[str] = set()
     norms, losses = [], []
+
+    def before_step(optimizer: torch.optim.Optimizer, *args: Any) -> None:
+        in_set = [p for p in flagged(optimizer) if p.grad is not None]  # without a gradient they leave it here
+        trained.update(names[id(p)] for p in in_set if p.grad.any())
+        if not norms:
+            norms.append(joint_norm(in_set))
+
+    optim_wrapper.optimizer.register_step_pre_hook(before_step)
     for step in range(STEPS):
         batch = toolbox.generate_batch(model, images=toolbox.IMAGES, size=(size, size), dtype=torch.float32, seed=step)
-        logs = model.train_step(batch, optim_wrapper)
-        losses.append(logs['loss'].item())
-        in_set = flagged(optim_wrapper.optimizer)  # those without a gradient have left it
-        if step == 0:
-            used = {id(p) for p in in_set}
-            trained = [name for name in names if id(model.get_parameter(name)) in used]
-            norms.append(joint_norm(before[name] for name in trained))
-        norms.append(joint_norm(in_set))
-    return dict(
-        norms=norms,
-        losses=losses,
-        untrained=[name for name in names if name not in trained],
-        unmoved=[name for name in trained if torch.equal(before[name], model.get_parameter(name))],
-    )
+        losses.append(model.train_step(batch, optim_wrapper)['loss'].item())
+        norms.append(joint_norm(flagged(optim_wrapper.optimizer)))
+    return dict(norms=norms, losses=losses, untrained=[name for name in names.values() if name not in trained])
 
 
 def measure(name: str, size: int, threads: int) -> dict[str, Any]:
@@ -141,7 +138,6 @@ def measure(name: str, size: int, threads: int) -> dict[str, Any]:
         lines=len(done.text.splitlines()),
         notes=list(done.notes),
         untrained=run['untrained'],
-        unmoved=run['unmoved'],
         finite=all(map(math.isfinite, run['losses'])),
         drift=max(abs(norm / run['norms'][0] - 1) for norm in run['norms']),
         seconds=dict(convert=round(converted - start, 1), train=round(trained - converted, 1)),

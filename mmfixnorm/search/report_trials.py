@@ -78,7 +78,7 @@ def end_of(log: str, limit: int) -> str:
     """The last whole lines of a log as HTML of at most ``limit`` bytes.
 
     Example:
-        >>> end_of('one\\ntwo <2>\\n', 12)
+        >>> end_of('one\\ntwo <2>\\n', 16)
         'two &lt;2&gt;'
     """
     kept: list[str] = []
