@@ -164,6 +164,10 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
         if not loaded & set(model.state_dict()):
             raise ConfigError(f'--load-from {checkpoint}: it has no tensor of this model')
     fill_scales_(model)
+    if any(hook.get('type') == 'AutoAlphaHook' for hook in cfg.get('custom_hooks') or []):
+        for module in model.modules():  # it sets alpha in a training, and no hook runs here
+            if hasattr(module, 'waits_for_alpha'):
+                module.waits_for_alpha = False
     return model
 
 
