@@ -1,18 +1,23 @@
-"""A whole training iteration of a FixNorm config against that of its weight-decay baseline, paired in one process.
+"""A whole training iteration of a FixNorm config against that of its weight-decay baseline, paired.
 
 Both models and optim wrappers are built as a Runner builds them. An iteration is ``model.train_step``: preprocessing of
 one random batch, forward, backward, optimizer step and, with FixNorm, the rescale. The hooks of the two configs are the
 same ones and are not run. The learning rate is 1e-3 in both, so that random labels do no harm. In each round the
 baseline runs first and last, and FixNorm twice in between, or the other way round in every other round, so that a
-machine which becomes slower or faster does not decide. The ratio is the median of the rounds' ratios, with a 95 %
-bootstrap interval.
+machine which becomes slower or faster does not decide.
+
+Where a model lies in memory makes it some percent faster or slower than the same model built a second time, for the
+life of the process. So the two are measured in several pairs of processes: which is built first in the one is built
+last in the other. The ratio of a process is the median of its rounds, the ratio of a pair and that of all the geometric
+mean, with a 95 % t-interval over the pairs. Beside each pair another measures the baseline against itself: what this
+finds is not 1 by as much as the method is unsure.
 
 Memory is the peak of a few iterations of one config, each in a process of its own: resident memory (VmHWM) on a CPU,
 ``torch.cuda.max_memory_allocated`` on a GPU; the median of the runs. Prints a table and, last, one line of JSON. Run it
 on an otherwise idle machine::
 
-    python benchmarks/train_iteration.py [--device cuda] [--batch 16] [--size 224] [--threads 2] [--rounds 30]
-        [--memory-runs 3] [--out FILE]
+    python benchmarks/train_iteration.py [--device cuda] [--batch 16] [--size 224] [--threads 2] [--pairs 6]
+        [--rounds 4] [--memory-runs 3] [--out FILE]
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import multiprocessing
 import platform
 import statistics
@@ -31,6 +37,7 @@ from typing import Any
 import torch
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
+from scipy import stats
 
 from mmfixnorm.cls.generated_batch import generate_batch
 from mmfixnorm.config import load_config
@@ -66,36 +73,43 @@ def seconds(run: Callable[[], Any], device: str) -> float:
     return time.perf_counter() - start
 
 
-def paired(options: dict[str, Any], warm_up: int, rounds: int) -> dict[str, Any]:
-    """Time of both configs in turn, and the ratio FixNorm / weight decay."""
-    runs = {name: trainer(name, **options) for name in (BASELINE, FIXNORM)}
+def paired(other: str, options: dict[str, Any], warm_up: int, rounds: int, other_first: bool) -> dict[str, Any]:
+    """Time of the baseline and of another config in turn; the ratio other / baseline of each round."""
+    order = (1, 0) if other_first else (0, 1)
+    runs = {place: trainer((BASELINE, other)[place], **options) for place in order}
     for _ in range(warm_up):
-        for run in runs.values():
-            run()
-    times: dict[str, list[float]] = {name: [] for name in runs}
+        for place in order:
+            runs[place]()
+    times: tuple[list[float], list[float]] = ([], [])
     for k in range(rounds):
-        outer, inner = (BASELINE, FIXNORM) if k % 2 == 0 else (FIXNORM, BASELINE)
-        taken = dict.fromkeys(runs, 0.0)
-        for name in (outer, inner, inner, outer):
-            taken[name] += seconds(runs[name], options['device']) / 2
-        for name, value in taken.items():
-            times[name].append(value)
-    ratios = [ours / theirs for ours, theirs in zip(times[FIXNORM], times[BASELINE], strict=True)]
+        outer, inner = k % 2, 1 - k % 2
+        taken = [0.0, 0.0]
+        for place in (outer, inner, inner, outer):
+            taken[place] += seconds(runs[place], options['device']) / 2
+        for place in order:
+            times[place].append(taken[place])
+    ratios = [ours / theirs for theirs, ours in zip(*times, strict=True)]
+    return dict(ratios=ratios, median_ms=[1e3 * statistics.median(values) for values in times])
+
+
+def over_processes(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Geometric mean of the pairs of processes and its 95 % interval by Student's t."""
+    logs = [math.log(statistics.median(one['ratios'])) for one in found]
+    pairs = [statistics.fmean(pair) for pair in zip(logs[::2], logs[1::2], strict=True)]
+    mean = statistics.fmean(pairs)
+    half = stats.t.ppf(0.975, len(pairs) - 1) * statistics.stdev(pairs) / len(pairs) ** 0.5
     return dict(
-        ratio=statistics.median(ratios),
-        interval_95=median_interval(ratios),
-        quartiles=statistics.quantiles(ratios, n=4)[::2],
-        median_ms={name: 1e3 * statistics.median(values) for name, values in times.items()},
+        ratio=math.exp(mean),
+        interval_95=[math.exp(mean - half), math.exp(mean + half)],
+        processes=[round(math.exp(value), 4) for value in logs],
+        median_ms=[statistics.median(one['median_ms'][place] for one in found) for place in (0, 1)],
     )
 
 
-def median_interval(values: Sequence[float], draws: int = 10_000) -> list[float]:
-    """95 % bootstrap interval of the median."""
-    sample = torch.tensor(values, dtype=torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(values), (draws, len(values)), generator=generator)
-    medians = sample[picks].quantile(0.5, dim=1)  # of an even number: the middle of two, as statistics.median
-    return medians.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Call it in a new process that ends with it."""
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.apply(function, args)
 
 
 def peak_mb(config: str, options: dict[str, Any], iterations: int = 4) -> float:
@@ -120,8 +134,7 @@ def memory(options: dict[str, Any], runs: int) -> dict[str, Any]:
     found: dict[str, list[float]] = {BASELINE: [], FIXNORM: []}
     for _ in range(runs):
         for name, values in found.items():
-            with multiprocessing.get_context('spawn').Pool(1) as pool:
-                values.append(pool.apply(peak_mb, (name, options)))
+            values.append(in_own_process(peak_mb, name, options))
     medians = {name: statistics.median(values) for name, values in found.items()}
     measure = 'max_memory_allocated' if options['device'] == 'cuda' else 'VmHWM'
     return dict(measure=measure, mb=found, ratio=medians[FIXNORM] / medians[BASELINE])
@@ -133,18 +146,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--batch', type=int, default=16)
     parser.add_argument('--size', type=int, default=224, help='height and width of the images')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
-    parser.add_argument('--warm-up', type=int, default=3, help='iterations of each that are not counted')
-    parser.add_argument('--rounds', type=int, default=30, help='of four iterations')
+    parser.add_argument('--warm-up', type=int, default=2, help='iterations of each that are not counted')
+    parser.add_argument('--pairs', type=int, default=6, help='of processes, and as many of the baseline with itself')
+    parser.add_argument('--rounds', type=int, default=4, help='of four iterations, in each process')
     parser.add_argument('--memory-runs', type=int, default=3, help='processes for each config')
     parser.add_argument('--out', help='file to append the JSON line to')
     args = parser.parse_args(argv)
     options = dict(batch=args.batch, size=args.size, device=args.device, threads=args.threads)
 
+    found: dict[str, list[dict[str, Any]]] = {FIXNORM: [], BASELINE: []}
+    for k in range(2 * args.pairs):
+        for other, results in found.items():
+            results.append(in_own_process(paired, other, options, args.warm_up, args.rounds, k % 2 == 1))
+    iteration, control = map(over_processes, found.values())
+    for name, result in (('time', iteration), ('control', control)):
+        print('{:8}{:.4f}  [{:.4f}, {:.4f}]'.format(name, result['ratio'], *result['interval_95']), flush=True)
     peak = memory(options, args.memory_runs)
-    torch.set_num_threads(args.threads)
-    iteration = paired(options, args.warm_up, args.rounds)
-    low, high = iteration['interval_95']
-    print(f'time    {iteration["ratio"]:.4f}  [{low:.4f}, {high:.4f}]')
     print(f'memory  {peak["ratio"]:.4f}  ({peak["measure"]})')
     name = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
     line = json.dumps(
@@ -157,6 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warm_up=args.warm_up,
             rounds=args.rounds,
             iteration=iteration,
+            control=control,
             memory=peak,
         )
     )

@@ -103,12 +103,22 @@ def ablations(lab: Lab) -> None:
         lab.finals(name, f'residual_{name}.py', winner)
 
 
-def transfer(lab: Lab) -> None:
-    """The same settings on digits, at equal cost: 11 T_max each."""
-    for name, method, settings in (('fixnorm', 'fixnorm', FIXNORM), ('bo', 'wd', {**BO, 'num_trials': 11})):
-        config = f'configs/digits/resnet8_{method}_1xb64-20e_digits.py'
-        winner = lab.search(name, config, **settings)
-        lab.finals(f'{name}-test', config, winner)
+def transfer(configs: str, lr_range: tuple[float, float] | None = None) -> Callable[[Lab], None]:
+    """The same methods on another task, at equal cost: 11 T_max each.
+
+    Args:
+        configs (str): Their path, with ``{method}`` for ``fixnorm`` and ``wd``.
+        lr_range (tuple): Of both methods, where those of CIFAR-10 do not hold the best.
+    """
+
+    def run(lab: Lab) -> None:
+        own: dict[str, Any] = {} if lr_range is None else {'lr_range': lr_range}
+        for group, method, search in (('fixnorm', 'fixnorm', FIXNORM), ('bo', 'wd', {**BO, 'num_trials': 11})):
+            config = configs.format(method=method)
+            winner = lab.search(group, config, **{**search, **own})
+            lab.finals(f'{group}-test', config, winner)
+
+    return run
 
 
 EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
@@ -117,7 +127,9 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'fig1-2': fig1_2,
     'table1-mobile': table1('mobile', Point(0.2, None, 4e-5)),
     'fig2-fit': fig2_fit,
-    'transfer': transfer,
+    'transfer-digits': transfer('configs/digits/resnet8_{method}_1xb64-20e_digits.py'),
+    'transfer-bccd': transfer('bccd_{method}.py', lr_range=(0.01, 0.2)),
+    'transfer-camvid': transfer('camvid_{method}.py', lr_range=(0.05, 1.0)),
     'beyond': beyond,
     'ablations': ablations,
     'peers': peers,

@@ -68,7 +68,8 @@ class Lab:
         """
         done = self._group(group)
         if done is None:
-            problem = self._problem(group, config, {**(options or {}), 'search': dict(_delete_=True, **settings)})
+            block = {**named(config), **settings}
+            problem = self._problem(group, config, {**(options or {}), 'search': dict(_delete_=True, **block)})
             outcome = run_search(problem, executor=self._executor, poll_s=0.05)
             if outcome.best is None:
                 raise SystemExit(f'{group}: {outcome.kind}: {outcome.message}')
@@ -92,8 +93,6 @@ class Lab:
         *,
         options: Mapping[str, Any] | None = None,
         seeds: Sequence[int] = (1, 2, 3, 4, 5),
-        metric: str = 'accuracy/top1',
-        on_test: bool = True,
     ) -> None:
         """Train with new seeds what a search has chosen, and look at the test set once.
 
@@ -103,22 +102,18 @@ class Lab:
             point (Point): What to train.
             options (Mapping): Dotted keys of the config to change.
             seeds (Sequence[int]): None of them may be that of the search, which is 0.
-            metric (str): What is measured.
-            on_test (bool): Put the test set in the place of the validation set.
         """
         if self._group(group) is not None:
             return
-        changed = dict(options or {})
         cfg = load_config(config_file(config))
-        if on_test:
-            changed['val_dataloader'] = dict(_delete_=True, **cfg.test_dataloader)
+        changed = dict(options or {})
+        changed['val_dataloader'] = dict(_delete_=True, **cfg.test_dataloader)
+        changed['val_evaluator'] = dict(_delete_=True, **cfg.test_evaluator)
         if point.weight_decay is not None:
             changed['optim_wrapper.optimizer.weight_decay'] = point.weight_decay
-        block: dict[str, Any] = dict(type='GridSearch', lrs=[point.lr], metric=metric)
+        block: dict[str, Any] = dict(type='GridSearch', lrs=[point.lr], **named(config))
         if point.alpha is not None:
             block['alphas'] = [point.alpha]
-            if 'alpha_key' in (cfg.get('search') or {}):
-                block['alpha_key'] = cfg.search.alpha_key
         runs: list[dict[str, Any]] = []
         for seed in seeds:  # one training each: a search has one seed
             problem = self._problem(
@@ -152,6 +147,7 @@ class Lab:
     ) -> dict[str, Any]:
         about = dict(
             config=config,
+            metric=problem.settings.metric,
             config_hash=record.fingerprint,
             versions=dict(python=platform.python_version(), torch=torch.__version__, mmengine=mmengine.__version__),
             machine=f'{platform.machine()} CPU, 1 thread a training',
@@ -167,6 +163,12 @@ class Lab:
         self.lines += lines
         print(f'{self.file.stem} {group}: {len(lines) - 1} trainings; {head}', flush=True)
         return lines[0]
+
+
+def named(config: str) -> dict[str, Any]:
+    """What the config's own ``search`` block calls the things that are searched over and measured."""
+    block = load_config(config_file(config)).get('search') or {}
+    return {key: block[key] for key in ('metric', 'rule', 'alpha_key') if key in block}
 
 
 def is_closed(attempt: Attempt) -> bool:
