@@ -1,6 +1,7 @@
 """The site in docs/ builds without a warning, and its pages say what the code has."""
 
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -29,3 +30,11 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 def test_the_search_page_has_every_method() -> None:
     text = (DOCS / 'search.md').read_text()
     assert [kind for kind in KINDS if f'`{kind}`' not in text] == []
+
+
+def test_the_page_of_configs_has_every_config_as_it_is_now() -> None:
+    script = runpy.run_path(str(DOCS / 'configs_table.py'))
+    page = (DOCS / 'configs.md').read_text()
+    assert page == script['with_tables'](page)
+    files = [f for f in (DOCS.parent / 'configs').rglob('*.py') if '_base_' not in f.parts]
+    assert [file.stem for file in files if f'`{file.stem}`' not in page and file.stem not in page] == []

@@ -219,15 +219,17 @@ def progress(results: Results, experiment: str) -> Panel:
 
 
 def curves(results: Results, methods: Mapping[str, tuple[str, str]], key: str, title: str) -> Panel:
-    """The mean of a logged number over the seeds, against epoch, from the smallest to the largest."""
+    """The mean over the seeds of a logged number or of ``value``, against epoch, from the smallest to the largest."""
     lines = []
     for i, (name, place) in enumerate(methods.items()):
-        runs = [run['curves'][key] for run in results.runs(*place) if key in run.get('curves', {})]
+        lines_of = results.runs(*place)
+        runs = [list(zip(*r['curve'], strict=True)) if key == 'value' else r['curves'].get(key) for r in lines_of]
+        runs = [run for run in runs if run]
         if not runs:
             continue
         values = np.array([y for _, y in runs])
         band = (values.min(axis=0).tolist(), values.max(axis=0).tolist())
-        lines.append(Line(NAMES[name], runs[0][0], values.mean(axis=0).tolist(), i, band=band))
+        lines.append(Line(NAMES[name], list(runs[0][0]), values.mean(axis=0).tolist(), i, band=band))
     return Panel('epoch', title, lines)
 
 
@@ -253,6 +255,7 @@ def figures(results: Results) -> dict[str, Chart]:
             [
                 curves(results, wd, 'train/weight_norm', 'norm of the convolutions'),
                 curves(results, {n: SHORT[n] for n in ('wd', 'alg1')}, 'train/loss', 'training loss'),
+                curves(results, {n: SHORT[n] for n in ('wd', 'alg1')}, 'value', 'top-1 on test data (%)'),
             ],
         )
     for name, methods in (('fig2', SHORT), ('fig2-fit', FIT)):

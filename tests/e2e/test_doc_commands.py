@@ -218,7 +218,9 @@ def test_an_option_that_a_tool_does_not_have_is_noticed(monkeypatch, capsys):
 
 def test_a_checkpoint_is_where_the_training_of_its_config_leaves_it():
     tests = [
-        command.words for command in COMMANDS if command.program == 'tools/test.py' and 'CONFIG' not in command.words
+        command.words
+        for command in COMMANDS
+        if command.program == 'tools/test.py' and command.words[1].startswith('configs/')
     ]
     assert tests
     for _, config, checkpoint, *_ in tests:
@@ -250,10 +252,10 @@ def test_the_targets_of_make_and_the_extras_of_pip_are_there():
     assert extras <= set(metadata.metadata('mmfixnorm').get_all('Provides-Extra'))
 
 
-def documented(program: str, *, without: str = '') -> list[list[str]]:
-    """The different arguments that the pages give a program, in their order."""
+def documented(program: str, *, of: str = '') -> list[list[str]]:
+    """The different arguments that the pages give a program, in their order; with ``of``, those that have this word."""
     found = [command.arguments for command in COMMANDS if command.program == program]
-    return [list(words) for words in dict.fromkeys(map(tuple, found)) if not without or without not in words]
+    return [list(words) for words in dict.fromkeys(map(tuple, found)) if not of or of in words]
 
 
 def filled(words: list[str], **values: object) -> list[str]:
@@ -371,18 +373,18 @@ def test_digits_by_the_commands(folder, digits, tmp_path):
     assert len(list((tmp_path / 'painted').rglob('*.png'))) == 8
 
     checkpoint = 'here/epoch_1.pth'
-    for words in documented('tools/model_converters/fold_fixnorm.py'):
+    for words in documented('tools/model_converters/fold_fixnorm.py', of='CONFIG'):
         names = filled(words, CONFIG=config, CHECKPOINT=checkpoint, OUT='plain.pth')
         assert folder('tools/model_converters/fold_fixnorm.py', *names) == 0
     assert 'head.fc.g' not in torch.load('plain.pth')['state_dict']
 
     wd = config.replace('fixnorm', 'wd')
-    for words in documented('tools/fixnorm_convert.py'):
+    for words in documented('tools/fixnorm_convert.py', of='CONFIG'):
         words = filled(words, CONFIG=wd, NEW='new.py')
         assert folder('tools/fixnorm_convert.py', *words, *([] if '--force' in words else ['--force'])) == 0
     assert load_config('new.py').optim_wrapper.type == 'FixNormOptimWrapper'
 
-    for words in documented('tools/fixnorm_audit.py'):
+    for words in documented('tools/fixnorm_audit.py', of='CONFIG') + documented('tools/fixnorm_audit.py', of='NEW'):
         words = ['32' if word == '224' else word for word in words]
         names = filled(words, CONFIG=config, NEW='new.py', CHECKPOINT=checkpoint, FILE='audit.json')
         assert folder('tools/fixnorm_audit.py', *names) == 0
@@ -398,6 +400,48 @@ def write_cifar10(folder: Path) -> None:
     converter = runpy.run_path(str(ROOT / 'tools/dataset_converters/cifar10.py'))
     converter['main'].__globals__['IMAGES_PER_CLASS'] = tests['PER_CLASS']
     assert converter['main']([archive]) == 0
+
+
+# Appended to the config of the page, and to the child that was made of it.
+SMALL = """
+train_dataloader.update(batch_size=16, num_workers=0, persistent_workers=False)
+val_dataloader.update(num_workers=0, persistent_workers=False)
+test_dataloader.update(num_workers=0, persistent_workers=False)
+train_dataloader['dataset'].update(indices=32)
+val_dataloader['dataset'].update(indices=32)
+test_dataloader['dataset'].update(indices=32)
+train_cfg = dict(max_epochs=1)
+"""
+ONE_TRAINING = """
+search = dict(type='GridSearch', lrs=(0.1,), alphas=(1.0,), metric='accuracy/top1')
+"""
+
+
+@pytest.mark.slow
+def test_own_config_by_the_commands(folder, digits, tmp_path, capfd):
+    """The page from its first command to its last, in its order."""
+    page = ROOT / 'docs/own_config.md'
+    (config,) = python_blocks(page)
+    (tmp_path / 'my_config.py').write_text(config + SMALL)
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/my_images').symlink_to(digits / 'digits')
+    printed = {
+        'tools/fixnorm_audit.py': '20 of 21 weights are scale-invariant',
+        'tools/fixnorm_convert.py': '21 weights in the norm-fixing set',
+    }
+    for command in COMMANDS:
+        if command.page != page.name:
+            continue
+        words = [word.replace('epoch_30', 'epoch_1') for word in command.words[1:]]
+        if command.program in printed:
+            words += ['--size', '64']
+        if command.program == 'tools/fixnorm_search.py plan':
+            (tmp_path / 'my_fixnorm.py').write_text((tmp_path / 'my_fixnorm.py').read_text() + ONE_TRAINING)
+        assert folder(command.words[0], *words) == 0, command
+        expected = printed.pop(command.program, '')
+        assert expected in ' '.join(capfd.readouterr().out.split())
+    assert 'head.fc.g' not in torch.load('my_model.pth')['state_dict']
+    assert len((tmp_path / 'my_fixnorm.py').read_text().removesuffix(ONE_TRAINING).splitlines()) == 11
 
 
 DIGITS = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
@@ -434,7 +478,11 @@ BLOCKS = [(page, number, text) for page in PAGES for number, text in enumerate(p
 
 
 @pytest.mark.parametrize('page, number, text', BLOCKS, ids=[f'{page.stem}-{number}' for page, number, _ in BLOCKS])
-def test_a_block_of_python_runs(page, number, text):
+def test_a_block_of_python_runs(page, number, text, tmp_path):
+    if '_base_.' in text:  # a config that uses its base: not Python by itself
+        (tmp_path / 'config.py').write_text(text)
+        assert load_config(tmp_path / 'config.py')
+        return
     scope = {'model': torch.nn.Sequential(), 'torch': torch}
     if 'audit(' in text:
         scope |= dict(
