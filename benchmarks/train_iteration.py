@@ -7,22 +7,29 @@ baseline runs first and last, and FixNorm twice in between, or the other way rou
 machine which becomes slower or faster does not decide.
 
 Where a model lies in memory makes it some percent faster or slower than the same model built a second time, for the
-life of the process. So the two are measured in several pairs of processes: which is built first in the one is built
-last in the other. The ratio of a process is the median of its rounds, the ratio of a pair and that of all the geometric
-mean, with a 95 % t-interval over the pairs. Beside each pair another measures the baseline against itself: what this
-finds is not 1 by as much as the method is unsure.
+life of the process: more than what is looked for. So the two models of a process share their backbone, the part that
+the two configs have in common, and each trains it in its turn with an optimizer of its own. The ratio of a process is
+the median of its rounds. Processes come in pairs: which config is built first in the one is built last in the other.
+The ratio of a pair and that of all is the geometric mean, with a 95 % t-interval over the pairs. Beside each pair
+another measures the baseline against itself: what this finds is not 1 by as much as the method is unsure.
 
-Memory is the peak of a few iterations of one config, each in a process of its own: resident memory (VmHWM) on a CPU,
-``torch.cuda.max_memory_allocated`` on a GPU; the median of the runs. Prints a table and, last, one line of JSON. Run it
-on an otherwise idle machine::
+What differs between the configs is also timed by itself, in turn and in one process: the optimizer step, with the
+rescale in FixNorm's, and forward and backward of the head. The ratio *by parts* is 1 plus the sum of these differences over the baseline's
+iteration.
+
+Memory is what an iteration needs at its peak: on a GPU ``torch.cuda.max_memory_allocated``; on a CPU the tensors that
+stay plus the peak of the allocations that torch's profiler counts. Not the resident memory, which differs by 5 % from
+run to run of one config. Prints a table and, last, one line of JSON. Run it on an otherwise idle machine::
 
     python benchmarks/train_iteration.py [--device cuda] [--batch 16] [--size 224] [--threads 2] [--pairs 6]
-        [--rounds 4] [--memory-runs 3] [--out FILE]
+        [--rounds 4] [--out FILE]
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
+import itertools
 import json
 import logging
 import math
@@ -31,12 +38,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
+from mmpretrain.structures import DataSample
 from scipy import stats
 
 from mmfixnorm.cls.generated_batch import generate_batch
@@ -48,18 +57,23 @@ BASELINE, FIXNORM = 'resnet50_wd_16xb64-100e_imagenet.py', 'resnet50_fixnorm_16x
 LR = 1e-3
 
 
-def trainer(config: str, *, batch: int, size: int, device: str, threads: int) -> Callable[[], Any]:
-    """One training iteration of a config on a random batch."""
+def trainers(configs: Sequence[str], *, batch: int, size: int, device: str, threads: int) -> list[Callable[[], Any]]:
+    """One training iteration of each config on a random batch; their models share one backbone."""
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    cfg = load_config(str(CONFIGS / config))
-    cfg.optim_wrapper.optimizer.lr = LR
-    model: Any = prepared_model(cfg).to(device).train()
-    optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
-    optim_wrapper.initialize_count_status(model, 0, 10**9)
-    data = generate_batch(model, images=batch, size=(size, size), dtype=torch.float32, seed=0)
-    return lambda: model.train_step(data, optim_wrapper)
+    backbone = None
+    runs = []
+    for config in configs:
+        torch.manual_seed(0)
+        cfg = load_config(str(CONFIGS / config))
+        cfg.optim_wrapper.optimizer.lr = LR
+        model: Any = prepared_model(cfg).to(device).train()
+        model.backbone = backbone = backbone or model.backbone
+        optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+        optim_wrapper.initialize_count_status(model, 0, 10**9)
+        data = generate_batch(model, images=batch, size=(size, size), dtype=torch.float32, seed=0)
+        runs.append(partial(model.train_step, data, optim_wrapper))
+    return runs
 
 
 def seconds(run: Callable[[], Any], device: str) -> float:
@@ -76,7 +90,7 @@ def seconds(run: Callable[[], Any], device: str) -> float:
 def paired(other: str, options: dict[str, Any], warm_up: int, rounds: int, other_first: bool) -> dict[str, Any]:
     """Time of the baseline and of another config in turn; the ratio other / baseline of each round."""
     order = (1, 0) if other_first else (0, 1)
-    runs = {place: trainer((BASELINE, other)[place], **options) for place in order}
+    runs = dict(zip(order, trainers([(BASELINE, other)[place] for place in order], **options), strict=True))
     for _ in range(warm_up):
         for place in order:
             runs[place]()
@@ -90,6 +104,29 @@ def paired(other: str, options: dict[str, Any], warm_up: int, rounds: int, other
             times[place].append(taken[place])
     ratios = [ours / theirs for theirs, ours in zip(*times, strict=True)]
     return dict(ratios=ratios, median_ms=[1e3 * statistics.median(values) for values in times])
+
+
+def differing_parts(options: dict[str, Any], rounds: int = 40) -> dict[str, list[float]]:
+    """Median milliseconds of the optimizer step and of the head, of both configs."""
+    runs = trainers([BASELINE, FIXNORM], **options)
+    for run in runs:
+        run()
+    features = torch.randn(options['batch'], 2048, device=options['device'])
+    labels = [DataSample().set_gt_label(i % 1000) for i in range(options['batch'])]
+
+    def head(model: Any) -> None:
+        model.head.loss((features.clone().requires_grad_(),), labels)['loss'].backward()
+
+    found: dict[str, list[list[float]]] = {'step': [[], []], 'head': [[], []]}
+    for k in range(rounds):
+        for place in (0, 1, 1, 0) if k % 2 else (1, 0, 0, 1):
+            model, (_, optim_wrapper) = runs[place].func.__self__, runs[place].args
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, 1e-6)
+            found['step'][place].append(seconds(optim_wrapper.step, options['device']))
+            optim_wrapper.zero_grad()
+            found['head'][place].append(seconds(partial(head, model), options['device']))
+    return {name: [1e3 * statistics.median(values) for values in both] for name, both in found.items()}
 
 
 def over_processes(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -112,32 +149,23 @@ def in_own_process(function: Callable[..., Any], *args: Any) -> Any:
         return pool.apply(function, args)
 
 
-def peak_mb(config: str, options: dict[str, Any], iterations: int = 4) -> float:
-    """Peak memory of a process that does nothing else."""
-    run = trainer(config, **options)
+def peak_mb(config: str, options: dict[str, Any]) -> float:
+    """Most memory that tensors take in one iteration after two others."""
+    (run,) = trainers([config], **options)
+    run()
+    run()
     if options['device'] == 'cuda':
         torch.cuda.reset_peak_memory_stats()
-    for _ in range(iterations):
         run()
-    return torch.cuda.max_memory_allocated() / 2**20 if options['device'] == 'cuda' else peak_rss_mb()
-
-
-def peak_rss_mb() -> float:
-    """The largest resident memory that this process ever had."""
-    # Not resource.getrusage: its value is never below that of the parent process at the start.
-    with open('/proc/self/status') as file:
-        return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1024
-
-
-def memory(options: dict[str, Any], runs: int) -> dict[str, Any]:
-    """Peak memory of both configs, each run in a process of its own."""
-    found: dict[str, list[float]] = {BASELINE: [], FIXNORM: []}
-    for _ in range(runs):
-        for name, values in found.items():
-            values.append(in_own_process(peak_mb, name, options))
-    medians = {name: statistics.median(values) for name, values in found.items()}
-    measure = 'max_memory_allocated' if options['device'] == 'cuda' else 'VmHWM'
-    return dict(measure=measure, mb=found, ratio=medians[FIXNORM] / medians[BASELINE])
+        return torch.cuda.max_memory_allocated() / 2**20
+    gc.collect()
+    storages = [t.untyped_storage() for t in gc.get_objects() if isinstance(t, torch.Tensor)]
+    stays = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == '[memory]']
+    changes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return (stays + max(itertools.accumulate(changes))) / 2**20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,7 +177,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--warm-up', type=int, default=2, help='iterations of each that are not counted')
     parser.add_argument('--pairs', type=int, default=6, help='of processes, and as many of the baseline with itself')
     parser.add_argument('--rounds', type=int, default=4, help='of four iterations, in each process')
-    parser.add_argument('--memory-runs', type=int, default=3, help='processes for each config')
     parser.add_argument('--out', help='file to append the JSON line to')
     args = parser.parse_args(argv)
     options = dict(batch=args.batch, size=args.size, device=args.device, threads=args.threads)
@@ -161,8 +188,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     iteration, control = map(over_processes, found.values())
     for name, result in (('time', iteration), ('control', control)):
         print('{:8}{:.4f}  [{:.4f}, {:.4f}]'.format(name, result['ratio'], *result['interval_95']), flush=True)
-    peak = memory(options, args.memory_runs)
-    print(f'memory  {peak["ratio"]:.4f}  ({peak["measure"]})')
+    parts = in_own_process(differing_parts, options)
+    for name, (theirs, ours) in parts.items():
+        print(f'{name:8}{ours - theirs:+.2f} ms  ({theirs:.2f} and {ours:.2f})')
+    by_parts = 1 + sum(ours - theirs for theirs, ours in parts.values()) / iteration['median_ms'][0]
+    print(f'by parts {by_parts:.4f}', flush=True)
+    peak = {name: in_own_process(peak_mb, name, options) for name in (BASELINE, FIXNORM)}
+    print(f'memory  {peak[FIXNORM] / peak[BASELINE]:.4f}  ({peak[BASELINE]:.0f} MB)')
     name = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
     line = json.dumps(
         dict(
@@ -175,7 +207,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             rounds=args.rounds,
             iteration=iteration,
             control=control,
-            memory=peak,
+            parts_ms=parts,
+            by_parts=by_parts,
+            peak_mb=peak,
         )
     )
     print(line)
