@@ -14,8 +14,8 @@ The ratio of a pair and that of all is the geometric mean, with a 95 % t-interva
 another measures the baseline against itself: what this finds is not 1 by as much as the method is unsure.
 
 What differs between the configs is also timed by itself, in turn and in one process: the optimizer step, with the
-rescale in FixNorm's, and forward and backward of the head. The ratio *by parts* is 1 plus the sum of these differences over the baseline's
-iteration.
+rescale in FixNorm's, and forward and backward of the head. The ratio *by parts* is 1 plus the sum of these differences
+over the baseline's iteration.
 
 Memory is what an iteration needs at its peak: on a GPU ``torch.cuda.max_memory_allocated``; on a CPU the tensors that
 stay plus the peak of the allocations that torch's profiler counts. Not the resident memory, which differs by 5 % from
