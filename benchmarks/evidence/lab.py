@@ -69,7 +69,7 @@ class Lab:
         done = self._group(group)
         if done is None:
             block = {**named(config), **settings}
-            problem = self._problem(group, config, {**(options or {}), 'search': dict(_delete_=True, **block)})
+            problem = self._problem(group, config, {**(options or {}), 'search': block})
             outcome = run_search(problem, executor=self._executor, poll_s=0.05)
             if outcome.best is None:
                 raise SystemExit(f'{group}: {outcome.kind}: {outcome.message}')
@@ -116,9 +116,7 @@ class Lab:
             block['alphas'] = [point.alpha]
         runs: list[dict[str, Any]] = []
         for seed in seeds:  # one training each: a search has one seed
-            problem = self._problem(
-                f'{group}/seed{seed}', config, {**changed, 'search': dict(_delete_=True, seed=seed, **block)}
-            )
+            problem = self._problem(f'{group}/seed{seed}', config, {**changed, 'search': dict(seed=seed, **block)})
             outcome = run_search(problem, executor=self._executor, poll_s=0.05)
             if outcome.kind not in ('done', 'stuck'):  # stuck: diverged, which is a result
                 raise SystemExit(f'{group}: {outcome.kind}: {outcome.message}')
@@ -129,6 +127,8 @@ class Lab:
 
     def _problem(self, group: str, config: str, options: Mapping[str, Any]) -> SearchProblem:
         own = copy.deepcopy(dict(options))  # merging takes `_delete_` out of it
+        if 'search' in load_config(config_file(config)):
+            own['search']['_delete_'] = True  # where there is nothing to replace mmengine leaves the key in
         return load_problem(
             config_file(config), work_dir=self._work_dir / group, cfg_options=own, workers=self._workers
         )
