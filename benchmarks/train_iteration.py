@@ -112,7 +112,7 @@ def differing_parts(options: dict[str, Any], rounds: int = 40) -> dict[str, list
     for run in runs:
         run()
     features = torch.randn(options['batch'], 2048, device=options['device'])
-    labels = [DataSample().set_gt_label(i % 1000) for i in range(options['batch'])]
+    labels = [DataSample().set_gt_label(i % 1000).to(options['device']) for i in range(options['batch'])]
 
     def head(model: Any) -> None:
         model.head.loss((features.clone().requires_grad_(),), labels)['loss'].backward()

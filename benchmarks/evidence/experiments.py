@@ -2,12 +2,12 @@
 
 The searches rank on 300 images of each class that are not trained on; what they choose is trained again with
 seeds that no search has seen, and measured on the test set. FixNorm searches have the paper's settings. Weight decay
-has a wider range than in the paper on both axes, so that its best lies inside.
+has a wider range than in the paper on both axes. Where a best was seen at an edge, the network is searched again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.evidence.lab import RESULTS, Lab, Point, read_lines
@@ -31,13 +31,16 @@ MOBILE = {
 RESIDUAL = {'fixnorm': FIXNORM, 'bo': BO, 'unimodal': UNIMODAL}
 
 
-def table1(network: str, searches: Mapping[str, dict[str, Any]], reference: Point) -> Callable[[Lab], None]:
+def table1(
+    network: str, searches: Mapping[str, dict[str, Any]], reference: Point, untested: Sequence[str] = ()
+) -> Callable[[Lab], None]:
     """FixNorm searches, BO + WD and untuned weight decay on one network.
 
     Args:
         network (str): The first word of its configs.
         searches (Mapping): Settings of each search by the name of its group; ``bo`` begins those of weight decay.
         reference (Point): What is trained untuned.
+        untested (Sequence[str]): Groups whose winner is not trained again.
     """
 
     def run(lab: Lab) -> None:
@@ -45,7 +48,7 @@ def table1(network: str, searches: Mapping[str, dict[str, Any]], reference: Poin
         for group, settings in searches.items():
             config = wd if group.startswith('bo') else fixnorm
             winner = lab.search(group, config, **settings)
-            if group == 'fixnorm' or f'{group}-low' not in searches:  # a corner is no baseline
+            if group not in untested:
                 lab.finals(f'{group}-test', config, winner)
         lab.finals('reference-test', wd, reference)
 
@@ -144,7 +147,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'table1-residual': table1('residual', RESIDUAL, Point(0.4, None, 1e-4)),
     'fig4': fig4,
     'fig1-2': fig1_2,
-    'table1-mobile': table1('mobile', MOBILE, Point(0.2, None, 4e-5)),
+    'table1-mobile': table1('mobile', MOBILE, Point(0.2, None, 4e-5), untested=['bo']),  # a corner is no baseline
     'fig2-fit': fig2_fit,
     'transfer-digits': transfer('configs/digits/resnet8_{method}_1xb64-20e_digits.py'),
     'transfer-bccd': transfer('bccd_{method}.py', lr_range=(0.01, 0.2)),
