@@ -11,7 +11,6 @@ Prints one JSON line for each search; each is a process of its own. Without torc
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -19,13 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ['MMFIXNORM_REGISTER'] = '0'
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.executor import Executor, Exit
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.result import SPEC_FILE, TrialResult
 
-del os.environ['MMFIXNORM_REGISTER']
 CONFIG = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
 
 

@@ -21,14 +21,12 @@ import argparse
 import itertools
 import json
 import math
-import os
 import random
 import tempfile
 import time
 from pathlib import Path
 from unittest import mock
 
-os.environ['MMFIXNORM_REGISTER'] = '0'
 from mmfixnorm.search import driver
 from mmfixnorm.search.executor import Executor, Exit
 from mmfixnorm.search.planner import replay
@@ -36,7 +34,6 @@ from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.result import SPEC_FILE, TrialResult
 from mmfixnorm.search.study import read_record
 
-del os.environ['MMFIXNORM_REGISTER']
 T_MAX_S = 600.0
 CONFIG = """
 train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=1)

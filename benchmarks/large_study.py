@@ -25,7 +25,6 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
-os.environ['MMFIXNORM_REGISTER'] = '0'  # as tools/fixnorm_search.py does
 from rich.console import Console
 
 from mmfixnorm.search.console import print_state
@@ -35,8 +34,6 @@ from mmfixnorm.search.report import write_report
 from mmfixnorm.search.result import LOG_FILE, TrialResult
 from mmfixnorm.search.study import STUDY_FILE, open_record, read_record
 from mmfixnorm.search.table import search_state
-
-del os.environ['MMFIXNORM_REGISTER']
 
 EPOCHS = 20
 CONFIG = """

@@ -1,15 +1,10 @@
 """FixNorm for the OpenMMLab toolboxes: training without weight decay (Zhou, Sun and Zhong, 2021).
 
-Importing this registers the optim wrappers, hooks and layers; ``mmfixnorm.cls`` adds what mmpretrain needs.
+Importing this registers nothing and loads no torch. ``mmfixnorm.engine`` registers optim wrappers, hooks and layers;
+``mmfixnorm.cls``, ``mmfixnorm.det`` and ``mmfixnorm.seg`` add the heads of one toolbox each, and import it. In a config:
+``custom_imports = dict(imports=['mmfixnorm.cls'])``.
 """
 
-import os
-
 from mmfixnorm.version import __version__
-
-# The driver of a search sets it, for itself alone: it builds nothing, and without torch it has a
-# tenth of the memory and starts at once.
-if os.environ.get('MMFIXNORM_REGISTER') != '0':
-    from mmfixnorm import engine  # noqa: F401
 
 __all__ = ['__version__']

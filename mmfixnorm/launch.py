@@ -24,6 +24,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, RUNNERS, init_default_scop
 from mmengine.runner import Runner
 from torch import nn
 
+import mmfixnorm.engine  # noqa: F401  # whatever a config imports, its tools know the optim wrappers and hooks
 from mmfixnorm.config import explain_import, load_config, message_of
 from mmfixnorm.data_checks.built import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure

@@ -12,7 +12,6 @@ have to be run (--executor manual), 130 interrupted.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,8 +19,6 @@ from dataclasses import replace
 from mmengine.config import DictAction
 from rich.console import Console
 
-# This process builds nothing of a config, so it leaves torch alone (see mmfixnorm/__init__.py).
-os.environ['MMFIXNORM_REGISTER'] = '0'
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.console import SHOWN_ROWS, event_printer, print_plan, print_state
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
@@ -33,8 +30,6 @@ from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.study import STUDY_FILE, read_record
 from mmfixnorm.search.table import search_state
-
-del os.environ['MMFIXNORM_REGISTER']  # its trials do build
 
 STATUS = {'done': 0, 'stuck': 1, 'waiting': 3, 'interrupted': 130}
 

@@ -8,6 +8,7 @@ except ImportError as err:
         '"mmfixnorm[openmmlab]" for the classic packages'
     ) from err
 
+import mmfixnorm.engine  # noqa: F401  # registers optim wrappers, hooks and layers
 from mmfixnorm.cls.backbones import MobileNetV2CIFAR, ThinResNetCIFAR
 from mmfixnorm.cls.datasets import SubsetCustomDataset
 from mmfixnorm.cls.heads import FixNormLinearClsHead, WNLinearClsHead

@@ -8,6 +8,7 @@ except ImportError as err:
         '"mmfixnorm[openmmlab]" for the classic packages'
     ) from err
 
+import mmfixnorm.engine  # noqa: F401  # registers optim wrappers, hooks and layers
 from mmfixnorm.det.heads import (
     FixNormDenseHeadMixin,
     FixNormFCOSHead,

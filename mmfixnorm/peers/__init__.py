@@ -3,6 +3,7 @@
 Registered by ``custom_imports = dict(imports=['mmfixnorm.peers'])``. docs/peers.md has the table.
 """
 
+import mmfixnorm.engine  # noqa: F401  # registers optim wrappers, hooks and layers
 from mmfixnorm.peers.bounded_weight_norm import MeanOnlyBatchNorm2d, NormBoundedConv2d
 from mmfixnorm.peers.exponential_lr import ExponentialGrowthLR
 from mmfixnorm.peers.lr_correction import LRCorrectionHook, PerLayerGroupsOptimWrapperConstructor

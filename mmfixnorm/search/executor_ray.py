@@ -218,7 +218,6 @@ class RayClient:
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, '-m', 'mmfixnorm.search.executor_ray_client', self._address],
-            env={**os.environ, 'MMFIXNORM_REGISTER': '0'},
             stdin=subprocess.PIPE,  # it ends when this is closed, however this process ends
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -6,7 +6,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 from torch.nn import functional as F
 
-import mmfixnorm  # noqa: F401
+import mmfixnorm.engine  # noqa: F401
 from mmfixnorm.core import FixNormLinear
 
 ALPHA = 0.6
