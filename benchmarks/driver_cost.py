@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executor import Executor, Exit
+from mmfixnorm.search.executors.local import Executor, Exit
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.result import SPEC_FILE, TrialResult
+from mmfixnorm.search.trial.folder import SPEC_FILE, TrialResult
 
 CONFIG = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
 

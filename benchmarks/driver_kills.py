@@ -24,10 +24,10 @@ from collections import Counter
 from pathlib import Path
 
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executor import LocalExecutor
-from mmfixnorm.search.executor_claim import claimed_pid
+from mmfixnorm.search.executors.claim import claimed_pid
+from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.study import closed_trainings, read_record
+from mmfixnorm.search.record.study import closed_trainings, read_record
 
 FAKE = Path(__file__).parents[1] / 'tests' / 'search' / 'fake_trial.py'
 FORK = multiprocessing.get_context('fork')  # a driver without the seconds that imports take

@@ -28,11 +28,11 @@ from pathlib import Path
 from unittest import mock
 
 from mmfixnorm.search import driver
-from mmfixnorm.search.executor import Executor, Exit
+from mmfixnorm.search.executors.local import Executor, Exit
 from mmfixnorm.search.planner import replay
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.result import SPEC_FILE, TrialResult
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.trial.folder import SPEC_FILE, TrialResult
 
 T_MAX_S = 600.0
 CONFIG = """

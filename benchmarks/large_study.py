@@ -27,13 +27,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmfixnorm.search.console import print_state
 from mmfixnorm.search.planner import Spec, plan
 from mmfixnorm.search.problem import SearchProblem, load_problem
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.study import STUDY_FILE, open_record, read_record
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.result import LOG_FILE, TrialResult
-from mmfixnorm.search.study import STUDY_FILE, open_record, read_record
-from mmfixnorm.search.table import search_state
+from mmfixnorm.search.terminal.console import print_state
+from mmfixnorm.search.trial.folder import LOG_FILE, TrialResult
 
 EPOCHS = 20
 CONFIG = """

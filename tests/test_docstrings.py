@@ -25,7 +25,7 @@ def names_for(module: str, folder: Path) -> dict[str, object]:
         images.mkdir(parents=True)
         for number in range(500):
             (images / f'{number}.png').touch()
-    if module == 'mmfixnorm.search.schedule':
+    if module == 'mmfixnorm.search.trial.schedule':
         stock = "_base_ = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'\n"
         (folder / 'resnet50_8xb32_in1k.py').write_text(stock)
     return {}

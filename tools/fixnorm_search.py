@@ -20,16 +20,16 @@ from mmengine.config import DictAction
 from rich.console import Console
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.console import SHOWN_ROWS, event_printer, print_plan, print_state
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
 from mmfixnorm.search.events import Event
-from mmfixnorm.search.executor_settings import KINDS, choose_executor
-from mmfixnorm.search.follow import follow
-from mmfixnorm.search.imports import check_custom_imports
+from mmfixnorm.search.executors.settings import KINDS, choose_executor
 from mmfixnorm.search.problem import SearchProblem, load_problem
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.study import STUDY_FILE, read_record
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.study import STUDY_FILE, read_record
-from mmfixnorm.search.table import search_state
+from mmfixnorm.search.terminal.console import SHOWN_ROWS, event_printer, print_plan, print_state
+from mmfixnorm.search.terminal.follow import follow
+from mmfixnorm.search.trial.imports import check_custom_imports
 
 STATUS = {'done': 0, 'stuck': 1, 'waiting': 3, 'interrupted': 130}
 

@@ -25,7 +25,7 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import load_config
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.problem import SearchProblem, load_problem
-from mmfixnorm.search.study import Attempt, StudyRecord, read_record
+from mmfixnorm.search.record.study import Attempt, StudyRecord, read_record
 
 HERE = Path(__file__).parent
 RESULTS = HERE / 'results'

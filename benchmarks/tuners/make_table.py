@@ -22,10 +22,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.warm_executor import WarmExecutor
+from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.files import write_text
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.record.study import read_record
 
 HERE = Path(__file__).parent
 ALPHAS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

@@ -28,7 +28,8 @@ from typing import NamedTuple
 import numpy as np
 
 import mmfixnorm.search
-from mmfixnorm.search.bayesian import propose
+from mmfixnorm.search.methods.base import ranked
+from mmfixnorm.search.methods.bayesian import propose
 from mmfixnorm.search.planner import Closed, Done, Propose, Run, Spec, plan
 from mmfixnorm.search.settings import (
     BayesianSearch,
@@ -39,7 +40,6 @@ from mmfixnorm.search.settings import (
     SuccessiveHalvingSearch,
     UnimodalFixNormSearch,
 )
-from mmfixnorm.search.stages import ranked
 
 sys.path.insert(0, str(Path(__file__).parent))
 from replay_report import Curve, write_report
@@ -199,7 +199,8 @@ def _from_json(line: str) -> Curve | None:
 
 def _digest(path: Path, settings: SearchSettings) -> str:
     """A name for what was played: the table, the settings, and the code of the method and of the replay."""
-    code = [Path(mmfixnorm.search.__file__).with_name(f'{name}.py') for name in ('stages', *_CODE[settings.kind])]
+    search = Path(mmfixnorm.search.__file__).parent
+    code = [search / f'{name}.py' for name in ('methods/base', *_CODE[settings.kind])]
     code += [HERE / name for name in ('replay.py', 'surfaces.py')]
     parts = [repr(sorted(settings.identity().items())).encode(), *(p.read_bytes() for p in (path, *code))]
     return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
@@ -207,12 +208,12 @@ def _digest(path: Path, settings: SearchSettings) -> str:
 
 #: Modules of ``mmfixnorm.search`` that decide what each method trains.
 _CODE = {
-    'FixNormSearch': ('planner', 'grids'),
-    'UnimodalFixNormSearch': ('unimodal', 'grids'),
-    'GridSearch': ('grids',),
-    'RandomSearch': ('random_points',),
-    'SuccessiveHalvingSearch': ('random_points', 'halving'),
-    'BayesianSearch': ('random_points', 'bayesian'),
+    'FixNormSearch': ('planner', 'methods/grid'),
+    'UnimodalFixNormSearch': ('methods/unimodal', 'methods/grid'),
+    'GridSearch': ('methods/grid',),
+    'RandomSearch': ('methods/random_points',),
+    'SuccessiveHalvingSearch': ('methods/random_points', 'methods/halving'),
+    'BayesianSearch': ('methods/random_points', 'methods/bayesian'),
 }
 
 

@@ -12,7 +12,7 @@ from mmfixnorm.analysis.chart import Chart
 from mmfixnorm.analysis.draw_html import html_page
 from mmfixnorm.analysis.draw_png import draw_png
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.files import make_folder, write_text
+from mmfixnorm.search._utils.files import make_folder, write_text
 
 
 class ChartFiles(NamedTuple):

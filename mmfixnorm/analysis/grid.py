@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from mmfixnorm.analysis.chart import Chart, HeatMap
 from mmfixnorm.analysis.independence import Table, interaction, ranking_agreement, tukey_non_additivity
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.record.compare import Study
 from mmfixnorm.search.settings import GridSearch
-from mmfixnorm.search.studies import Study
 
 _SEEDS = frozenset({'search.seed', 'config.randomness.seed'})
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.schedule import training_length
+from mmfixnorm.search.trial.schedule import training_length
 
 SCALARS = 'vis_data/scalars.json'
 #: Who logs what is not in every log.

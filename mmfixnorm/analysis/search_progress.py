@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 
 from mmfixnorm.analysis.chart import Chart, Line, Panel, Star
-from mmfixnorm.search.curves import alpha_curves, lr_curves
+from mmfixnorm.search.record.compare import Study
+from mmfixnorm.search.record.state import progress
+from mmfixnorm.search.report.curves import alpha_curves, lr_curves
 from mmfixnorm.search.settings import FixNormSearch
-from mmfixnorm.search.studies import Study
-from mmfixnorm.search.table import progress
 
 
 def search_chart(studies: Sequence[Study]) -> Chart:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from mmfixnorm.search import checks
-from mmfixnorm.search.executor_settings import ExecutorSettings, parse_executor
-from mmfixnorm.search.values import TUNED
+from mmfixnorm.search._utils import checks
+from mmfixnorm.search.executors.settings import ExecutorSettings, parse_executor
+from mmfixnorm.search.methods.values import TUNED
 
 #: Settings that say how trials are executed, not what they are: changing them never changes a
 #: result, so a search may be resumed with other values.

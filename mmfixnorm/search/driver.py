@@ -14,22 +14,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.bayesian import propose
+from mmfixnorm.search._utils.files import make_folder
+from mmfixnorm.search._utils.signals import StopFlag, stop_on_signals
+from mmfixnorm.search._utils.writing import CannotWriteError, writing_to
 from mmfixnorm.search.events import Event, Listener, ignore
-from mmfixnorm.search.executor import Executor, Exit, UnavailableError
-from mmfixnorm.search.executor_build import build_executor
-from mmfixnorm.search.files import make_folder
-from mmfixnorm.search.interrupt import StopFlag, stop_on_signals
-from mmfixnorm.search.lock import driver_lock
+from mmfixnorm.search.executors import build_executor
+from mmfixnorm.search.executors.local import Executor, Exit, UnavailableError
+from mmfixnorm.search.methods.bayesian import propose
+from mmfixnorm.search.methods.values import describe
 from mmfixnorm.search.planner import Best, Done, Propose, Run, Spec, Stuck, plan, replay
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.result import LOG_FILE, TrialResult, read_result
+from mmfixnorm.search.record.checkpoints import WeightKeeper
+from mmfixnorm.search.record.lock import driver_lock
+from mmfixnorm.search.record.study import StudyRecord, open_record
 from mmfixnorm.search.retries import Retries
-from mmfixnorm.search.study import StudyRecord, open_record
-from mmfixnorm.search.task import check_folder, write_task
-from mmfixnorm.search.values import describe
-from mmfixnorm.search.weights import WeightKeeper
-from mmfixnorm.search.writing import CannotWriteError, writing_to
+from mmfixnorm.search.trial.folder import LOG_FILE, TrialResult, read_result
+from mmfixnorm.search.trial.task import check_folder, write_task
 
 TRIAL_COMMAND = (sys.executable, '-m', 'mmfixnorm.search.trial')
 _LOG_LINES = 8

@@ -24,20 +24,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from mmfixnorm.search.base_settings import SearchSettings
-from mmfixnorm.search.bayesian import outline_bayesian, replay_bayesian
-from mmfixnorm.search.confirm import outline_confirm, replay_confirm
-from mmfixnorm.search.grids import outline_grid, replay_grid, split
-from mmfixnorm.search.halving import outline_halving, replay_halving
-from mmfixnorm.search.random_points import outline_random, replay_random
-from mmfixnorm.search.settings import (
-    BayesianSearch,
-    FixNormSearch,
-    GridSearch,
-    RandomSearch,
-    SuccessiveHalvingSearch,
-    UnimodalFixNormSearch,
-)
-from mmfixnorm.search.stages import (
+from mmfixnorm.search.methods.base import (
     Best,
     Closed,
     History,
@@ -48,7 +35,20 @@ from mmfixnorm.search.stages import (
     better,
     make_stage,
 )
-from mmfixnorm.search.unimodal import outline_unimodal, replay_unimodal
+from mmfixnorm.search.methods.bayesian import outline_bayesian, replay_bayesian
+from mmfixnorm.search.methods.confirm import outline_confirm, replay_confirm
+from mmfixnorm.search.methods.grid import outline_grid, replay_grid, split
+from mmfixnorm.search.methods.halving import outline_halving, replay_halving
+from mmfixnorm.search.methods.random_points import outline_random, replay_random
+from mmfixnorm.search.methods.unimodal import outline_unimodal, replay_unimodal
+from mmfixnorm.search.settings import (
+    BayesianSearch,
+    FixNormSearch,
+    GridSearch,
+    RandomSearch,
+    SuccessiveHalvingSearch,
+    UnimodalFixNormSearch,
+)
 
 _T = TypeVar('_T', Closed, Spec)
 Outline = list[tuple[str, int, float]]

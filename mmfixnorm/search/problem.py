@@ -14,13 +14,13 @@ from mmengine.config import Config
 
 from mmfixnorm.config import load_config
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.bayesian import check_sampler
+from mmfixnorm.search._utils.keys import flatten, get_key
 from mmfixnorm.search.data import check_data, describe_data
-from mmfixnorm.search.dotted import flatten, get_key
+from mmfixnorm.search.methods.bayesian import check_sampler
+from mmfixnorm.search.methods.values import Point, values_of
 from mmfixnorm.search.planner import Spec, outline
-from mmfixnorm.search.schedule import scale_schedule, shortened_length, training_length
 from mmfixnorm.search.settings import BayesianSearch, SearchSettings, parse_settings
-from mmfixnorm.search.values import Point, values_of
+from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
 
 #: Parts of a config that say where and how a training runs, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level'})

@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import checks
+from mmfixnorm.search._utils import checks
+from mmfixnorm.search._utils.keys import nearest
 from mmfixnorm.search.base_settings import SearchSettings
-from mmfixnorm.search.dotted import nearest
-from mmfixnorm.search.sampled_settings import BayesianSearch, RandomSearch, SuccessiveHalvingSearch
+from mmfixnorm.search.methods.sampled import BayesianSearch, RandomSearch, SuccessiveHalvingSearch
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import pytest
 
 from mmfixnorm.analysis.grid import Grid, grid_chart, independence_notes, read_grid
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.studies import read_studies
+from mmfixnorm.search.record.compare import read_studies
 
 BOTH = "type='GridSearch', lrs=[1.0, 0.4, 2.8], alphas=[4.0, 1.0]"
 

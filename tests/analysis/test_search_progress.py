@@ -6,7 +6,7 @@ import pytest
 
 from mmfixnorm.analysis.search_progress import search_chart
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.studies import read_studies
+from mmfixnorm.search.record.compare import read_studies
 
 GRID = "type='GridSearch', lrs=[0.5, 1.0, 3.0]"
 

@@ -9,8 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmfixnorm.search.schedule import scale_schedule
 from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.trial.schedule import scale_schedule
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PATHS = sorted(path for folder in ('coco', 'cityscapes') for path in (CONFIGS / folder).glob('*.py'))

@@ -9,10 +9,10 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mmfixnorm.launch import load_config
-from mmfixnorm.search import trial
 from mmfixnorm.search.planner import Spec
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.trial import __main__ as trial
 
 TASKS = {  # metric, keys of alpha
     'detection': ('coco/bbox_mAP', ['model.bbox_head.alpha']),

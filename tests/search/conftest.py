@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.search.driver import Outcome, run_search
-from mmfixnorm.search.executor import LocalExecutor
+from mmfixnorm.search.executors.local import LocalExecutor
+from mmfixnorm.search.methods.values import values_of
 from mmfixnorm.search.problem import SearchProblem, load_problem
-from mmfixnorm.search.study import read_record
-from mmfixnorm.search.table import search_state
-from mmfixnorm.search.values import values_of
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.study import read_record
 
 HERE = Path(__file__).parent
 

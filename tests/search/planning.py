@@ -2,7 +2,7 @@
 
 import math
 
-from mmfixnorm.search.bayesian import propose
+from mmfixnorm.search.methods.bayesian import propose
 from mmfixnorm.search.planner import Closed, Propose, Run, plan
 
 LR, WEIGHT_DECAY = 0.53, 8.6e-5  # BO + WD of Table 1

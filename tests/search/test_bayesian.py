@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import bayesian
-from mmfixnorm.search.console import print_plan
+from mmfixnorm.search.methods import bayesian
 from mmfixnorm.search.planner import Done, Propose, Stuck, outline, plan, replay
+from mmfixnorm.search.record.state import ledger
 from mmfixnorm.search.settings import BayesianSearch, RandomSearch
-from mmfixnorm.search.table import ledger
+from mmfixnorm.search.terminal.console import print_plan
 from tests.search.planning import LR, RANGES, WEIGHT_DECAY, closed, hill, play
 
 FORK = multiprocessing.get_context('fork')

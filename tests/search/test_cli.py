@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.record.study import read_record
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'fixnorm_search.py'
 

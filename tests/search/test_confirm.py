@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.confirm import CONFIRMATION, confirmations, t_interval
+from mmfixnorm.search.methods.confirm import CONFIRMATION, confirmations, t_interval
 from mmfixnorm.search.planner import Done, Run, outline, plan, replay
 from mmfixnorm.search.problem import load_problem
+from mmfixnorm.search.record.state import ledger, search_state
+from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.settings import BayesianSearch, FixNormSearch, GridSearch, RandomSearch, SuccessiveHalvingSearch
-from mmfixnorm.search.study import read_record
-from mmfixnorm.search.table import ledger, search_state
 from tests.search.planning import RANGES, closed, play
 
 GRID = GridSearch(lrs=(0.4, 0.8, 1.6), confirm_seeds=3)

@@ -12,9 +12,9 @@ import time
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.executor import LocalExecutor
-from mmfixnorm.search.lock import driver_lock
-from mmfixnorm.search.study import STUDY_FILE
+from mmfixnorm.search.executors.local import LocalExecutor
+from mmfixnorm.search.record.lock import driver_lock
+from mmfixnorm.search.record.study import STUDY_FILE
 
 FORK = multiprocessing.get_context('fork')  # a driver without the seconds that imports take
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executor import LocalExecutor
-from mmfixnorm.search.parent import die_with_parent
+from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.trial.parent import die_with_parent
 
 HERE = Path(__file__).parent
 FORK = multiprocessing.get_context('fork')
@@ -78,7 +78,7 @@ def test_the_gpus_of_an_adopted_trial_are_not_free(gpus_of_trials, tmp_path):
 
 def test_the_cores_are_shared_out_among_all_processes(tmp_path, monkeypatch):
     monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    monkeypatch.setattr('mmfixnorm.search.executor._cores', lambda: 16)
+    monkeypatch.setattr('mmfixnorm.search.executors.local._cores', lambda: 16)
     executor = LocalExecutor(2, ['/bin/sh', '-c', 'echo $OMP_NUM_THREADS > $0/got'], gpus_per_trial=4)
     handle = executor.submit(tmp_path, 1)
     wait_until(lambda: executor.poll(handle))

@@ -3,13 +3,14 @@
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import executor_build, executor_ray
-from mmfixnorm.search.executor import LocalExecutor
-from mmfixnorm.search.executor_build import build_executor, in_processes
-from mmfixnorm.search.executor_manual import ManualExecutor
-from mmfixnorm.search.executor_ray import RayExecutor
-from mmfixnorm.search.executor_settings import LocalSettings, SlurmSettings, choose_executor
-from mmfixnorm.search.executor_slurm import SlurmExecutor
+from mmfixnorm.search import executors as executor_build
+from mmfixnorm.search.executors import build_executor, in_processes
+from mmfixnorm.search.executors import ray as executor_ray
+from mmfixnorm.search.executors.local import LocalExecutor
+from mmfixnorm.search.executors.manual import ManualExecutor
+from mmfixnorm.search.executors.ray import RayExecutor
+from mmfixnorm.search.executors.settings import LocalSettings, SlurmSettings, choose_executor
+from mmfixnorm.search.executors.slurm import SlurmExecutor
 from mmfixnorm.search.settings import parse_settings
 
 BAD = [

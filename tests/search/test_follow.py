@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from mmfixnorm.search.follow import draw, follow, look
-from mmfixnorm.search.running import running_trials
-from mmfixnorm.search.table import search_state
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.terminal.follow import draw, follow, look
+from mmfixnorm.search.terminal.running import running_trials
 
 
 def contents(folder):

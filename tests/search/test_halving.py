@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfixnorm.search.planner import Done, Run, Stuck, outline, plan
+from mmfixnorm.search.record.state import ledger, search_state
 from mmfixnorm.search.settings import RandomSearch, SuccessiveHalvingSearch
-from mmfixnorm.search.table import ledger, search_state
 from tests.search.planning import RANGES, closed, play
 
 

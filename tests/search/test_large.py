@@ -9,10 +9,10 @@ import optuna
 import pytest
 from rich.console import Console
 
-from mmfixnorm.search.console import print_state
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.study import STUDY_FILE, read_record
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.study import STUDY_FILE, read_record
-from mmfixnorm.search.table import search_state
+from mmfixnorm.search.terminal.console import print_state
 
 BENCHMARK = Path(__file__).parents[2] / 'benchmarks' / 'large_study.py'
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mmfixnorm.search.record.state import ledger, search_state
 from mmfixnorm.search.settings import KINDS
-from mmfixnorm.search.table import ledger, search_state
 
 RANGES = 'weight_decay_range=(1e-5, 5e-4)'
 # A search block -> its trainings as (number, length in T_max); the fake's best is at lr 1.1 and alpha 4.

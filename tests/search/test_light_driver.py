@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import executor_build
-from mmfixnorm.search.imports import check_custom_imports
+from mmfixnorm.search import executors as executor_build
+from mmfixnorm.search.trial.imports import check_custom_imports
 
 ROOT = Path(__file__).parents[2]
 LIMIT_MB = 200

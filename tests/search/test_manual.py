@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.executor import LocalExecutor
-from mmfixnorm.search.executor_manual import ManualExecutor
-from mmfixnorm.search.lock import driver_lock
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.executors.local import LocalExecutor
+from mmfixnorm.search.executors.manual import ManualExecutor
+from mmfixnorm.search.record.lock import driver_lock
+from mmfixnorm.search.record.study import read_record
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'fixnorm_search.py'
 

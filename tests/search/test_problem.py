@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.keys import flatten, get_key, nest
 from mmfixnorm.search.data import check_data, data_paths, describe_data
-from mmfixnorm.search.dotted import flatten, get_key, nest
 from mmfixnorm.search.planner import Spec
 from mmfixnorm.search.problem import load_problem
 

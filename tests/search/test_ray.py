@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import executor_ray
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executor import Exit, LocalExecutor, UnavailableError
-from mmfixnorm.search.executor_ray import RayExecutor
-from mmfixnorm.search.executor_settings import RaySettings
+from mmfixnorm.search.executors import ray as executor_ray
+from mmfixnorm.search.executors.local import Exit, LocalExecutor, UnavailableError
+from mmfixnorm.search.executors.ray import RayExecutor
+from mmfixnorm.search.executors.settings import RaySettings
 from tests.search import ray_local
 
 FORK = multiprocessing.get_context('fork')

@@ -4,12 +4,12 @@ import pytest
 from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.curves import alpha_curves, lr_curves, validation_curves
+from mmfixnorm.search.record.state import ledger, progress, search_state, stage_costs
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.report_html import duration
-from mmfixnorm.search.report_trials import end_of
-from mmfixnorm.search.table import ledger, progress, search_state, stage_costs
-from mmfixnorm.search.winner import winner_diff
+from mmfixnorm.search.report.curves import alpha_curves, lr_curves, validation_curves
+from mmfixnorm.search.report.html import duration
+from mmfixnorm.search.report.trials import end_of
+from mmfixnorm.search.report.winner import winner_diff
 
 
 @pytest.fixture

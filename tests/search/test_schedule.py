@@ -10,7 +10,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.schedule import scale_schedule, shortened_length, training_length
+from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
 
 
 def config(param_scheduler=None, **train_cfg):

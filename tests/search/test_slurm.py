@@ -17,9 +17,9 @@ import pytest
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executor import LocalExecutor, UnavailableError
-from mmfixnorm.search.executor_settings import SlurmSettings
-from mmfixnorm.search.executor_slurm import SlurmExecutor
+from mmfixnorm.search.executors.local import LocalExecutor, UnavailableError
+from mmfixnorm.search.executors.settings import SlurmSettings
+from mmfixnorm.search.executors.slurm import SlurmExecutor
 
 HERE = Path(__file__).parent
 FORK = multiprocessing.get_context('fork')

@@ -10,11 +10,11 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
-from mmfixnorm.search import trial
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.planner import Spec
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.study import read_record
+from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.trial import __main__ as trial
 
 HERE = Path(__file__).parent
 ALPHA = 'model.head.alpha'

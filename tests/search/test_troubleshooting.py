@@ -6,18 +6,19 @@ import pytest
 
 from mmfixnorm.config import explain_import
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import built, trial
+from mmfixnorm.search._utils.writing import writing_to
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executor import Exit, LocalExecutor, UnavailableError
-from mmfixnorm.search.executor_claim import check_owner
-from mmfixnorm.search.lock import driver_lock
+from mmfixnorm.search.executors.claim import check_owner
+from mmfixnorm.search.executors.local import Exit, LocalExecutor, UnavailableError
+from mmfixnorm.search.methods.base import Spec
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.result import read_result
-from mmfixnorm.search.stages import Spec
-from mmfixnorm.search.study import STUDY_FILE, read_record
-from mmfixnorm.search.table import search_state
-from mmfixnorm.search.task import check_folder
-from mmfixnorm.search.writing import writing_to
+from mmfixnorm.search.record.lock import driver_lock
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.study import STUDY_FILE, read_record
+from mmfixnorm.search.trial import __main__ as trial
+from mmfixnorm.search.trial import readback as built
+from mmfixnorm.search.trial.folder import read_result
+from mmfixnorm.search.trial.task import check_folder
 
 TASK = {'lr': 0.4, 'alpha': 2.0, 'weight_decay': 1e-4, 'alpha_keys': ['model.head.alpha']}
 

@@ -16,10 +16,10 @@ import torch
 
 from mmfixnorm.search import driver
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executor_claim import read_claim
+from mmfixnorm.search.executors.claim import read_claim
 from mmfixnorm.search.problem import load_problem
-from mmfixnorm.search.study import read_record
-from mmfixnorm.search.table import search_state
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.study import read_record
 
 HERE = Path(__file__).parent
 FORK = multiprocessing.get_context('fork')

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.methods.unimodal import grid
 from mmfixnorm.search.planner import Done, Run, Stuck, outline, plan, replay
 from mmfixnorm.search.settings import UnimodalFixNormSearch, parse_settings
-from mmfixnorm.search.unimodal import grid
 from tests.search.planning import closed, play
 
 DEFAULT = UnimodalFixNormSearch()

@@ -12,14 +12,15 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from rich.console import Console
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import built, study
-from mmfixnorm.search.console import print_plan, print_state
-from mmfixnorm.search.curves import alpha_curves, lr_curves, point_map
 from mmfixnorm.search.planner import Spec
 from mmfixnorm.search.problem import load_problem
+from mmfixnorm.search.record import study
+from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.study import STUDY_FILE
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.study import STUDY_FILE
-from mmfixnorm.search.table import search_state
+from mmfixnorm.search.report.curves import alpha_curves, lr_curves, point_map
+from mmfixnorm.search.terminal.console import print_plan, print_state
+from mmfixnorm.search.trial import readback as built
 
 BLOCK = "type='RandomSearch', num_trials=4, weight_decay_range=(1e-5, 5e-4)"
 KEY = 'optim_wrapper.optimizer.weight_decay'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.launch import load_config
-from mmfixnorm.search.dotted import get_key
+from mmfixnorm.search._utils.keys import get_key
 from mmfixnorm.search.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from mmfixnorm.analysis.chart import Chart
 from mmfixnorm.analysis.command import add_study_argument, new_parser, run_tool
 from mmfixnorm.analysis.grid import grid_chart, read_grid
-from mmfixnorm.search.studies import read_studies
+from mmfixnorm.search.record.compare import read_studies
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mmfixnorm.analysis.chart import Chart
 from mmfixnorm.analysis.command import add_study_argument, new_parser, run_tool
 from mmfixnorm.analysis.search_progress import search_chart
-from mmfixnorm.search.studies import read_studies
+from mmfixnorm.search.record.compare import read_studies
 
 
 def build_parser() -> argparse.ArgumentParser:

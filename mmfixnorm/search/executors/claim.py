@@ -1,0 +1,150 @@
+"""The file by which an attempt runs once, however often it is started: ``attempt-N.claim``.
+
+Whoever runs the attempt creates it exclusively, before anything else. Its words say who that is:
+
+- ``PID START HOST SLOT``: a process of :class:`.executor.LocalExecutor`, its start time in ticks since
+  boot, its machine and its place among the GPUs;
+- ``slurm JOB_ID CLUSTER RESTARTS``: a job of :class:`.executor_slurm.SlurmExecutor`;
+- ``ray HOST PID NODE``, and later ``ended STATUS``: an actor of :class:`.executor_ray.RayExecutor`;
+  ``ray revoked``: it is to end itself;
+- ``manual HOST``: handed out to be started by hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.trial.folder import RESULT_FILE
+
+# `set -C` makes the shell create the file exclusively. So however a driver was killed around the
+# start of a trial, an attempt runs once. The process that `exec` makes keeps number and start time.
+CLAIM_SCRIPT = (
+    'set -C; started=$(cut -d" " -f22 /proc/$$/stat 2>/dev/null || echo unknown); '
+    'echo "$$ $started $(uname -n) $1" > "$0" || exit 75; shift; exec "$@"'
+)
+NOT_CLAIMED = 75
+# Beside a trial of a cluster, in its process group: ends the group when ``$claim`` does not say
+# ``$mine`` any more. A node that was given up may still run its trial, and both must not write.
+WATCH_SCRIPT = """(
+  while sleep 2 && kill -s 0 $$; do
+    [ "$(cat "$claim")" = "$mine" ] || kill -s KILL -- -$$
+  done
+) >/dev/null 2>&1 &"""
+_CLAIM_WRITTEN_S = 5.0  # an empty claim older than this is that of a shell that was killed
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The claim of a process of this or another machine; ``slot`` is None if it is not told."""
+
+    pid: int
+    started: str
+    host: str
+    slot: int | None
+
+
+def claim_file(trial_dir: Path, attempt: int) -> Path:
+    """The file that claims this attempt."""
+    return trial_dir / f'attempt-{attempt}.claim'
+
+
+def attempt_name(claim: Path) -> str:
+    """A name that no other attempt has, for a cluster; Slurm gives an id again after a crash."""
+    number = claim.stem.split('-')[1]
+    return f'{claim.parent.name}.{number}-{hashlib.sha256(str(claim).encode()).hexdigest()[:12]}'
+
+
+def note_file(claim: Path) -> Path:
+    """The file in which a driver notes the Slurm job that is going to claim an attempt."""
+    return claim.with_suffix('.job')
+
+
+def has_result(claim: Path) -> bool:
+    """Whether the attempt has left its result.
+
+    One that cannot be read counts: the driver reads it as well, and says what is wrong.
+    """
+    try:
+        attempt = json.loads((claim.parent / RESULT_FILE).read_text(encoding='utf-8'))['attempt']
+    except FileNotFoundError:
+        return False
+    except (ValueError, TypeError, KeyError):
+        return True
+    return claim_file(claim.parent, attempt) == claim
+
+
+def check_owner(path: Path, executor: str) -> None:
+    """Refuse an attempt that another kind of executor has started.
+
+    Raises:
+        ConfigError: It has; the message says which.
+    """
+    words = _words(path)
+    note = note_file(path)
+    if words:
+        owner, found = 'local' if words[0].isdigit() else words[0], path
+    else:
+        owner, found = 'slurm' if note.exists() else executor, note
+    if owner != executor:
+        raise ConfigError(
+            f'search.executor: {found}: this attempt was started by the executor {owner!r}, this is {executor!r}; '
+            f'go on with --executor {owner}, or delete that file if it has ended'
+        )
+
+
+def read_claim(path: Path) -> Claim | None:
+    """The claim of a process, or None if it is not written, or not by one."""
+    words = _words(path)
+    if len(words) not in (3, 4) or not words[0].isdigit():
+        return None
+    return Claim(int(words[0]), words[1], words[2], int(words[3]) if len(words) == 4 else None)
+
+
+def claimed_pid(path: Path) -> int | None:
+    """The process that runs the attempt, or None if it has ended.
+
+    Raises:
+        ConfigError: It was started on another machine, so it cannot be told.
+    """
+    claim = read_claim(path)
+    if claim is None:
+        if path.exists() and time.time() - path.stat().st_mtime < _CLAIM_WRITTEN_S:
+            time.sleep(0.05)
+            return claimed_pid(path)
+        return None
+    if claim.host != os.uname().nodename:
+        raise ConfigError(
+            f'{path}: this attempt was started on {claim.host!r}, this is {os.uname().nodename!r}; '
+            'go on there, or delete that file if it has ended'
+        )
+    return claim.pid if _start_time(claim.pid) == claim.started else None
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def _start_time(pid: int) -> str | None:
+    """Start time of a living process, in ticks since boot: tells it from one that reuses its number.
+
+    ``'unknown'`` where there is no ``/proc``.
+    """
+    if not os.path.isdir('/proc/self'):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return None
+        return 'unknown'
+    try:
+        text = Path(f'/proc/{pid}/stat').read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rpartition(')')[2].split()  # the name before it can hold anything
+    state, started = fields[0], fields[19]
+    return None if state == 'Z' else started

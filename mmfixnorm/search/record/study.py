@@ -1,0 +1,250 @@
+"""The record of a search: one Optuna study in sqlite, with the driver as its one writer.
+
+Each row is the end of one attempt, written in one transaction. What is running is not in here: it
+is in the trials' folders, so a driver that is killed leaves nothing half-told.
+
+Optuna writes, so that its tools open the study; :mod:`.study_file` reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.methods.values import values_of
+from mmfixnorm.search.planner import Closed, Spec
+from mmfixnorm.search.record.sqlite import StudyFile, read_study_file
+from mmfixnorm.search.trial.folder import TrialResult
+
+if TYPE_CHECKING:
+    import optuna  # whoever writes imports it: that takes half a second
+    from optuna.trial import FrozenTrial
+
+STUDY_FILE = 'study.db'
+_NAME = 'search'
+_PROPOSED = 'proposed from '  # the first key of the batch follows
+_SHOWN_DIFFERENCES = 10
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One row of the record: what was asked for, and how the attempt ended."""
+
+    spec: Spec
+    result: TrialResult
+    cost: float
+    ended: datetime
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """A short hash of everything that decides the results of a search."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class StudyRecord:
+    """The attempts of one search, in memory and in ``study.db``.
+
+    Args:
+        path (Path): The file, read by :func:`open_record` or :func:`read_record`.
+        content (StudyFile): What stands in it.
+    """
+
+    def __init__(self, path: Path, content: StudyFile) -> None:
+        self._path = path
+        self.identity: dict[str, str] = content.user_attrs['identity']
+        self.fingerprint = fingerprint(self.identity)
+        self.created = datetime.fromisoformat(content.user_attrs['created'])
+        self.attempts = [_to_attempt(row) for row in content.rows]
+        self.proposed = _read_proposed(content.user_attrs)
+        self._ended = Counter(a.spec.key for a in self.attempts)
+
+    @cached_property
+    def study(self) -> optuna.Study:
+        """The Optuna study, open for writing; only for the holder of the driver's lock."""
+        import optuna
+
+        return optuna.load_study(study_name=_NAME, storage=_storage(self._path))
+
+    def add(self, spec: Spec, result: TrialResult, *, cost: float) -> Attempt:
+        """Write the end of an attempt."""
+        attempt = Attempt(spec, result, cost, datetime.now())
+        self.study.add_trial(_to_trial(attempt))
+        self.attempts.append(attempt)
+        self._ended[spec.key] += 1
+        return attempt
+
+    def add_proposed(self, specs: Sequence[Spec]) -> None:
+        """Write a batch of proposed points, all at once, before any of them is submitted."""
+        self.study.set_user_attr(f'{_PROPOSED}{specs[0].key}', [asdict(s) for s in specs])
+        self.proposed += specs
+
+    def next_attempt(self, key: str) -> int:
+        """The number of the attempt at ``key`` that is running or comes next, from 1."""
+        return 1 + self._ended[key]
+
+    def closed(self) -> list[Closed]:
+        """The trainings that need no other attempt."""
+        return closed_trainings(self.attempts)
+
+    def history(self) -> list[Closed | Spec]:
+        """Everything that the planner builds on: closed trainings and proposed points."""
+        return [*self.closed(), *self.proposed]
+
+
+def closed_trainings(attempts: Iterable[Attempt]) -> list[Closed]:
+    """Those attempts that closed their training: done or diverged."""
+    return [
+        Closed(a.spec.key, a.spec.lr, a.spec.alpha, a.result.value, a.spec.weight_decay)
+        for a in attempts
+        if a.result.outcome in ('done', 'diverged')
+    ]
+
+
+def open_record(work_dir: Path, identity: Mapping[str, str], *, rule: str) -> StudyRecord:
+    """Open the record of this search for writing, or make it. Hold the driver's lock.
+
+    Raises:
+        ConfigError: The record belongs to another search and has trainings (the differences are
+            shown), or it cannot be opened.
+    """
+    path = work_dir / STUDY_FILE
+    if path.exists():
+        record = _open(path)
+        if record.identity == dict(identity):
+            return record
+        if record.closed():
+            raise ConfigError(_refusal(work_dir, record.identity, identity))
+        _move_aside(work_dir)  # nothing was trained to its end: a mistake that is put right now
+    _create(path, identity, rule)
+    return _open(path)
+
+
+def _open(path: Path) -> StudyRecord:
+    """Open with Optuna first: sqlite then finishes the write in whose middle a driver was killed."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        study = optuna.load_study(study_name=_NAME, storage=_storage(path))
+    except (KeyError, optuna.exceptions.OptunaError, SQLAlchemyError) as err:
+        raise ConfigError(f'{path}: not the record of a search ({err})') from err
+    record = read_record(path.parent)
+    record.study = study
+    return record
+
+
+def read_record(work_dir: Path) -> StudyRecord:
+    """Read the record in ``work_dir``; nothing is changed there, and a driver may go on writing.
+
+    Raises:
+        ConfigError: There is none, or it cannot be read.
+    """
+    path = work_dir / STUDY_FILE
+    if not path.exists():
+        raise ConfigError(f'--work-dir: no search was started in {str(work_dir)!r} (no {STUDY_FILE})')
+    try:
+        return StudyRecord(path, read_study_file(path, study_name=_NAME))
+    except (KeyError, sqlite3.Error) as err:
+        raise ConfigError(f'{path}: not the record of a search ({err})') from err
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    import optuna
+
+    return optuna.storages.RDBStorage(f'sqlite:///{path}')
+
+
+def _create(path: Path, identity: Mapping[str, str], rule: str) -> None:
+    """Make the study under another name, so that ``study.db`` is there in full or not at all."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    storage = _storage(draft)
+    direction = 'maximize' if rule == 'greater' else 'minimize'
+    study = optuna.create_study(study_name=_NAME, storage=storage, direction=direction)
+    study.set_user_attr('identity', dict(identity))
+    study.set_user_attr('created', datetime.now().isoformat())
+    storage.remove_session()
+    storage.engine.dispose()
+    os.replace(draft, path)
+
+
+def _move_aside(work_dir: Path) -> None:
+    number = 1
+    while (aside := work_dir / f'replaced-{number}').exists():
+        number += 1
+    aside.mkdir()
+    for name in ('trials', STUDY_FILE):
+        if (work_dir / name).exists():
+            os.replace(work_dir / name, aside / name)
+
+
+def _refusal(work_dir: Path, was: Mapping[str, str], now: Mapping[str, str]) -> str:
+    keys = [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
+    keys.sort(key=lambda k: not k.startswith('search.'))
+    lines = [f'  {k}: was {was.get(k, "absent")}, is {now.get(k, "absent")}' for k in keys[:_SHOWN_DIFFERENCES]]
+    if len(keys) > _SHOWN_DIFFERENCES:
+        lines.append(f'  and {len(keys) - _SHOWN_DIFFERENCES} more')
+    return (
+        f'--work-dir: {str(work_dir)!r} holds another search:\n'
+        + '\n'.join(lines)
+        + '\nput that back to go on, or choose another --work-dir'
+    )
+
+
+def _to_trial(attempt: Attempt) -> FrozenTrial:
+    from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.trial import TrialState, create_trial
+
+    spec, result = attempt.spec, attempt.result
+    params = values_of(spec)
+    distributions: dict[str, BaseDistribution] = {
+        name: FloatDistribution(0.0, max(1e6, value)) for name, value in params.items()
+    }
+    done = result.outcome == 'done'
+    return create_trial(
+        state=TrialState.COMPLETE if done else TrialState.FAIL,
+        value=result.value if done else None,
+        params=params,
+        distributions=distributions,
+        user_attrs={
+            'key': spec.key,
+            'attempt': result.attempt,
+            'outcome': result.outcome,
+            'fingerprint': result.fingerprint,
+            'cost': attempt.cost,
+            # Everything, to be read back; the others are for those who look at the study.
+            'row': {
+                'spec': asdict(spec),
+                'result': asdict(result),
+                'cost': attempt.cost,
+                'ended': attempt.ended.isoformat(),
+            },
+        },
+    )
+
+
+def _read_proposed(user_attrs: Mapping[str, Any]) -> list[Spec]:
+    batches = [batch for name, batch in user_attrs.items() if name.startswith(_PROPOSED)]
+    return [Spec(**point) for batch in batches for point in batch]
+
+
+def _to_attempt(row: Mapping[str, Any]) -> Attempt:
+    return Attempt(
+        spec=Spec(**row['spec']),
+        result=TrialResult(**row['result']),
+        cost=row['cost'],
+        ended=datetime.fromisoformat(row['ended']),
+    )

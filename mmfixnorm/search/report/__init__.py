@@ -1,0 +1,212 @@
+"""One self-contained HTML file about a search; it opens without a network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import NamedTuple
+
+from mmfixnorm.search._utils.files import write_text
+from mmfixnorm.search.methods.confirm import confirmations
+from mmfixnorm.search.methods.values import describe
+from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.record.compare import Study, read_studies
+from mmfixnorm.search.record.state import SearchState, progress, search_state, stage_costs
+from mmfixnorm.search.record.study import StudyRecord
+from mmfixnorm.search.report import figures
+from mmfixnorm.search.report import html as report_html
+from mmfixnorm.search.report.curves import alpha_curves, lr_curves, point_map, validation_curves
+from mmfixnorm.search.report.html import Page, duration, table
+from mmfixnorm.search.report.trials import trials_table
+from mmfixnorm.search.report.winner import winner_diff, write_best_config
+from mmfixnorm.search.terminal.console import summary_line
+from mmfixnorm.search.trial.schedule import training_length
+
+REPORT_FILE = 'report.html'
+
+
+class ReportFiles(NamedTuple):
+    """What was written; ``best_config`` is None while no round is closed."""
+
+    report: Path
+    best_config: Path | None
+
+
+def write_report(
+    problem: SearchProblem, record: StudyRecord, *, compare: Sequence[str | os.PathLike[str]] = ()
+) -> ReportFiles:
+    """Write ``report.html`` and, once there is a best trial, ``best_config.py``.
+
+    Args:
+        problem (SearchProblem): The search.
+        record (StudyRecord): What has been trained.
+        compare: Work dirs of other searches to show beside it, of any method and config.
+
+    Raises:
+        ConfigError: A search in ``compare`` has no record, or another metric or rule.
+    """
+    state = search_state(problem, record)
+    studies = read_studies([problem.work_dir, *compare]) if compare else []
+    best_config = write_best_config(problem, state.best) if state.best else None
+    page = Page(f'search on {problem.filename}')
+    page.add(f'<h1>{escape(problem.settings.kind)} on {escape(Path(problem.filename).name)}</h1>')
+    page.add(*_summary(problem, state, best_config))
+    _add_figures(page, problem, record, state)
+    if studies:
+        page.add('<h2>Searches side by side</h2>')
+        page.add_figure(
+            figures.draw_progress(
+                {s.label: progress(s.record.attempts, s.settings.rule) for s in studies}, problem.settings.metric
+            )
+        )
+        page.add(*_comparison(studies))
+    page.add('<h2>Cost</h2>', _ledger(problem, record, state))
+    page.add(*_confirmation(state))
+    page.add('<h2>Trials</h2>', trials_table(problem, state, record.attempts))
+    page.add(*_winner(problem, state))
+    path = problem.work_dir / REPORT_FILE
+    write_text(path, page.render())
+    return ReportFiles(path, best_config)
+
+
+def _summary(problem: SearchProblem, state: SearchState, best_config: Path | None) -> Iterator[str]:
+    length, unit = training_length(problem.cfg)
+    lines = [
+        f'<b>{escape(summary_line(problem, state))}</b>',
+        f'Config: <code>{escape(problem.filename)}</code>',
+        f'T_max is {length} {unit}. Cost so far {state.cost:g} T_max of {state.planned_cost:g} planned.',
+        f'It took {duration(state.wall_seconds)} from its start to its last result; '
+        f'its trials took {duration(state.trial_seconds)} in sum.',
+        f'Written {datetime.now():%Y-%m-%d %H:%M}.',
+    ]
+    if best_config:
+        lines.append(f'Winning config: <code>{escape(str(best_config))}</code>')
+    yield '<p>' + '<br>\n'.join(lines) + '</p>'
+    yield from map(report_html.warning, state.replayed.warnings)
+
+
+def _add_figures(page: Page, problem: SearchProblem, record: StudyRecord, state: SearchState) -> None:
+    settings, metric = problem.settings, problem.settings.metric
+    page.add_figure(figures.draw_lr_curves(lr_curves(settings, state), metric))
+    alphas = alpha_curves(settings, state)
+    if alphas:
+        page.add_figure(figures.draw_alpha_curves(alphas, metric))
+    points = point_map(settings, state)
+    if points:
+        page.add_figure(figures.draw_point_map(points, metric))
+    page.add_figure(figures.draw_progress({settings.kind: progress(record.attempts, settings.rule)}, metric))
+    curves = validation_curves(problem, record.attempts)
+    if curves:
+        unit = training_length(problem.cfg)[1]
+        page.add_figure(figures.draw_validation_curves(curves, metric, unit))
+
+
+def _ledger(problem: SearchProblem, record: StudyRecord, state: SearchState) -> str:
+    """What each stage has cost, and all of them."""
+    costs = stage_costs(problem, record.attempts)
+    names = ('stage', 'trainings', 'planned', 'T_max', 'planned T_max', 'time', 'lost attempts', 'their time')
+    rows = [
+        (
+            '',
+            (
+                c.name,
+                c.trainings,
+                c.planned,
+                c.cost,
+                c.planned_cost,
+                duration(c.seconds),
+                c.lost,
+                duration(c.lost_seconds),
+            ),
+        )
+        for c in costs
+    ]
+    total = (
+        'in all',
+        sum(c.trainings for c in costs),
+        sum(c.planned or 0 for c in costs),
+        state.cost,
+        state.planned_cost,
+        duration(sum(c.seconds for c in costs)),
+        sum(c.lost for c in costs),
+        duration(sum(c.lost_seconds for c in costs)),
+    )
+    return table(names, [*rows, ('sum', total)])
+
+
+def _comparison(studies: Sequence[Study]) -> Iterator[str]:
+    names = (
+        'search',
+        'method',
+        'best',
+        'with',
+        'reached at T_max',
+        'cost in T_max',
+        'trainings',
+        'time',
+        'T_max is',
+    )
+    rows, lengths = [], set()
+    for study in studies:
+        state, (length, unit) = study.state, training_length(study.problem.cfg)
+        cost, best = progress(study.record.attempts, study.settings.rule)
+        reached = best[-1] if best else None
+        at = cost[best.index(reached)] if reached is not None else None
+        leading = next((row for row in state.rows if row.value == reached and reached is not None), None)
+        lengths.add(f'{length} {unit}')
+        cells = (
+            study.label,
+            study.settings.kind,
+            reached,
+            describe(leading),
+            at,
+            cost[-1] if cost else 0.0,
+            len(cost),
+            duration(state.wall_seconds),
+            f'{length} {unit}',
+        )
+        rows.append(('', cells))
+    yield table(names, rows)
+    if len(lengths) > 1:
+        yield report_html.warning(f'T_max is not the same in all searches: {", ".join(sorted(lengths))}')
+
+
+def _confirmation(state: SearchState) -> Iterator[str]:
+    shown = confirmations(state.replayed, state.rows)
+    if not shown:
+        return
+    yield '<h2>Confirmation over new seeds</h2>'
+    rows = []
+    for c in shown:
+        interval = f'{c.interval[0]:.4g} to {c.interval[1]:.4g}' if c.interval else ''
+        values = ', '.join('diverged' if v is None else f'{v:g}' for v in c.values)
+        mean = None if c.mean is None else f'{c.mean:.4g}'
+        cells = (
+            c.role,
+            c.point.key,
+            describe(c.point),
+            c.point.value,
+            len(c.seeds),
+            mean,
+            interval,
+            c.diverged,
+            values,
+        )
+        rows.append(('best' if c.chosen else '', cells))
+    names = ('in the search', 'trial', 'with', 'its value', 'new seeds', 'mean', '95 % interval', 'diverged', 'values')
+    yield table(names, rows)
+
+
+def _winner(problem: SearchProblem, state: SearchState) -> Iterator[str]:
+    if state.best is None:
+        return
+    yield '<h2>Winning config, as a difference to the given one</h2>'
+    marks = {'+': 'add', '-': 'remove'}
+    lines = [
+        f'<span class="{marks.get(line[:1], "same")}">{escape(line)}</span>'
+        for line in winner_diff(problem, state.best)
+    ]
+    yield '<pre>' + '\n'.join(lines) + '</pre>'

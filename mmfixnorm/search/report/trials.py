@@ -1,0 +1,91 @@
+"""The table of all trials in a report, each with the end of its log."""
+
+from __future__ import annotations
+
+import html
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmfixnorm.search.methods.values import title, value_cells
+from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.record.state import Row, SearchState
+from mmfixnorm.search.record.study import Attempt
+from mmfixnorm.search.report.html import Markup, duration, table
+from mmfixnorm.search.trial.folder import LOG_FILE
+from mmfixnorm.search.trial.schedule import training_length
+
+# What a page gives to all logs and messages together, and to one trial at most, in bytes.
+_ALL_TRIALS = 1_200_000
+_ONE_TRIAL = 8_000
+_CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]')  # colours; bars that redraw their line
+
+
+def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[Attempt]) -> str:
+    """One row for each trial, in the order of the plan."""
+    unit = training_length(problem.cfg)[1]
+    tuned = problem.settings.tuned_keys
+    metric = problem.settings.metric
+    names = ('trial', 'outcome', *map(title, tuned), unit, 'T_max', metric, 'attempts', 'time', 'log')
+    budget = min(_ONE_TRIAL, _ALL_TRIALS // max(1, len(state.rows)))
+    ended: dict[str, list[Attempt]] = {}
+    for attempt in attempts:
+        ended.setdefault(attempt.spec.key, []).append(attempt)
+    rows = []
+    for row in state.rows:
+        cells = (
+            row.key,
+            row.outcome,
+            *value_cells(row, tuned),
+            row.length,
+            row.cost,
+            row.value,
+            row.attempts,
+            duration(row.seconds),
+            Markup(_log(problem.trial_dir(row.key) / LOG_FILE, ended[row.key], budget)),
+        )
+        rows.append((_css(row, state), cells))
+    return table(names, rows)
+
+
+def _css(row: Row, state: SearchState) -> str:
+    if state.best is not None and row.key == state.best.key:
+        return 'best'
+    return '' if row.outcome == 'done' else 'ill'
+
+
+def _log(path: Path, attempts: Sequence[Attempt], budget: int) -> str:
+    messages = '\n'.join(
+        f'attempt {a.result.attempt}: {a.result.outcome}, {a.result.message}' for a in attempts if a.result.message
+    )
+    lines = [end_of(messages, budget // 4)] if messages else []
+    lines += [f'end of {html.escape(str(path))}:', _log_end(path, budget - len(''.join(lines)))]
+    first = html.escape(attempts[-1].result.message.split('\n')[0][:60]) or 'log'
+    return f'<details><summary>{first}</summary><pre>' + '\n'.join(lines) + '</pre></details>'
+
+
+def _log_end(path: Path, limit: int) -> str:
+    try:
+        with open(path, 'rb') as f:
+            f.seek(max(0, os.fstat(f.fileno()).st_size - 2 * limit))  # some of it is control characters
+            return end_of(f.read().decode('utf-8', errors='replace'), limit)
+    except FileNotFoundError:
+        return '(no such file)'
+
+
+def end_of(log: str, limit: int) -> str:
+    """The last whole lines of a log as HTML of at most ``limit`` bytes.
+
+    Example:
+        >>> end_of('one\\ntwo <2>\\n', 16)
+        'two &lt;2&gt;'
+    """
+    kept: list[str] = []
+    for line in reversed(_CONTROL.sub('', log.rstrip()).split('\n')):
+        escaped = html.escape(line, quote=False)
+        limit -= len(escaped.encode()) + 1
+        if limit < 0:
+            break
+        kept.append(escaped)
+    return '\n'.join(reversed(kept))

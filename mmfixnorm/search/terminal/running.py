@@ -1,0 +1,87 @@
+"""The trials that run now, seen from outside: by their folders, without the driver that started them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from mmfixnorm.search.executors.claim import claim_file, has_result, note_file
+from mmfixnorm.search.methods.base import Replay, Spec
+from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.record.study import StudyRecord
+from mmfixnorm.search.trial.curve_file import CURVE_FILE, read_curve
+from mmfixnorm.search.trial.schedule import shortened_length
+
+
+class RunningTrial(NamedTuple):
+    """A trial that was started and is not in the record.
+
+    Attributes:
+        spec: What it trains.
+        attempt: Which attempt, from 1.
+        where: What runs it, as far as its claim tells.
+        since: When it was claimed, in seconds since the epoch.
+        step: Epochs or iterations at its last validation; 0 before the first.
+        length: Those that it will have at its end.
+        value: The metric at its last validation; None before the first.
+        ended: It has left its result, which the driver has not recorded yet.
+    """
+
+    spec: Spec
+    attempt: int
+    where: str
+    since: float
+    step: int
+    length: int
+    value: float | None
+    ended: bool
+
+
+def running_trials(problem: SearchProblem, record: StudyRecord, replayed: Replay) -> list[RunningTrial]:
+    """The trials of the stage that is open whose next attempt is claimed; reads only."""
+    open_specs = replayed.stages[-1].missing if replayed.stages else ()
+    found = (_look(problem, spec, record.next_attempt(spec.key)) for spec in open_specs)
+    return [trial for trial in found if trial is not None]
+
+
+def _look(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTrial | None:
+    folder = problem.trial_dir(spec.key)
+    claim = claim_file(folder, attempt)
+    path = claim if claim.exists() else note_file(claim)
+    try:
+        since, where = path.stat().st_mtime, _where(path)
+    except FileNotFoundError:
+        return None
+    curve = read_curve(folder / CURVE_FILE)
+    step = max(curve, default=0)
+    length = shortened_length(problem.cfg, spec.fraction)
+    return RunningTrial(spec, attempt, where, since, step, length, curve.get(step), has_result(claim))
+
+
+def _where(path: Path) -> str:
+    """In words; other executors than that of processes say themselves what they are."""
+    words = path.read_text(encoding='utf-8').split()
+    if len(words) >= 3 and words[0].isdigit():
+        gone = words[2] == os.uname().nodename and not Path(f'/proc/{words[0]}').exists()
+        return f'process {words[0]} on {words[2]}' + (' (gone)' if gone and Path('/proc/self').exists() else '')
+    return ' '.join(words[:2]) if words else 'starting'
+
+
+def driver_of(work_dir: Path) -> str:
+    """Who drives the search, by the words that it left in its lock file; the lock itself is not touched."""
+    try:
+        holder = json.loads((work_dir / 'driver.lock').read_text(encoding='utf-8'))
+        pid, host = holder['pid'], holder['host']
+    except (FileNotFoundError, ValueError, KeyError):
+        return 'no driver yet'
+    if host != os.uname().nodename:
+        return f'driver: process {pid} on {host}'
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return 'no driver runs; the `run` command goes on'
+    except PermissionError:
+        return f'driver: process {pid} of another user'
+    return f'driver: process {pid}'

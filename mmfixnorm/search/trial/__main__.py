@@ -1,0 +1,236 @@
+"""One training of a search: ``python -m mmfixnorm.search.trial TRIAL_DIR``.
+
+Trains the folder's ``config.py`` as ``spec.json`` says and leaves ``result.json`` there. An error
+of the training itself is not caught: the process fails, its log has the traceback, and the driver
+makes another attempt, which goes on from the newest checkpoint that can be loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import pickle
+import sys
+import time
+import traceback
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from mmengine.dist import all_reduce, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import CheckpointLoader, Runner
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import build_runner, build_training, load_config
+from mmfixnorm.search.trial.curve_file import CURVE_FILE, read_curve
+from mmfixnorm.search.trial.folder import CONFIG_FILE, SPEC_FILE, TrialResult
+from mmfixnorm.search.trial.parent import die_with_parent
+from mmfixnorm.search.trial.readback import built_lrs, built_value, built_weight_decays, check_built
+
+_RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
+# What torch.load raises for a file that was cut off, by the place of the cut.
+_TORN = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, OSError)
+# What a wrong config raises when the first batch meets what was built.
+_CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, AssertionError)
+
+
+class DivergedError(ArithmeticError):
+    """The loss is not finite any more."""
+
+
+class TrialHook(Hook):
+    """Proves what was built, stops a diverged training and collects the validation curve.
+
+    Runs after all other hooks of its moment. Changes nothing.
+
+    Args:
+        task (dict): The content of ``spec.json``.
+        curve_file (Path): Gets a line for each validation; lines of earlier attempts are kept.
+        interval (int): Iterations between two looks at the loss, each of which waits for the GPU.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, task: Mapping[str, Any], curve_file: Path, interval: int = 10) -> None:
+        self._task = task
+        self._curve_file = curve_file
+        self._interval = interval
+        self._loss: Any = 0.0
+        self._loss_iter = 0
+        self.curve: dict[int, float] = {}
+        self.iterations = 0
+        self.built_lrs: list[float] = []
+        self.built_alphas: list[float] = []
+        self.built_weight_decays: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Read the tuned numbers back from what was built; by now a checkpoint is loaded as well."""
+        self.built_lrs = built_lrs(runner.optim_wrapper)
+        self.built_alphas = [built_value(runner.model, key) for key in self._task['alpha_keys']]
+        self.built_weight_decays = built_weight_decays(runner.optim_wrapper)
+        check_built(self._task, self.built_lrs, self.built_alphas, self.built_weight_decays)
+        self.curve = read_curve(self._curve_file, up_to=training_step(runner))
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Note the loss; look at it every ``interval`` iterations."""
+        self.iterations += 1
+        self._loss, self._loss_iter = (outputs or {}).get('loss', 0.0), runner.iter + 1
+        if self.every_n_train_iters(runner, self._interval):
+            self._check_loss()
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look at the last loss before it is validated."""
+        self._check_loss()
+
+    def before_val_epoch(self, runner: Runner) -> None:
+        """The same in a training by iterations, whose epoch ends with the training."""
+        self._check_loss()
+
+    def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
+        """Note the metric."""
+        step = training_step(runner)
+        self.curve[step] = metric_value(metrics or {}, self._task['metric'])
+        if is_main_process():
+            with open(self._curve_file, 'a', encoding='utf-8') as f:
+                f.write(json.dumps([step, self.curve[step]]) + '\n')
+
+    def _check_loss(self) -> None:
+        everywhere = torch.as_tensor(self._loss).detach().float().clone()
+        all_reduce(everywhere, 'mean')  # all processes stop, or none: one alone would leave the others waiting
+        loss = float(everywhere)
+        if not math.isfinite(loss):
+            raise DivergedError(f'the loss is {loss} at iteration {self._loss_iter}')
+
+
+def training_step(runner: Runner) -> int:
+    """Epochs done in an epoch-based training, iterations done in another."""
+    by_epoch = runner.cfg.train_cfg.get('max_epochs') is not None
+    return runner.epoch if by_epoch else runner.iter
+
+
+def metric_value(metrics: Mapping[str, float], name: str) -> float:
+    """Pick the metric that is tuned for; nan if there is none at all.
+
+    A detector that finds no box in any image has no metrics: CocoMetric then reports nothing.
+
+    Raises:
+        ConfigError: The evaluator does not report it; the message lists what it reports.
+    """
+    if not metrics:
+        print_log(f'the validation reported nothing, so {name} is nan', level=logging.WARNING)
+        return math.nan
+    if name not in metrics:
+        raise ConfigError(
+            f'search.metric: the evaluator does not report {name!r}; it reports {", ".join(map(repr, sorted(metrics)))}'
+        )
+    return float(metrics[name])
+
+
+def newest_loadable(work_dir: Path) -> Path | None:
+    """The newest checkpoint that a training can go on from.
+
+    mmengine writes checkpoints and ``last_checkpoint`` in place, so a kill can leave both torn.
+    """
+    found = [p for p in work_dir.glob('*.pth') if not p.name.startswith('best_')]
+    for path in sorted(found, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        try:
+            checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
+        except _TORN as err:
+            print_log(f'{path} cannot be loaded ({err}), trying an older one', level=logging.WARNING)
+            continue
+        if set(checkpoint) >= _RESUMABLE:
+            return path
+    return None
+
+
+def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
+    """Build the folder's config, go on from an earlier attempt if there was one, and train."""
+    cfg = load_config(trial_dir / CONFIG_FILE)
+    if dist.is_torchelastic_launched():
+        cfg.launcher = 'pytorch'
+    checkpoint = newest_loadable(Path(cfg.work_dir))
+    if checkpoint is not None:
+        cfg.load_from, cfg.resume = str(checkpoint), True
+    runner = build_runner(cfg)
+    build_training(runner)
+    runner.register_hook(hook)
+    runner.train()
+    if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
+        runner.val_loop.run()
+    return runner
+
+
+def summarise(curve: Mapping[int, float], *, select: str, rule: str) -> float:
+    """The value of a training: its last validation, or its best finite one."""
+    if select == 'last':
+        return curve[max(curve)]
+    finite = [v for v in curve.values() if math.isfinite(v)]
+    pick = max if rule == 'greater' else min
+    return pick(finite) if finite else math.nan
+
+
+def run_trial(trial_dir: Path) -> TrialResult:
+    """Train and say how it ended: done, diverged or broken; anything else raises."""
+    task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
+    hook = TrialHook(task, trial_dir / CURVE_FILE)
+    begin, length, value = time.monotonic(), 0, None
+    outcome, message = 'done', ''
+    try:
+        runner = train(trial_dir, task, hook)
+        length = training_step(runner)
+        value = summarise(hook.curve, select=task['select'], rule=task['rule'])
+        if not math.isfinite(value):
+            outcome, message, value = 'diverged', f'{task["metric"]} is {value} (see its log)', None
+    except DivergedError as err:
+        outcome, message = 'diverged', str(err)
+    except ConfigError as err:
+        outcome, message = 'broken', str(err)
+    except _CONFIG_ERRORS as err:
+        if hook.iterations:
+            raise
+        traceback.print_exc()
+        outcome, message = 'broken', f'{type(err).__name__}: {err}'
+    return TrialResult(
+        key=task['key'],
+        attempt=task['attempt'],
+        fingerprint=task['fingerprint'],
+        outcome=outcome,
+        value=value,
+        message=message,
+        built_lrs=hook.built_lrs,
+        built_alphas=hook.built_alphas,
+        built_weight_decays=hook.built_weight_decays,
+        curve=[[s, v if math.isfinite(v) else None] for s, v in sorted(hook.curve.items())],
+        length=length,
+        seconds=round(time.monotonic() - begin, 3),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the trial in the folder given as the one argument."""
+    (folder,) = sys.argv[1:] if argv is None else argv
+    if dist.is_torchelastic_launched():
+        die_with_parent()
+    print_log(f'trial in {folder}, {torch.get_num_threads()} threads')
+    result = run_trial(Path(folder))
+    # torch.distributed.run ends all processes at the first that fails, whichever that is.
+    if is_main_process() or result.outcome == 'broken':
+        result.write(Path(folder))
+    print_log(f'{result.outcome} {result.message or result.value}')
+    return {'done': 0, 'diverged': 0}.get(result.outcome, 2)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""Whether the ``custom_imports`` of a config can be imported, asked in a process of its own.
+
+The driver of a search builds nothing, so it does not import toolboxes; its trials do. The process
+is started as a trial is, so it finds modules where a trial finds them.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from mmengine.utils import import_modules_from_strings
+
+from mmfixnorm.config import explain_import
+from mmfixnorm.errors import ConfigError
+
+
+def check_custom_imports(cfg: Any) -> None:
+    """Check that a trial will be able to import what its config asks for.
+
+    Raises:
+        ConfigError: It will not; the message says what is missing.
+    """
+    wanted = cfg.get('custom_imports')
+    if not wanted:
+        return
+    command = [sys.executable, '-m', 'mmfixnorm.search.trial.imports', json.dumps(wanted)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 2:
+        raise ConfigError(done.stdout.strip().splitlines()[-1])
+    if done.returncode:
+        raise ConfigError(f'custom_imports: importing {wanted["imports"]} failed:\n{done.stderr.strip()}')
+
+
+def main() -> int:
+    """Import what the one argument names; print why it cannot be done."""
+    try:
+        import_modules_from_strings(**json.loads(sys.argv[1]))
+    except ImportError as err:
+        sys.stdout.write(f'{explain_import(err)}\n')
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
