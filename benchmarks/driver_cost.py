@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.executors.local import Executor, Exit
+from mmfixnorm.search.executors.base import Executor, Exit
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.trial.folder import SPEC_FILE, TrialResult
 

@@ -28,7 +28,7 @@ from pathlib import Path
 from unittest import mock
 
 from mmfixnorm.search import driver
-from mmfixnorm.search.executors.local import Executor, Exit
+from mmfixnorm.search.executors.base import Executor, Exit
 from mmfixnorm.search.planner import replay
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record

@@ -27,7 +27,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from mmfixnorm.search.planner import Spec, plan
+from mmfixnorm.search.methods.base import Spec
+from mmfixnorm.search.planner import plan
 from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.record.state import search_state
 from mmfixnorm.search.record.study import STUDY_FILE, open_record, read_record
@@ -67,7 +68,7 @@ def make_study(folder: Path, trials: int, *, logs: bool = True) -> SearchProblem
     for i, spec in enumerate(specs[1:], start=1):
         result = make_result(spec, record.fingerprint, rng)
         ended = first.ended + timedelta(seconds=3 * i)
-        rows.append({'spec': asdict(spec), 'result': asdict(result), 'cost': 1.0, 'ended': ended.isoformat()})
+        rows.append({'spec': spec.to_dict(), 'result': asdict(result), 'cost': 1.0, 'ended': ended.isoformat()})
     copy_rows(problem.work_dir / STUDY_FILE, rows)
     for spec in specs if logs else ():
         problem.trial_dir(spec.key).mkdir(parents=True)
@@ -88,7 +89,7 @@ def make_result(spec: Spec, fingerprint: str, rng: random.Random) -> TrialResult
         outcome='diverged' if diverged else 'done',
         value=None if diverged else curve[-1][1],
         message='the loss is nan at iteration 40' if diverged else '',
-        built_lrs=[spec.lr],
+        built_lrs=[spec.point.lr],
         curve=[] if diverged else curve,
         length=EPOCHS,
         seconds=3.0,

@@ -8,8 +8,9 @@ import sys
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from mmfixnorm.search.executors.base import Exit
 from mmfixnorm.search.executors.claim import claim_file
-from mmfixnorm.search.executors.local import Exit, LocalExecutor
+from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.trial.folder import LOG_FILE
 
 PRELOADED = ['mmfixnorm.search.trial.__main__', 'mmfixnorm.cls', 'mmpretrain.datasets', 'mmpretrain.evaluation']
@@ -59,7 +60,7 @@ class WarmExecutor(LocalExecutor):
 def _run(handle: str, trial_dir: str) -> None:
     import torch
 
-    from mmfixnorm.search.trial.__main__ import main
+    from mmfixnorm.search.trial.imports import main
 
     torch.set_num_threads(1)  # two threads on a core that is shared wait for each other
 

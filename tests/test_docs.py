@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfixnorm.search.settings import KINDS
+from mmfixnorm.search.methods import METHODS
 
 DOCS = Path(__file__).resolve().parents[1] / 'docs'
 
@@ -29,7 +29,7 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 
 def test_the_search_page_has_every_method() -> None:
     text = (DOCS / 'search.md').read_text()
-    assert [kind for kind in KINDS if f'`{kind}`' not in text] == []
+    assert [kind for kind in METHODS if f'`{kind}`' not in text] == []
 
 
 def test_the_page_of_configs_has_every_config_as_it_is_now() -> None:

@@ -22,7 +22,7 @@ from rich.console import Console
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
 from mmfixnorm.search.events import Event
-from mmfixnorm.search.executors.settings import KINDS, choose_executor
+from mmfixnorm.search.executors import EXECUTORS, choose_executor
 from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.record.state import search_state
 from mmfixnorm.search.record.study import STUDY_FILE, read_record
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument('--workers', type=int, help='trials at a time, instead of search.workers')
     parser.add_argument(
         '--executor',
-        choices=sorted(KINDS),
+        choices=sorted(EXECUTORS),
         help='what runs the trials, instead of search.executor; see docs/clusters.md',
     )
     parser.add_argument('--follow', action='store_true', help='status: watch the search until it is over')

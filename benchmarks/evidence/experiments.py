@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.evidence.lab import RESULTS, Lab, Point, read_lines
+from benchmarks.evidence.lab import RESULTS, Lab, read_lines
+from mmfixnorm.search import Point
 
 FIXNORM: dict[str, Any] = dict(type='FixNormSearch', lr_range=(0.2, 3.2))
 UNIMODAL: dict[str, Any] = dict(type='UnimodalFixNormSearch', lr_range=(0.2, 3.2))

@@ -13,8 +13,9 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import mmengine
 import torch
@@ -23,22 +24,13 @@ from benchmarks.warm_executor import WarmExecutor
 from mmfixnorm.analysis.runs import read_run
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import load_config
-from mmfixnorm.search.driver import run_search
-from mmfixnorm.search.problem import SearchProblem, load_problem
-from mmfixnorm.search.record.study import Attempt, StudyRecord, read_record
+from mmfixnorm.search import Point, SearchProblem, StudyRecord, load_problem, read_record, run_search
+from mmfixnorm.search.record.study import Attempt, is_finished
 
 HERE = Path(__file__).parent
 RESULTS = HERE / 'results'
 #: Scalars of a training's log that the tables and figures use, by their mode.
 LOGGED = (('train', 'loss'), ('train', 'weight_norm'), ('train', 'g'), ('train', 'mcbr'), ('val', 'mcbr'))
-
-
-class Point(NamedTuple):
-    """What a search has chosen; None is left as it is in the config."""
-
-    lr: float
-    alpha: float | None = None
-    weight_decay: float | None = None
 
 
 class Lab:
@@ -78,8 +70,8 @@ class Lab:
             head = dict(
                 kind='search',
                 method=settings['type'],
-                cost=round(sum(a.cost for a in record.attempts if is_closed(a)), 4),
-                winner=[best.lr, best.alpha, best.weight_decay],
+                cost=round(sum(a.cost for a in record.attempts if is_finished(a)), 4),
+                winner=list(astuple(best.point)),
                 value=best.value,
             )
             done = self._write(group, config, problem, record, head)
@@ -121,8 +113,8 @@ class Lab:
             if outcome.kind not in ('done', 'stuck'):  # stuck: diverged, which is a result
                 raise SystemExit(f'{group}: {outcome.kind}: {outcome.message}')
             record = read_record(problem.work_dir)
-            runs += [run_line(group, a, seed) | logged(problem, a) for a in record.attempts if is_closed(a)]
-        head = dict(kind='finals', point=list(point))
+            runs += [run_line(group, a, seed) | logged(problem, a) for a in record.attempts if is_finished(a)]
+        head = dict(kind='finals', point=list(astuple(point)))
         self._write(group, config, problem, record, head, runs)
 
     def _problem(self, group: str, config: str, options: Mapping[str, Any]) -> SearchProblem:
@@ -155,7 +147,7 @@ class Lab:
         seed = problem.settings.seed
         lines = [
             {'group': group, **head, **about},
-            *(runs or [run_line(group, a, seed) for a in record.attempts if is_closed(a)]),
+            *(runs or [run_line(group, a, seed) for a in record.attempts if is_finished(a)]),
         ]
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open('a', encoding='utf-8') as f:
@@ -171,16 +163,11 @@ def named(config: str) -> dict[str, Any]:
     return {key: block[key] for key in ('metric', 'rule', 'alpha_key') if key in block}
 
 
-def is_closed(attempt: Attempt) -> bool:
-    """Whether the attempt is a result."""
-    return attempt.result.outcome in ('done', 'diverged')
-
-
 def run_line(group: str, attempt: Attempt, seed: int | None) -> dict[str, Any]:
     """One training; ``value`` is None if it diverged."""
-    spec, result = attempt.spec, attempt.result
+    spec, point, result = attempt.spec, attempt.spec.point, attempt.result
     return dict(
-        group=group, key=spec.key, lr=spec.lr, alpha=spec.alpha, weight_decay=spec.weight_decay,
+        group=group, key=spec.key, lr=point.lr, alpha=point.alpha, weight_decay=point.weight_decay,
         fraction=spec.fraction, seed=seed, value=result.value, curve=result.curve, seconds=round(result.seconds),
     )  # fmt: skip
 

@@ -90,15 +90,15 @@ def train_grid(task: str, axes: Axes, grid: Grid, executor: WarmExecutor) -> lis
     outcome = run_search(problem, executor=executor, poll_s=0.05)
     if outcome.kind not in ('done', 'stuck'):  # stuck: all diverged, which is a result here
         raise SystemExit(f'{grid.name}: {outcome.kind}: {outcome.message}')
-    rows = [_row(grid, closed) for closed in read_record(problem.work_dir).closed()]
+    rows = [_row(grid, closed) for closed in read_record(problem.work_dir).finished()]
     print(f'{task} {grid.name}: {len(rows)} trainings in {outcome.seconds:.0f} s', flush=True)
     return rows
 
 
 def _row(grid: Grid, closed: Any) -> dict[str, Any]:
-    row = {'kind': 'alpha', 'lr': closed.lr, 'alpha': closed.alpha}
+    row = {'kind': 'alpha', 'lr': closed.point.lr, 'alpha': closed.point.alpha}
     if grid.weight_decay is not None:
-        row = {'kind': 'weight_decay', 'lr': closed.lr, 'weight_decay': grid.weight_decay}
+        row = {'kind': 'weight_decay', 'lr': closed.point.lr, 'weight_decay': grid.weight_decay}
     return {**row, 'fraction': grid.fraction, 'seed': grid.seed, 'value': closed.value}
 
 

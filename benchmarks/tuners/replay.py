@@ -28,18 +28,15 @@ from typing import NamedTuple
 import numpy as np
 
 import mmfixnorm.search
-from mmfixnorm.search.methods.base import ranked
-from mmfixnorm.search.methods.bayesian import propose
-from mmfixnorm.search.planner import Closed, Done, Propose, Run, Spec, plan
-from mmfixnorm.search.settings import (
-    BayesianSearch,
-    FixNormSearch,
-    GridSearch,
-    RandomSearch,
-    SearchSettings,
-    SuccessiveHalvingSearch,
-    UnimodalFixNormSearch,
-)
+from mmfixnorm.search.methods.base import FinishedTraining, Spec, ranked
+from mmfixnorm.search.methods.bayesian import BayesianSearch, propose
+from mmfixnorm.search.methods.fixnorm import FixNormSearch
+from mmfixnorm.search.methods.grid import GridSearch
+from mmfixnorm.search.methods.halving import SuccessiveHalvingSearch
+from mmfixnorm.search.methods.sampled import RandomSearch
+from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch
+from mmfixnorm.search.planner import Done, Propose, Run, plan
+from mmfixnorm.search.settings import SearchSettings
 
 sys.path.insert(0, str(Path(__file__).parent))
 from replay_report import Curve, write_report
@@ -98,25 +95,25 @@ def surface_of(table: Table, settings: SearchSettings) -> Surface:
 class Played(NamedTuple):
     """A search that was played: its trainings in order, what became of them, and the winner's key."""
 
-    asked: list[Spec]
-    closed: list[Closed]
+    specs: list[Spec]
+    finished: list[FinishedTraining]
     winner: str | None
 
 
 def play(settings: SearchSettings, value_of: Callable[[Spec], float | None]) -> Played:
     """Play a search to its end."""
-    asked: list[Spec] = []
-    closed: list[Closed] = []
+    specs: list[Spec] = []
+    finished: list[FinishedTraining] = []
     proposed: list[Spec] = []
     while True:
-        step = plan(settings, [*closed, *proposed])
+        step = plan(settings, [*finished, *proposed])
         if isinstance(step, Propose):
-            proposed += propose(settings, closed, step.keys)
+            proposed += propose(settings, finished, step.keys)
         elif isinstance(step, Run):
-            asked += step.specs
-            closed += [Closed(s.key, s.lr, s.alpha, value_of(s), s.weight_decay) for s in step.specs]
+            specs += step.specs
+            finished += [FinishedTraining(s.key, s.point, value_of(s)) for s in step.specs]
         else:
-            return Played(asked, closed, step.best.key if isinstance(step, Done) else None)
+            return Played(specs, finished, step.best.key if isinstance(step, Done) else None)
 
 
 def replay(table: Table, settings: SearchSettings, shuffle: int) -> Curve | None:
@@ -130,33 +127,34 @@ def replay(table: Table, settings: SearchSettings, shuffle: int) -> Curve | None
 
     def value_of(spec: Spec) -> float | None:
         draw = np.random.default_rng([shuffle, zlib.crc32(spec.key.encode())])
-        return surface.answer(spec.lr, _other(spec), spec.fraction, int(draw.integers(surface.num_seeds)))
+        return surface.answer(spec.point.lr, _other(spec), spec.fraction, int(draw.integers(surface.num_seeds)))
 
-    asked, closed, key = play(settings, value_of)
+    specs, finished, key = play(settings, value_of)
     if key is None:
         return None
-    winner = next(c for c in closed if c.key == key)
+    winner = next(c for c in finished if c.key == key)
     cost, values = [], []
     spent, leader = 0.0, None
-    for spec, training in zip(asked, closed, strict=True):
+    for spec, training in zip(specs, finished, strict=True):
         spent += spec.fraction
         if training.value is not None and (leader is None or _leads(table.rule, (spec, training), leader)):
             leader = (spec, training)
         if leader is not None:
             cost.append(round(spent, 9))
-            values.append(surface.mean(leader[0].lr, _other(leader[0]), table.rule))
-    values[-1] = surface.mean(winner.lr, _other(winner), table.rule)
+            values.append(surface.mean(leader[0].point.lr, _other(leader[0]), table.rule))
+    values[-1] = surface.mean(winner.point.lr, _other(winner), table.rule)
     return Curve(cost, values)
 
 
-def _other(point: Spec | Closed) -> float:
+def _other(training: Spec | FinishedTraining) -> float:
+    point = training.point
     other = point.alpha if point.weight_decay is None else point.weight_decay
     if other is None:
-        raise ValueError(f'{point.key} has neither alpha nor weight decay')
+        raise ValueError(f'{training.key} has neither alpha nor weight decay')
     return other
 
 
-def _leads(rule: str, new: tuple[Spec, Closed], leader: tuple[Spec, Closed]) -> bool:
+def _leads(rule: str, new: tuple[Spec, FinishedTraining], leader: tuple[Spec, FinishedTraining]) -> bool:
     if new[0].fraction != leader[0].fraction:
         return new[0].fraction > leader[0].fraction
     return ranked(rule, [leader[1], new[1]])[0] is new[1]
@@ -199,21 +197,21 @@ def _from_json(line: str) -> Curve | None:
 
 def _digest(path: Path, settings: SearchSettings) -> str:
     """A name for what was played: the table, the settings, and the code of the method and of the replay."""
-    search = Path(mmfixnorm.search.__file__).parent
-    code = [search / f'{name}.py' for name in ('methods/base', *_CODE[settings.kind])]
+    methods = Path(mmfixnorm.search.__file__).parent / 'methods'
+    code = [methods / f'{name}.py' for name in ('base', *_CODE[settings.kind])]
     code += [HERE / name for name in ('replay.py', 'surfaces.py')]
     parts = [repr(sorted(settings.identity().items())).encode(), *(p.read_bytes() for p in (path, *code))]
     return hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
 
 
-#: Modules of ``mmfixnorm.search`` that decide what each method trains.
+#: Modules of ``mmfixnorm.search.methods`` that decide what each method trains.
 _CODE = {
-    'FixNormSearch': ('planner', 'methods/grid'),
-    'UnimodalFixNormSearch': ('methods/unimodal', 'methods/grid'),
-    'GridSearch': ('methods/grid',),
-    'RandomSearch': ('methods/random_points',),
-    'SuccessiveHalvingSearch': ('methods/random_points', 'methods/halving'),
-    'BayesianSearch': ('methods/random_points', 'methods/bayesian'),
+    'FixNormSearch': ('fixnorm',),
+    'UnimodalFixNormSearch': ('unimodal',),
+    'GridSearch': ('grid', 'fixnorm'),
+    'RandomSearch': ('sampled',),
+    'SuccessiveHalvingSearch': ('sampled', 'halving'),
+    'BayesianSearch': ('sampled', 'bayesian'),
 }
 
 

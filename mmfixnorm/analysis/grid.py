@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from mmfixnorm.analysis.chart import Chart, HeatMap
 from mmfixnorm.analysis.independence import Table, interaction, ranking_agreement, tukey_non_additivity
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.methods.base import StageKind
+from mmfixnorm.search.methods.grid import GridSearch
 from mmfixnorm.search.record.compare import Study
-from mmfixnorm.search.settings import GridSearch
 
 _SEEDS = frozenset({'search.seed', 'config.randomness.seed'})
 
@@ -61,15 +62,16 @@ def read_grid(studies: Sequence[Study]) -> Grid:
     same = [prints for prints, count in Counter(s.record.fingerprint for s in studies).items() if count > 1]
     if same:
         raise ConfigError('two of the studies are the same search; repetitions must differ in search.seed')
-    specs = [spec for stage in first.state.replayed.stages for spec in stage.specs]
-    lrs = sorted({spec.lr for spec in specs})
-    alphas = sorted({spec.alpha for spec in specs if spec.alpha is not None})
+    points = [spec.point for stage in first.state.replayed.stages for spec in stage.specs]
+    lrs = sorted({point.lr for point in points})
+    alphas = sorted({point.alpha for point in points if point.alpha is not None})
     values = np.full((len(alphas), len(lrs), len(studies)), np.nan)
     diverged = np.zeros(values.shape, dtype=np.bool_)
     for k, study in enumerate(studies):
+        of_grid = study.state.replayed.keys_of(StageKind.GRID)
         for row in study.state.rows:
-            if row.alpha is not None:
-                cell = alphas.index(row.alpha), lrs.index(row.lr), k
+            if row.key in of_grid and row.point.alpha is not None:
+                cell = alphas.index(row.point.alpha), lrs.index(row.point.lr), k
                 values[cell] = np.nan if row.value is None else row.value
                 diverged[cell] = row.outcome == 'diverged'
     if np.isnan(values).all():

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.methods import parse_settings
 
 __all__ = ['check_optim_wrapper', 'hooks_with_fixnorm', 'optim_wrapper_edit', 'search_block']
 

@@ -1,21 +1,87 @@
 """Tuned FixNorm (Algorithm 4) and other searches over any config with a ``search`` block.
 
-The parts, in the order in which a search uses them:
+A user needs four functions::
 
-- :mod:`.settings`: the ``search`` block as checked, frozen data;
+    from mmfixnorm.search import load_problem, run_search, read_record, write_report
+
+    problem = load_problem('configs/digits/resnet8_fixnorm_1xb64-20e_digits.py')
+    outcome = run_search(problem)
+    write_report(problem, read_record(problem.work_dir))
+
+The wings, in the order in which a search passes through them:
+
 - :mod:`.problem`: settings, config, data and work dir of one search, checked before anything runs;
-- :mod:`.imports`: whether a trial will find what the config imports, asked in another process;
-- :mod:`.planner`: which trainings come next, a pure function of settings and history;
-- :mod:`.unimodal`, :mod:`.grids`, :mod:`.random_points`, :mod:`.halving`, :mod:`.bayesian`: the methods besides
-  Algorithm 4; :mod:`.confirm`: winner and runner-up over new seeds;
-- :mod:`.schedule`: a config whose whole schedule is shorter;
-- :mod:`.executor`: runs trials as processes, knows nothing of rounds or learning rates;
-- :mod:`.executor_slurm`, :mod:`.executor_ray`, :mod:`.executor_manual`: run them elsewhere;
-- :mod:`.trial`: one training, the program inside such a process;
-- :mod:`.study`: the record, one Optuna study in sqlite with one writer;
-- :mod:`.driver`: the loop plan, submit, poll, record; :mod:`.task` and :mod:`.weights` are what it does
-  in a trial's folder;
-- :mod:`.report`: tables and figures of a record.
+- :mod:`.methods`: one file for each method: its settings, and which trainings follow from which results;
+- :mod:`.planner`: the next step, a pure function of settings and history;
+- :mod:`.driver`: the loop plan, submit, poll, record;
+- :mod:`.executors`: run trials as processes here, in Slurm, in Ray or by hand; know nothing of learning rates;
+- :mod:`.trial`: one training, the program inside such a process, and the files in its folder;
+- :mod:`.record`: the attempts, in one Optuna study in sqlite with one writer, and where a search stands;
+- :mod:`.report`, :mod:`.terminal`: show a record.
 
-Nothing here imports model code: a search knows configs, processes and numbers.
+Nothing here imports model code: a search knows configs, processes and numbers. Names are imported on first use, so the
+driver of a search stays without torch, and ``status`` without what a report needs.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmfixnorm.search.driver import Outcome, run_search
+    from mmfixnorm.search.methods import parse_settings
+    from mmfixnorm.search.methods.base import Point
+    from mmfixnorm.search.methods.bayesian import BayesianSearch
+    from mmfixnorm.search.methods.fixnorm import FixNormSearch
+    from mmfixnorm.search.methods.grid import GridSearch
+    from mmfixnorm.search.methods.halving import SuccessiveHalvingSearch
+    from mmfixnorm.search.methods.sampled import RandomSearch
+    from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch
+    from mmfixnorm.search.problem import SearchProblem, load_problem
+    from mmfixnorm.search.record.study import StudyRecord, read_record
+    from mmfixnorm.search.report import ReportFiles, write_report
+
+_MODULES = {
+    'BayesianSearch': 'methods.bayesian',
+    'FixNormSearch': 'methods.fixnorm',
+    'GridSearch': 'methods.grid',
+    'Outcome': 'driver',
+    'Point': 'methods.base',
+    'RandomSearch': 'methods.sampled',
+    'ReportFiles': 'report',
+    'SearchProblem': 'problem',
+    'StudyRecord': 'record.study',
+    'SuccessiveHalvingSearch': 'methods.halving',
+    'UnimodalFixNormSearch': 'methods.unimodal',
+    'load_problem': 'problem',
+    'parse_settings': 'methods',
+    'read_record': 'record.study',
+    'run_search': 'driver',
+    'write_report': 'report',
+}
+
+__all__ = [
+    'BayesianSearch',
+    'FixNormSearch',
+    'GridSearch',
+    'Outcome',
+    'Point',
+    'RandomSearch',
+    'ReportFiles',
+    'SearchProblem',
+    'StudyRecord',
+    'SuccessiveHalvingSearch',
+    'UnimodalFixNormSearch',
+    'load_problem',
+    'parse_settings',
+    'read_record',
+    'run_search',
+    'write_report',
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_MODULES[name]}'), name)

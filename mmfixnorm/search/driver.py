@@ -1,8 +1,8 @@
 """The loop of a search: plan, submit, poll, record, plan again.
 
-The driver keeps nothing that it could not find again: what has ended is in the record, what runs or
-has ended unseen is in the trials' folders, and the plan is a function of the record. So it may be
-killed anywhere; the same command goes on.
+The driver keeps nothing that it could not find again: what has ended is in the record, what runs or has ended unseen is
+in the trials' folders, and the plan is a function of the record. So it may be killed anywhere; the same command
+continues.
 """
 
 from __future__ import annotations
@@ -10,29 +10,26 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search._utils.files import make_folder
-from mmfixnorm.search._utils.signals import StopFlag, stop_on_signals
-from mmfixnorm.search._utils.writing import CannotWriteError, writing_to
+from mmfixnorm.search._utils.files import CannotWriteError, make_folder, writing_to
+from mmfixnorm.search._utils.signals import StopRequested, stop_on_signals
 from mmfixnorm.search.events import Event, Listener, ignore
 from mmfixnorm.search.executors import build_executor
-from mmfixnorm.search.executors.local import Executor, Exit, UnavailableError
-from mmfixnorm.search.methods.bayesian import propose
-from mmfixnorm.search.methods.values import describe
-from mmfixnorm.search.planner import Best, Done, Propose, Run, Spec, Stuck, plan, replay
+from mmfixnorm.search.executors.base import Executor, Exit, UnavailableError
+from mmfixnorm.search.methods.base import Best, Spec, point_in
+from mmfixnorm.search.planner import Done, Propose, Run, Stuck, plan, propose, replay
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.record.checkpoints import WeightKeeper
+from mmfixnorm.search.record.checkpoints import CheckpointPruner
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import StudyRecord, open_record
-from mmfixnorm.search.retries import Retries
-from mmfixnorm.search.trial.folder import LOG_FILE, TrialResult, read_result
-from mmfixnorm.search.trial.task import check_folder, write_task
+from mmfixnorm.search.trial.folder import LOG_FILE, SPEC_FILE, TrialResult, read_result, read_task, write_task
 
 TRIAL_COMMAND = (sys.executable, '-m', 'mmfixnorm.search.trial')
 _LOG_LINES = 8
+_LONGEST_BACKOFF = 60.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Outcome:
 
     Attributes:
         kind: ``done`` (there is a winner), ``stuck`` (there is none), ``interrupted``, or ``waiting``
-            for trainings that somebody else runs.
+            for trainings that the user runs.
         best: The winner.
         message: Why there is none; when waiting, the commands to run, one per line.
         seconds: Wall-clock time of this run.
@@ -69,21 +66,21 @@ def run_search(
     listener: Listener = ignore,
     poll_s: float = 0.2,
 ) -> Outcome:
-    """Run a search to its end, or go on with one that was interrupted in any way.
+    """Run a search to its end, or continue one that was interrupted in any way.
 
     Args:
         problem (SearchProblem): What to search, from :func:`.problem.load_problem`.
         command (Sequence[str]): The trial's command; it gets the trial's folder as last argument
-            and leaves a :class:`.result.TrialResult` there.
-        executor (Executor, optional): Runs the trials; by default what the settings say.
-        listener (Listener): Is told each :class:`.events.Event`.
-        poll_s (float): Time between two looks at the running trials, in seconds.
+            and leaves a :class:`.trial.folder.TrialResult` there.
+        executor (Executor, optional): Runs the trials; by default the one that the settings name.
+        listener (Listener): Called with each :class:`.events.Event`.
+        poll_s (float): Time between two polls of the running trials, in seconds.
 
     Returns:
         Outcome: ``done``, ``stuck``, ``interrupted`` or ``waiting``.
 
     Raises:
-        ConfigError: Something that the user has to put right; nothing is lost.
+        ConfigError: The user has to put something right; nothing is lost.
     """
     make_folder(problem.trials_dir, named_by='--work-dir')
     with driver_lock(problem.work_dir), stop_on_signals() as stop:
@@ -101,24 +98,24 @@ class _Driver:
         record: StudyRecord,
         executor: Executor,
         listener: Listener,
-        stop: StopFlag,
+        stop: StopRequested,
         poll_s: float,
     ) -> None:
         self._problem = problem
         self._record = record
         self._executor = executor
-        self._tell = listener
+        self._listener = listener
         self._stop = stop
         self._poll_s = poll_s
         self._running: dict[str, _Running] = {}
         self._retries = Retries(problem.settings.max_attempts, problem.settings.backoff_s)
         self._unavailable = ''
         self._given_up: dict[str, str] = {}
-        self._stages_told = 0
-        self._weights = WeightKeeper(problem)
-        self._planned = sum(n for _, n, _ in problem.outline_cost())
-        self._looked_for: set[str] = set()
-        self._planned_at: tuple[int, ...] | None = None
+        self._stages_reported = 0
+        self._checkpoints = CheckpointPruner(problem)
+        self._planned = sum(n for _, n, _ in problem.planned_costs())
+        self._checked_for_claim: set[str] = set()
+        self._state_at_plan: tuple[int, ...] | None = None
 
     def run(self) -> Outcome:
         begin = time.monotonic()
@@ -126,28 +123,28 @@ class _Driver:
         try:
             kind, best, message = self._loop()
         except CannotWriteError:
-            raise  # ending the trials is an end to write down; the next driver adopts them
+            raise  # ending the trials would have to be written too; the next driver adopts them
         except ConfigError:
             self._cancel_all()
             raise
         if kind == 'interrupted':
             self._cancel_all()
         outcome = Outcome(kind, best, message, time.monotonic() - begin)
-        winner = asdict(best) if best else None
+        winner = best.to_dict() if best else None
         metric = self._problem.settings.metric
-        text = f'winner {describe(best)}, {metric} {best.value:g}' if best else message
+        text = f'winner {best.point}, {metric} {best.value:g}' if best else message
         self._emit('finished', f'{kind}: {text}', outcome=kind, best=winner)
         return outcome
 
     def _loop(self) -> tuple[str, Best | None, str]:
         while not self._stop:
             now = len(self._record.attempts), len(self._record.proposed), len(self._running)
-            if now != self._planned_at:  # else nothing has ended, been proposed or started
+            if now != self._state_at_plan:  # else nothing has ended, been proposed or started
                 step = plan(self._problem.settings, self._record.history(), self._running.keys())
-                self._tell_closed_stages()
-                self._planned_at = now
+                self._report_finished_stages()
+                self._state_at_plan = now
             if isinstance(step, Done):
-                self._weights.prune(self._record.attempts, winner=step.best.key)
+                self._checkpoints.prune(self._record.attempts, winner=step.best.key)
                 return 'done', step.best, ''
             if isinstance(step, Stuck):
                 return 'stuck', None, step.reason
@@ -163,15 +160,15 @@ class _Driver:
         return 'interrupted', None, f'ended by {self._stop.signal_name}'
 
     def _propose(self, keys: Sequence[str]) -> None:
-        """Make a proposal and write it down; only then can any of it be submitted."""
-        specs = propose(self._problem.settings, self._record.closed(), keys)
+        """Make a proposal and write it to the record; only then can any of it be submitted."""
+        specs = propose(self._problem.settings, self._record.finished(), keys)
         with writing_to(self._problem.work_dir):
             self._record.add_proposed(specs)
         for spec in specs:
-            self._emit('proposed', f'{spec.key} proposed, {describe(spec)}', **asdict(spec))
+            self._emit('proposed', f'{spec.key} proposed, {spec.point}', **spec.to_dict())
 
     def _advance(self, specs: Sequence[Spec]) -> bool:
-        """Start and record what there is; say whether there was anything."""
+        """Start and record trials; return whether anything happened."""
         try:
             self._executor.refresh()
             started = self._start(specs)
@@ -185,12 +182,12 @@ class _Driver:
         return started or ended
 
     def _start(self, specs: Sequence[Spec]) -> bool:
-        """Adopt what runs already, then fill the free places; say whether there was anything."""
+        """Adopt the trials that run already, then fill the free places; return whether any was started."""
         before = len(self._running)
         for spec in specs:
-            if spec.key not in self._looked_for:
+            if spec.key not in self._checked_for_claim:
                 self._adopt(spec)
-                self._looked_for.add(spec.key)
+                self._checked_for_claim.add(spec.key)
         for spec in specs:
             full = len(self._running) >= self._executor.workers
             if full or self._given_up or self._stop:
@@ -203,7 +200,7 @@ class _Driver:
         return len(self._running) > before
 
     def _adopt(self, spec: Spec) -> bool:
-        """Take over what an earlier driver has started; say whether there was anything."""
+        """Take over a trial that an earlier driver has started; return whether there was one."""
         trial_dir = self._problem.trial_dir(spec.key)
         check_folder(trial_dir, spec, self._record.fingerprint)
         attempt = self._record.next_attempt(spec.key)
@@ -218,17 +215,18 @@ class _Driver:
     def _submit(self, spec: Spec) -> None:
         attempt = self._record.next_attempt(spec.key)
         trial_dir = self._problem.trial_dir(spec.key)
+        task = self._problem.trial_task(spec, attempt=attempt, fingerprint=self._record.fingerprint)
         with writing_to(self._problem.work_dir):
-            write_task(self._problem, spec, attempt=attempt, fingerprint=self._record.fingerprint)
-        data = {**asdict(spec), 'attempt': attempt}
-        self._emit('submitting', f'{spec.key} {describe(spec)}, attempt {attempt}', **data)
+            write_task(trial_dir, self._problem.trial_config(spec), task)
+        data = {**spec.to_dict(), 'attempt': attempt}
+        self._emit('submitting', f'{spec.key} {spec.point}, attempt {attempt}', **data)
         handle = self._executor.submit(trial_dir, attempt)
         self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
         where = self._executor.describe(handle)
         self._emit('submitted', f'{spec.key} started: {where}', **data, where=where)
 
     def _poll(self) -> bool:
-        """Record the trials that have ended; say whether there was one."""
+        """Record the trials that have ended; return whether there was one."""
         ended = False
         for run in list(self._running.values()):
             exit_ = self._executor.poll(run.handle)
@@ -248,11 +246,11 @@ class _Driver:
         return time.monotonic() - run.since > limit
 
     def _finish(self, run: _Running, exit_: Exit | None) -> None:
-        """Record the end of an attempt; ``exit_`` is None if it was ended for its time limit."""
+        """Record the end of an attempt; ``exit_`` is None if the driver ended it at its time limit."""
         key = run.spec.key
         result = self._result(run) or self._failure(run, exit_)
         self._emit('ended', f'{key} {result.outcome}', key=key, outcome=result.outcome)
-        self._write_down(run, result)
+        self._write_end(run, result)
         if result.outcome == 'broken':
             raise ConfigError(f'trial {key}: {result.message}')
         if result.outcome == 'failed' and not (exit_ and exit_.unwatched):
@@ -294,20 +292,20 @@ class _Driver:
             seconds=round(time.monotonic() - run.since, 3),
         )
 
-    def _write_down(self, run: _Running, result: TrialResult) -> None:
+    def _write_end(self, run: _Running, result: TrialResult) -> None:
         cost = self._problem.cost(run.spec.fraction)
         with writing_to(self._problem.work_dir):
             self._record.add(run.spec, result, cost=cost)
         del self._running[run.spec.key]
-        self._weights.prune(self._record.attempts)
+        self._checkpoints.prune(self._record.attempts)
         if result.value is not None:
             detail = f'{self._problem.settings.metric} {result.value:g}'
         else:
             detail = result.message.split('\n')[0]
         self._emit(
             'recorded',
-            f'{run.spec.key} {describe(run.spec)}: {result.outcome}, {detail}, {result.seconds:.1f} s',
-            **asdict(run.spec),
+            f'{run.spec.key} {run.spec.point}: {result.outcome}, {detail}, {result.seconds:.1f} s',
+            **run.spec.to_dict(),
             outcome=result.outcome,
             value=result.value,
             attempt=run.attempt,
@@ -324,30 +322,82 @@ class _Driver:
                 self._emit('warning', f'{run.spec.key} is not ended: {err}', key=run.spec.key)
                 continue
             self._emit('stopping', f'{run.spec.key} is ended', key=run.spec.key)
-            self._write_down(run, result or self._without_value(run, 'cancelled', 'ended by the driver'))
+            self._write_end(run, result or self._without_value(run, 'cancelled', 'ended by the driver'))
 
-    def _tell_closed_stages(self) -> None:
+    def _report_finished_stages(self) -> None:
         replayed = replay(self._problem.settings, self._record.history())
         stages = [s for s in replayed.stages if not s.missing]
-        for stage in stages[self._stages_told :]:
-            text = f'{describe(stage.best)}, {stage.best.value:g}' if stage.best else 'none'
+        for stage in stages[self._stages_reported :]:
+            text = f'{stage.best.point}, {stage.best.value:g}' if stage.best else 'none'
             self._emit(
                 'closed',
                 f'{stage.name} closed, best: {text}',
                 stage=stage.name,
-                best=asdict(stage.best) if stage.best else None,
+                best=stage.best.to_dict() if stage.best else None,
             )
-        if len(stages) > self._stages_told and replayed.finished:
+        if len(stages) > self._stages_reported and replayed.finished:
             for warning in replayed.warnings:
                 self._emit('warning', warning)
-        self._stages_told = max(self._stages_told, len(stages))
+        self._stages_reported = max(self._stages_reported, len(stages))
 
     def _recorded(self) -> str:
-        """Closed trainings out of those planned, as text."""
-        return f'{len(self._record.closed())}/{self._planned}'
+        """Count the finished trainings of the planned ones, as text."""
+        return f'{len(self._record.finished())}/{self._planned}'
 
     def _emit(self, kind: str, text: str, **data: object) -> None:
-        self._tell(Event(kind, text, data))
+        self._listener(Event(kind, text, data))
+
+
+class Retries:
+    """Which failed trials are tried again, and when; counts the failures of one run of the driver.
+
+    Args:
+        max_attempts (int): Attempts at a trial.
+        backoff_s (float): After its k-th failure a trial waits ``min(60, 2**k)`` times this, in
+            seconds.
+    """
+
+    def __init__(self, max_attempts: int, backoff_s: float) -> None:
+        self._max_attempts = max_attempts
+        self._backoff_s = backoff_s
+        self._failures: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+
+    def failed(self, key: str) -> float | None:
+        """Count a failure; return the seconds until the next attempt, or None if no attempt is left."""
+        self._failures[key] = self._failures.get(key, 0) + 1
+        if self._failures[key] >= self._max_attempts:
+            return None
+        wait_s = self._backoff_s * min(_LONGEST_BACKOFF, 2.0 ** self._failures[key])
+        self._not_before[key] = time.monotonic() + wait_s
+        return wait_s
+
+    def failures(self, key: str) -> int:
+        """Return the failures so far."""
+        return self._failures.get(key, 0)
+
+    def may_start(self, key: str) -> bool:
+        """Return whether the trial need not wait, or has waited long enough."""
+        return time.monotonic() >= self._not_before.get(key, 0.0)
+
+
+def check_folder(trial_dir: Path, spec: Spec, fingerprint: str) -> None:
+    """Check that the contents of a trial's folder were trained at the point of ``spec``.
+
+    They can differ if the record of a search was lost whose points are proposed from results: proposed again with other
+    versions of the libraries, the points are others.
+
+    Raises:
+        ConfigError: The folder belongs to another point, or its task cannot be read; nothing is changed.
+    """
+    task = read_task(trial_dir)
+    if task is None or task['fingerprint'] != fingerprint:
+        return  # of another search: its result will be refused
+    if (trained := point_in(task)) != spec.point:
+        raise ConfigError(
+            f'{trial_dir / SPEC_FILE}: was trained with {trained}, expected {spec.point}; nothing was changed; '
+            'move the folder away to train this point again, or put back the record that belongs to it'
+        )
 
 
 def _last_lines(log: Path) -> str:

@@ -1,4 +1,4 @@
-"""What happens in a search, told as it happens."""
+"""What happens in a search, reported as it happens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Event:
     Attributes:
         kind: ``opened``, ``proposed``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
             ``recorded``, ``retrying``, ``closed`` (a stage), ``warning``, ``stopping``, ``finished``;
-            also ``started`` where somebody only watches.
-        text: It as one line for people.
-        data: It as plain data for programs.
+            also ``started`` in ``status --follow``.
+        text: The event as one line for people.
+        data: The event as plain data for programs.
     """
 
     kind: str
@@ -28,5 +28,5 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """A listener for those who do not want to know."""
+    """Do nothing: the listener of a search that is not watched."""
     del event

@@ -1,11 +1,15 @@
-"""One search: its config, settings, data and work dir, checked before anything runs."""
+"""One search: its config, settings, data and work dir, checked before anything runs.
+
+Its identity is everything that decides its results; a work dir belongs to one identity.
+"""
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,28 +17,30 @@ from typing import Any
 from mmengine.config import Config
 
 from mmfixnorm.config import load_config
+from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key
-from mmfixnorm.search.data import check_data, describe_data
-from mmfixnorm.search.methods.bayesian import check_sampler
-from mmfixnorm.search.methods.values import Point, values_of
-from mmfixnorm.search.planner import Spec, outline
-from mmfixnorm.search.settings import BayesianSearch, SearchSettings, parse_settings
+from mmfixnorm.search.methods import method_of, parse_settings
+from mmfixnorm.search.methods.base import Point, Spec
+from mmfixnorm.search.planner import planned_stages
+from mmfixnorm.search.settings import SearchSettings
 from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
 
 #: Parts of a config that say where and how a training runs, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level'})
 _EXECUTION_LEAVES = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'})
-_ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of a function in a config: another one in each run
+_ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of a function in a config: it differs in each run
+# Entries of a folder tree that are listed; enough to notice another data set.
+_LISTING_LIMIT = 20_000
 
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a search is about.
+    """A search that can run: its config, checked.
 
     Attributes:
         filename: The config that was given.
-        cfg: It, resolved, with ``cfg_options`` merged.
+        cfg: The same, resolved, with ``cfg_options`` merged.
         cfg_options: Dotted keys changed on the command line.
         settings: Its ``search`` block.
         work_dir: Folder of the record and of the trials.
@@ -52,31 +58,31 @@ class SearchProblem:
         return self.work_dir / 'trials'
 
     def trial_dir(self, key: str) -> Path:
-        """Folder of one trial."""
+        """Return the folder of one trial."""
         return self.trials_dir / key
 
     def cost(self, fraction: float) -> float:
-        """Length of a training in T_max, by its real number of epochs or iterations."""
+        """Return the length of a training in T_max, by its real number of epochs or iterations."""
         return shortened_length(self.cfg, fraction) / training_length(self.cfg)[0]
 
-    def outline_cost(self) -> list[tuple[str, int, float]]:
-        """Every stage as ``(name, trainings, cost in T_max)``."""
-        return [(name, n, n * self.cost(fraction)) for name, n, fraction in outline(self.settings)]
+    def planned_costs(self) -> list[tuple[str, int, float]]:
+        """List every stage as ``(name, trainings, cost in T_max)``."""
+        return [(name, n, n * self.cost(fraction)) for name, n, fraction in planned_stages(self.settings)]
 
     def config_with(self, point: Point) -> Config:
-        """The resolved config with the values of a point at the keys that are tuned."""
+        """Return the resolved config with the values of a point at the keys that are tuned."""
         cfg = copy.deepcopy(self.cfg)
         cfg.merge_from_dict(self.tuned(point))
         return cfg
 
     def tuned(self, point: Point) -> dict[str, float]:
-        """The dotted keys that are tuned, with their values."""
+        """Return the dotted keys that are tuned, with their values."""
         keys = self.settings.tuned_keys
-        return {key: value for name, value in values_of(point).items() for key in keys.get(name, ())}
+        return {key: value for name, value in point.values.items() for key in keys.get(name, ())}
 
     def trial_config(self, spec: Spec) -> Config:
-        """The config that a trial trains: values, schedule, seed and work dir set."""
-        cfg = scale_schedule(self.config_with(spec), spec.fraction)
+        """Return the config that a trial trains: values, schedule, seed and work dir set."""
+        cfg = scale_schedule(self.config_with(spec.point), spec.fraction)
         seed = self.settings.seed if spec.seed is None else spec.seed
         if seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
@@ -87,8 +93,20 @@ class SearchProblem:
         _confine_checkpoints(cfg, keep_all=self.settings.keep_weights == 'all')
         return cfg
 
+    def trial_task(self, spec: Spec, *, attempt: int, fingerprint: str) -> dict[str, Any]:
+        """Return the content of ``spec.json`` for an attempt at a trial."""
+        return {
+            **spec.to_dict(),
+            'attempt': attempt,
+            'fingerprint': fingerprint,
+            'metric': self.settings.metric,
+            'rule': self.settings.rule,
+            'select': self.settings.select,
+            'alpha_keys': list(self.settings.alpha_keys) if spec.point.alpha is not None else [],
+        }
+
     def identity(self) -> dict[str, Any]:
-        """Everything that decides the results of this search, as flat plain data."""
+        """Return everything that decides the results of this search, as flat plain data."""
         tuned = {key for keys in self.settings.tuned_keys.values() for key in keys}
         config = {
             f'config.{key}': value
@@ -110,7 +128,7 @@ def load_problem(
     cfg_options: Mapping[str, Any] | None = None,
     workers: int | None = None,
 ) -> SearchProblem:
-    """Read a config with a ``search`` block and check everything that can be checked now.
+    """Read a config with a ``search`` block and check everything that can be checked before a trial runs.
 
     Args:
         filename: The config.
@@ -128,8 +146,8 @@ def load_problem(
             raise ConfigError(f'--workers: must be an integer >= 1, got {workers}')
         settings = replace(settings, workers=workers)
     _check_keys(cfg, settings)
-    if isinstance(settings, BayesianSearch):
-        check_sampler(settings)
+    if check := method_of(settings).check:
+        check(settings)
     for fraction in settings.fractions:
         scale_schedule(cfg, fraction)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
@@ -164,3 +182,51 @@ def _check_keys(cfg: Config, settings: SearchSettings) -> None:
         value = get_key(plain, key, named_by=setting)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f'{setting}: {key!r} must be a number in the config, got {value!r}')
+
+
+def check_data(cfg: Any) -> None:
+    """Check that every data path of the config exists.
+
+    Raises:
+        ConfigError: A path does not exist; the message names its key.
+    """
+    for key, path in data_paths(cfg).items():
+        check_exists(key, path)
+
+
+def describe_data(cfg: Any) -> dict[str, str]:
+    """Return a short description of what is at each data path, to notice a change."""
+    return {key: _describe(path) for key, path in data_paths(cfg).items()}
+
+
+def _describe(path: str) -> str:
+    if os.path.isfile(path):
+        return f'file of {os.path.getsize(path)} bytes, content {_digest_of_file(path)}'
+    names = [name for _, name in zip(range(_LISTING_LIMIT), _listing(path), strict=False)]
+    digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()[:12]
+    more = ' or more' if len(names) == _LISTING_LIMIT else ''
+    return f'folder of {len(names)}{more} entries, listing {digest}'
+
+
+def _digest_of_file(path: str) -> str:
+    # By content: an annotation file with one box moved is as long as before. A second for COCO's.
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()[:12]
+
+
+def _listing(path: str) -> Iterator[str]:
+    """Yield names and sizes below a folder in a fixed order; names starting with a dot are left out."""
+    folders = []
+    for entry in sorted(os.scandir(path), key=lambda e: e.name):
+        if entry.name.startswith('.'):
+            continue
+        if entry.is_dir():
+            yield entry.path
+            folders.append(entry.path)
+        else:
+            yield f'{entry.path} {entry.stat(follow_symlinks=False).st_size}'
+    for folder in folders:
+        yield from _listing(folder)

@@ -1,187 +1,126 @@
-"""The ``search`` block of a config as checked, frozen data."""
+"""What the ``search`` blocks of all methods share, as checked, frozen data.
+
+The settings of one method are in its file in :mod:`mmfixnorm.search.methods`.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
-from mmfixnorm.search._utils.keys import nearest
-from mmfixnorm.search.base_settings import SearchSettings
-from mmfixnorm.search.methods.sampled import BayesianSearch, RandomSearch, SuccessiveHalvingSearch
+from mmfixnorm.search.executors import ExecutorSettings, parse_executor
+
+#: Settings that say how trials are executed: changing them never changes a result, so a search may be resumed with
+#: other values.
+EXECUTION_KEYS = frozenset({'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s'})
 
 
 @dataclass(frozen=True)
-class FixNormSearch(SearchSettings):
-    """Tuned FixNorm, Algorithm 4: rounds over a shrinking lr range, then alpha.
+class SearchSettings(ABC):
+    """The settings that every kind of search has.
 
     Args:
-        lr_range (tuple[float, float]): ``(lr_min, lr_max)`` of round 0.
-        num_rounds (int): Rounds N over the learning rate.
-        num_splits (int): Learning rates K in each round, at least 2.
-        schedule_fractions (list[float]): Length of each round's trainings, in parts of the
-            config's own schedule; N numbers in (0, 1] that do not fall.
-        alphas (list[float]): Phase 1 uses the first, phase 2 tries the others.
-
-    Raises:
-        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.lr_range``.
+        metric (str): Name of the number to tune for, as the config's ``val_evaluator`` reports it.
+        rule (str): ``'greater'`` or ``'less'``: which values of the metric are better.
+        select (str): ``'last'`` takes the metric at the end of training, ``'best'`` the best
+            validation of the training.
+        lr_key (str or list[str]): Where the learning rate is in the config.
+        alpha_key (str or list[str]): Where alpha is in the config.
+        seed (int, optional): Written to ``randomness.seed`` of every trial; None leaves the
+            config's own.
+        confirm_seeds (int): Train the winner and the runner-up again with the seeds ``seed + 1`` to
+            ``seed + confirm_seeds``, see :mod:`mmfixnorm.search.methods.confirm`; 0 trains nothing again.
+        workers (int): Trials that run at the same time.
+        max_attempts (int): Attempts at a trial whose process fails, in one run of the command.
+        timeout_s (float, optional): Wall-clock limit of one attempt, in seconds.
+        keep_weights (str): ``'winner'`` deletes the checkpoints of a finished trial unless it is
+            the best one so far, ``'all'`` deletes none.
+        executor (str or dict): What runs the trials: ``'local'``, ``'slurm'``, ``'ray'`` or ``'manual'``, or a
+            dict with one of them as ``type`` and its settings, see :mod:`mmfixnorm.search.executors`.
+        backoff_s (float): After its k-th failure a trial waits ``min(60, 2**k)`` times this, in
+            seconds, while others continue.
     """
 
-    kind: ClassVar[str] = 'FixNormSearch'
+    kind: ClassVar[str]
 
-    lr_range: tuple[float, float] = (0.2, 3.2)
-    num_rounds: int = 2
-    num_splits: int = 5
-    schedule_fractions: tuple[float, ...] = (0.2, 1.0)
-    alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    metric: str = 'accuracy/top1'
+    rule: str = 'greater'
+    select: str = 'last'
+    lr_key: str | tuple[str, ...] = 'optim_wrapper.optimizer.lr'
+    alpha_key: str | tuple[str, ...] = 'model.head.alpha'
+    seed: int | None = 0
+    confirm_seeds: int = 0
+    workers: int = 1
+    max_attempts: int = 3
+    timeout_s: float | None = None
+    keep_weights: str = 'winner'
+    executor: str | Mapping[str, Any] | ExecutorSettings = 'local'
+    backoff_s: float = 1.0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
-        checks.integer('num_rounds', self.num_rounds, at_least=1)
-        checks.integer('num_splits', self.num_splits, at_least=2)
-        self._set('schedule_fractions', checks.fractions('schedule_fractions', self.schedule_fractions))
-        if len(self.schedule_fractions) != self.num_rounds:
-            raise ConfigError(
-                f'search.schedule_fractions: must have one number for each of the '
-                f'{self.num_rounds} rounds (search.num_rounds), got {self.schedule_fractions!r}'
-            )
-        self._set('alphas', checks.distinct_positives('alphas', self.alphas))
+        if not isinstance(self.metric, str) or not self.metric:
+            raise checks.fail('metric', 'the name of a metric', self.metric)
+        checks.one_of('rule', self.rule, ('greater', 'less'))
+        checks.one_of('select', self.select, ('last', 'best'))
+        checks.one_of('keep_weights', self.keep_weights, ('winner', 'all'))
+        self._set('lr_key', checks.dotted_keys('lr_key', self.lr_key, 'optim_wrapper'))
+        self._set('alpha_key', checks.dotted_keys('alpha_key', self.alpha_key, 'model'))
+        if self.seed is not None:
+            checks.integer('seed', self.seed, at_least=0)
+        if checks.integer('confirm_seeds', self.confirm_seeds, at_least=0) and self.seed is None:
+            raise checks.fail('seed', 'an integer where search.confirm_seeds > 0, whose seeds follow it', self.seed)
+        checks.integer('workers', self.workers, at_least=1)
+        checks.integer('max_attempts', self.max_attempts, at_least=1)
+        if self.timeout_s is not None:
+            self._set('timeout_s', checks.positive('timeout_s', self.timeout_s))
+        self._set('executor', parse_executor(self.executor))
+        rule = 'a finite number >= 0'
+        if checks.finite('backoff_s', self.backoff_s, rule) < 0:
+            raise checks.fail('backoff_s', rule, self.backoff_s)
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the dataclass is frozen for all other code
 
     @property
-    def fractions(self) -> tuple[float, ...]:
-        return self.schedule_fractions
-
-
-@dataclass(frozen=True)
-class UnimodalFixNormSearch(SearchSettings):
-    """Tuned FixNorm in fewer trainings than Algorithm 4, see :mod:`.unimodal`.
-
-    Args:
-        lr_range (tuple[float, float]): ``(lr_min, lr_max)``.
-        lr_factor (float): Factor between neighbouring learning rates, above 1. It is rounded so that
-            both ends of the range are among them.
-        schedule_fractions (tuple[float, float]): Length of the short and of the long trainings, in parts
-            of the config's own schedule.
-        alphas (list[float]): The alphas, in any order.
-
-    Raises:
-        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.lr_factor``.
-    """
-
-    kind: ClassVar[str] = 'UnimodalFixNormSearch'
-
-    lr_range: tuple[float, float] = (0.2, 3.2)
-    lr_factor: float = 2.0
-    schedule_fractions: tuple[float, ...] = (0.2, 1.0)
-    alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
-        rule = 'a finite number > 1'
-        if checks.finite('lr_factor', self.lr_factor, rule) <= 1:
-            raise checks.fail('lr_factor', rule, self.lr_factor)
-        self._set('schedule_fractions', checks.fractions('schedule_fractions', self.schedule_fractions))
-        if len(self.schedule_fractions) != 2:
-            rule = 'a pair: the length of the short and that of the long trainings'
-            raise checks.fail('schedule_fractions', rule, self.schedule_fractions)
-        self._set('alphas', checks.distinct_positives('alphas', self.alphas))
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        return self.schedule_fractions
-
-
-@dataclass(frozen=True)
-class GridSearch(SearchSettings):
-    """A plain grid over the learning rate, or over learning rate and alpha.
-
-    Args:
-        lrs (list[float], optional): The learning rates; or give ``lr_range`` and ``num_splits``
-            for evenly spaced ones with both ends.
-        lr_range (tuple[float, float], optional): ``(lr_min, lr_max)``.
-        num_splits (int): Learning rates in ``lr_range``, at least 2.
-        alphas (list[float], optional): The alphas; None tunes the learning rate alone and
-            ``alpha_key`` is not looked at.
-        schedule_fraction (float): Length of the trainings, in parts of the config's own schedule.
-
-    Raises:
-        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.lrs``.
-    """
-
-    kind: ClassVar[str] = 'GridSearch'
-
-    lrs: tuple[float, ...] | None = None
-    lr_range: tuple[float, float] | None = None
-    num_splits: int = 5
-    alphas: tuple[float, ...] | None = None
-    schedule_fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.lrs is None) == (self.lr_range is None):
-            raise ConfigError(
-                'search.lrs: give either lrs or lr_range (with num_splits), '
-                f'got lrs={self.lrs!r} and lr_range={self.lr_range!r}'
-            )
-        if self.lrs is not None:
-            self._set('lrs', checks.distinct_positives('lrs', self.lrs))
-        if self.lr_range is not None:
-            self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
-        checks.integer('num_splits', self.num_splits, at_least=2)
-        if self.alphas is not None:
-            self._set('alphas', checks.distinct_positives('alphas', self.alphas))
-        self._set('schedule_fraction', checks.fractions('schedule_fraction', [self.schedule_fraction])[0])
+    def lr_keys(self) -> tuple[str, ...]:
+        """Dotted keys that get the learning rate."""
+        return checks.dotted_keys('lr_key', self.lr_key, 'optim_wrapper')
 
     @property
     def alpha_keys(self) -> tuple[str, ...]:
-        return super().alpha_keys if self.alphas is not None else ()
+        """Dotted keys that get alpha; empty when this search does not tune it."""
+        return checks.dotted_keys('alpha_key', self.alpha_key, 'model')
 
     @property
+    def weight_decay_keys(self) -> tuple[str, ...]:
+        """Dotted keys that get the weight decay; empty when this search does not tune it."""
+        return ()
+
+    @property
+    def tuned_keys(self) -> dict[str, tuple[str, ...]]:
+        """The numbers that this search tunes, each with its dotted keys."""
+        keys = {'lr': self.lr_keys, 'alpha': self.alpha_keys, 'weight_decay': self.weight_decay_keys}
+        return {name: of_name for name, of_name in keys.items() if of_name}
+
+    @property
+    def executor_settings(self) -> ExecutorSettings:
+        """The settings of what runs the trials."""
+        return parse_executor(self.executor)
+
+    @property
+    @abstractmethod
     def fractions(self) -> tuple[float, ...]:
-        return (self.schedule_fraction,)
+        """The lengths of trainings, as fractions of the config's own schedule, rising."""
 
-
-METHODS: tuple[type[SearchSettings], ...] = (
-    FixNormSearch,
-    GridSearch,
-    BayesianSearch,
-    RandomSearch,
-    SuccessiveHalvingSearch,
-    UnimodalFixNormSearch,
-)
-KINDS: dict[str, type[SearchSettings]] = {method.kind: method for method in METHODS}
-
-
-def parse_settings(block: Any) -> SearchSettings:
-    """Check a config's ``search`` block.
-
-    Args:
-        block (dict): The block, with its ``type`` (default ``'FixNormSearch'``).
-
-    Raises:
-        ConfigError: No block, an unknown type or key, or a value that breaks its rule.
-
-    Example:
-        >>> parse_settings(dict(type='FixNormSearch', lr_range=(0.2, 3.2))).num_splits
-        5
-    """
-    if not isinstance(block, Mapping):
-        raise ConfigError(
-            "search: the config needs a block search = dict(type='FixNormSearch', "
-            f'lr_range=(lr_min, lr_max), ...), got {block!r}'
-        )
-    values = dict(block)
-    name = values.pop('type', FixNormSearch.kind)
-    if name not in KINDS:
-        raise ConfigError(f'search.type: must be one of {sorted(KINDS)}, got {name!r}{nearest(str(name), KINDS)}')
-    valid = {f.name for f in fields(KINDS[name])}
-    for key in values:
-        if key not in valid:
-            raise ConfigError(
-                f'search.{key}: {name} has no such key{nearest(str(key), valid)} (it has: {", ".join(sorted(valid))})'
-            )
-    return KINDS[name](**values)
+    def identity(self) -> dict[str, Any]:
+        """Return everything that decides what the trials are, as plain data."""
+        values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
+        if not self.confirm_seeds:  # a record from before this key existed continues
+            del values['confirm_seeds']
+        processes = self.executor_settings.processes
+        if processes > 1:  # each has the config's batch size, so together they have another one
+            values['executor.gpus_per_trial'] = processes
+        return {'type': self.kind, **values}

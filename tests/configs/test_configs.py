@@ -13,7 +13,7 @@ from mmengine.registry import FUNCTIONS
 from mmpretrain.registry import MODELS, TRANSFORMS
 from PIL import Image
 
-from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.methods import parse_settings
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PEERS = ('sgdp', 'adamp', 'per-layer', 'bounded-wn', 'shifted-l2', 'exp-lr', 'lr-correction')  # in tests/peers

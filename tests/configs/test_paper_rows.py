@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.trial.schedule import scale_schedule
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

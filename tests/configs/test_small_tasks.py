@@ -20,7 +20,7 @@ from mmfixnorm.core import WeightNormalized
 from mmfixnorm.core.layers import fill_scales_
 from mmfixnorm.core.norm_fixing import flagged, global_norm
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
-from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.methods import parse_settings
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ('digits', 'bccd', 'camvid')

@@ -9,7 +9,7 @@ from mmfixnorm.config import load_config
 from mmfixnorm.config_audit import prepared_model
 from mmfixnorm.convert import convert
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.methods import parse_settings
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 WD = CONFIGS / 'digits/resnet8_wd_1xb64-20e_digits.py'

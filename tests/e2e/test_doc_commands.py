@@ -22,8 +22,8 @@ import pytest
 import torch
 
 from mmfixnorm.launch import load_config
+from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.record.study import read_record
-from mmfixnorm.search.settings import parse_settings
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 
 from mmfixnorm.launch import load_config
-from mmfixnorm.search.planner import Spec
+from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.trial import __main__ as trial
@@ -108,7 +108,7 @@ def make_trial(tiny_task, tmp_path):
         if not (tmp_path / 'data').exists():
             make.config = tiny_task(task)
         problem = load_problem(make.config, work_dir=tmp_path, cfg_options={'search': settings, **options})
-        cfg = problem.trial_config(Spec('grid-00', 'grid', 0.02, 2.0, 1.0))
+        cfg = problem.trial_config(Spec('grid-00', 'grid', Point(0.02, 2.0), 1.0))
         cfg.work_dir = str(folder / 'run')
         folder.mkdir(exist_ok=True)
         cfg.dump(folder / 'config.py')

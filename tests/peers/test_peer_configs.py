@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import Dataset
 
-from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.methods import parse_settings
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'cifar10'
 # name -> optim wrapper, optimizer, weight decay of the convolutions, of the classifier

@@ -8,7 +8,6 @@ import pytest
 
 from mmfixnorm.search.driver import Outcome, run_search
 from mmfixnorm.search.executors.local import LocalExecutor
-from mmfixnorm.search.methods.values import values_of
 from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.record.state import search_state
 from mmfixnorm.search.record.study import read_record
@@ -74,7 +73,7 @@ class FakeSearch:
     def table(self) -> list[tuple]:
         """What must not depend on how the search ran."""
         state = search_state(self.problem(), read_record(self.work_dir))
-        return [(r.key, r.stage, r.outcome, *values_of(r).items(), r.cost, r.value) for r in state.rows]
+        return [(r.key, r.stage, r.outcome, *r.point.values.items(), r.cost, r.value) for r in state.rows]
 
     def record(self):
         return read_record(self.work_dir)

@@ -42,7 +42,7 @@ def kill_self_at(number):
 def test_a_search_finds_the_best_of_its_formula(make_search):
     search = make_search()
     outcome = search.run()
-    assert (outcome.kind, outcome.best.lr, outcome.best.alpha) == ('done', 1.1, 4.0)
+    assert (outcome.kind, outcome.best.point.lr, outcome.best.point.alpha) == ('done', 1.1, 4.0)
     assert len(search.trainings()) == 15
 
 
@@ -123,7 +123,7 @@ def test_t4_a_draft_of_the_record_that_was_cut_off_does_no_harm(make_search, sma
 def test_t5_a_diverged_trial_is_a_result_and_is_not_repeated(make_search):
     search = make_search()
     outcome = search.run('diverge-high')
-    assert outcome.best.lr == 1.1
+    assert outcome.best.point.lr == 1.1
     diverged = [a.spec.key for a in search.record().attempts if a.result.outcome == 'diverged']
     assert diverged == ['r0-k3', 'r0-k4']
     assert len(search.trainings()) == 15
@@ -264,7 +264,7 @@ def test_t13_a_full_disk_ends_the_driver_with_the_reason_and_loses_nothing(make_
     assert in_a_process(run_on_a_full_disk) == 0
     told = (tmp_path / 'told').read_text()
     assert told.startswith(f'--work-dir: cannot write to {str(search.work_dir)!r} (')
-    assert 'give the same command again' in told
+    assert 'run the same command again' in told
     assert search.run().kind == 'done'
     assert search.table() == calm.table()
     assert search.trainings() == calm.trainings()

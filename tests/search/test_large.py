@@ -32,7 +32,7 @@ def test_what_is_read_is_what_optuna_reads(large_study, tmp_path):
     assert len(study.trials) == 30
     for attempt, trial in zip(record.attempts, study.trials, strict=True):
         assert attempt.result.value == trial.value
-        assert {'lr': attempt.spec.lr, 'alpha': attempt.spec.alpha} == trial.params
+        assert {'lr': attempt.spec.point.lr, 'alpha': attempt.spec.point.alpha} == trial.params
         assert (attempt.spec.key, attempt.cost) == (trial.user_attrs['key'], trial.user_attrs['cost'])
     assert record.identity == study.user_attrs['identity']
 

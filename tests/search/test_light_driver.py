@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search import executors as executor_build
+from mmfixnorm.search.executors import local
 from mmfixnorm.search.trial.imports import check_custom_imports
 
 ROOT = Path(__file__).parents[2]
@@ -77,18 +77,18 @@ def test_t12_a_module_that_cannot_be_imported_is_told_before_anything_runs(tmp_p
     [(0, None, []), (2, None, ['0', '1']), (2, '5,7', ['5', '7']), (1, '3,9', ['3'])],
 )
 def test_gpus_are_named_as_cuda_visible_devices_names_them(monkeypatch, count, listed, gpus):
-    monkeypatch.setattr(executor_build, '_count_gpus', lambda: count)
+    monkeypatch.setattr(local, '_count_gpus', lambda: count)
     if listed is None:
         monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     else:
         monkeypatch.setenv('CUDA_VISIBLE_DEVICES', listed)
-    assert executor_build.visible_gpus() == gpus
+    assert local.visible_gpus() == gpus
 
 
 def test_torch_is_asked_for_the_gpus_in_a_process_of_its_own(monkeypatch):
-    monkeypatch.setattr(executor_build, '_GPU_DEVICES', ('/dev/null',))  # as if there were a GPU's device file
+    monkeypatch.setattr(local, '_GPU_DEVICES', ('/dev/null',))  # as if there were a GPU's device file
     monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
-    assert executor_build.visible_gpus() == []
+    assert local.visible_gpus() == []
     monkeypatch.setattr(sys, 'executable', 'false')
     with pytest.raises(ConfigError, match='torch cannot count the GPUs'):
-        executor_build.visible_gpus()
+        local.visible_gpus()

@@ -6,24 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfixnorm.search.planner import (
-    Closed,
-    Done,
-    Run,
-    Stuck,
-    Wait,
-    outline,
-    plan,
-    replay,
-    split,
-)
-from mmfixnorm.search.settings import FixNormSearch, GridSearch
+from mmfixnorm.search.methods.base import FinishedTraining, Point
+from mmfixnorm.search.methods.fixnorm import FixNormSearch, split
+from mmfixnorm.search.methods.grid import GridSearch
+from mmfixnorm.search.planner import Done, Run, Stuck, Wait, plan, planned_stages, replay
 
 PAPER = FixNormSearch()
 
 
 def closed(spec, value):
-    return Closed(spec.key, spec.lr, spec.alpha, value)
+    return FinishedTraining(spec.key, spec.point, value)
 
 
 def play(search, value_of):
@@ -39,7 +31,7 @@ def play(search, value_of):
 
 def near(lr_star, alpha_star=4.0):
     """Unimodal in lr and alpha, with these maxima."""
-    return lambda s: -abs(s.lr - lr_star) - 0.01 * abs(math.log(s.alpha / alpha_star))
+    return lambda s: -abs(s.point.lr - lr_star) - 0.01 * abs(math.log(s.point.alpha / alpha_star))
 
 
 SPLITS = [  # low, high, drop_low, what the paper's values need
@@ -80,15 +72,15 @@ def test_the_split_keeps_the_users_ends_bit_for_bit():
 def test_every_published_learning_rate_is_reached(lr_range, winners, lr_star):
     def value_of(spec):
         best = winners if spec.stage == 'round 0' else lr_star
-        return 10.0 * (spec.fraction == 1) - abs(spec.lr - best)
+        return 10.0 * (spec.fraction == 1) - abs(spec.point.lr - best)
 
     _, step = play(FixNormSearch(lr_range=lr_range, alphas=(0.5,)), value_of)
-    assert step.best.lr == lr_star
+    assert step.best.point.lr == lr_star
 
 
 def test_algorithm_4_asks_for_these_trainings_in_this_order():
     asked, step = play(PAPER, near(1.5, alpha_star=4.0))
-    assert [(s.key, s.lr, s.alpha, s.fraction) for s in asked] == [
+    assert [(s.key, s.point.lr, s.point.alpha, s.fraction) for s in asked] == [
         ('r0-k0', 0.8, 0.5, 0.2),
         ('r0-k1', 1.4, 0.5, 0.2),
         ('r0-k2', 2.0, 0.5, 0.2),
@@ -105,25 +97,25 @@ def test_algorithm_4_asks_for_these_trainings_in_this_order():
         ('alpha-4', 1.4, 8.0, 1.0),
         ('alpha-5', 1.4, 16.0, 1.0),
     ]
-    assert (step.best.lr, step.best.alpha) == (1.4, 4.0)
+    assert (step.best.point.lr, step.best.point.alpha) == (1.4, 4.0)
 
 
 def test_the_defaults_cost_11_t_max():
-    assert sum(n * fraction for _, n, fraction in outline(PAPER)) == 5 * 0.2 + 5 + 5
+    assert sum(n * fraction for _, n, fraction in planned_stages(PAPER)) == 5 * 0.2 + 5 + 5
 
 
 def test_a_better_shorter_training_keeps_its_learning_rate():
     def value_of(spec):
-        return {'round 0': 80.0 - spec.lr, 'round 1': 70.0 + spec.lr}.get(spec.stage, 60.0)
+        return {'round 0': 80.0 - spec.point.lr, 'round 1': 70.0 + spec.point.lr}.get(spec.stage, 60.0)
 
     asked, step = play(PAPER, value_of)
     assert step.best.key == 'r0-k0'
-    assert {s.lr for s in asked if s.stage == 'alpha'} == {0.8}
+    assert {s.point.lr for s in asked if s.stage == 'alpha'} == {0.8}
 
 
 def test_round_1_is_bounded_by_the_winner_of_round_0_even_where_it_is_worse():
-    asked, _ = play(PAPER, lambda s: -abs(s.lr - 0.8) - (s.stage != 'round 0'))
-    assert max(s.lr for s in asked if s.stage == 'round 1') == 0.8
+    asked, _ = play(PAPER, lambda s: -abs(s.point.lr - 0.8) - (s.stage != 'round 0'))
+    assert max(s.point.lr for s in asked if s.stage == 'round 1') == 0.8
 
 
 @pytest.mark.parametrize('rule', ['greater', 'less'])
@@ -134,18 +126,18 @@ def test_equal_values_go_to_the_lower_learning_rate_and_the_first_alpha(rule):
 
 def test_an_equal_value_does_not_replace_the_best_so_far():
     search = FixNormSearch(alphas=(1.0, 2.0))
-    _, step = play(search, lambda s: 60.0 - s.lr if s.stage != 'alpha' else 59.8)
-    assert step.best.alpha == 1.0  # r1-k0 has lr 0.2, so 59.8 as well
+    _, step = play(search, lambda s: 60.0 - s.point.lr if s.stage != 'alpha' else 59.8)
+    assert step.best.point.alpha == 1.0  # r1-k0 has lr 0.2, so 59.8 as well
 
 
 def test_rule_less_minimises():
     _, step = play(FixNormSearch(rule='less'), lambda s: -near(1.4)(s))
-    assert (step.best.lr, step.best.alpha) == (1.4, 4.0)
+    assert (step.best.point.lr, step.best.point.alpha) == (1.4, 4.0)
 
 
 def test_t5_a_diverged_training_ranks_below_everything():
-    _, step = play(PAPER, lambda s: None if s.lr > 1 else -1e9 + s.lr)
-    assert step.best.lr == 0.8
+    _, step = play(PAPER, lambda s: None if s.point.lr > 1 else -1e9 + s.point.lr)
+    assert step.best.point.lr == 0.8
 
 
 def test_a_round_in_which_all_diverged_ends_the_search():
@@ -156,13 +148,13 @@ def test_a_round_in_which_all_diverged_ends_the_search():
 
 
 def test_alphas_that_all_diverge_leave_the_first_alpha():
-    _, step = play(PAPER, lambda s: None if s.stage == 'alpha' else s.lr)
-    assert step.best.alpha == 0.5
+    _, step = play(PAPER, lambda s: None if s.stage == 'alpha' else s.point.lr)
+    assert step.best.point.alpha == 0.5
 
 
 def test_a_best_at_the_upper_bound_of_round_0_is_warned_of():
-    asked, _ = play(PAPER, lambda s: s.lr)
-    replayed = replay(PAPER, [closed(s, s.lr) for s in asked])
+    asked, _ = play(PAPER, lambda s: s.point.lr)
+    replayed = replay(PAPER, [closed(s, s.point.lr) for s in asked])
     assert 'upper bound of search.lr_range' in replayed.warnings[0]
     asked, _ = play(PAPER, near(1.4))
     assert replay(PAPER, [closed(s, near(1.4)(s)) for s in asked]).warnings == ()
@@ -170,8 +162,8 @@ def test_a_best_at_the_upper_bound_of_round_0_is_warned_of():
 
 def test_a_bound_that_falls_onto_lr_min_leaves_one_training():
     search = FixNormSearch(num_rounds=3, schedule_fractions=(0.2, 0.5, 1.0), alphas=(1.0,))
-    asked, _ = play(search, lambda s: -s.lr)
-    assert [s.lr for s in asked if s.stage == 'round 2'] == [0.2]
+    asked, _ = play(search, lambda s: -s.point.lr)
+    assert [s.point.lr for s in asked if s.stage == 'round 2'] == [0.2]
 
 
 def test_what_runs_is_waited_for():
@@ -186,14 +178,14 @@ def test_a_history_of_other_settings_is_refused():
     with pytest.raises(ValueError, match=r'r0-k0 with lr 0\.8.*asks for lr 1\.5'):
         plan(FixNormSearch(lr_range=(0.9, 3.9)), [closed(specs[0], 1.0)])
     with pytest.raises(ValueError, match='no plan asked for'):
-        plan(PAPER, [Closed('r7-k0', 1.0, 1.0, 1.0)])
+        plan(PAPER, [FinishedTraining('r7-k0', Point(1.0, 1.0), 1.0)])
     with pytest.raises(ValueError, match='twice'):
         plan(PAPER, [closed(specs[0], 1.0), closed(specs[0], 1.0)])
 
 
 def test_a_grid_is_all_pairs_at_full_length():
-    asked, step = play(GridSearch(lrs=(0.4, 1.0), alphas=(1.0, 2.0)), lambda s: s.lr + s.alpha)
-    assert [(s.key, s.lr, s.alpha, s.fraction) for s in asked] == [
+    asked, step = play(GridSearch(lrs=(0.4, 1.0), alphas=(1.0, 2.0)), lambda s: s.point.lr + s.point.alpha)
+    assert [(s.key, s.point.lr, s.point.alpha, s.fraction) for s in asked] == [
         ('grid-00', 0.4, 1.0, 1.0),
         ('grid-01', 0.4, 2.0, 1.0),
         ('grid-02', 1.0, 1.0, 1.0),
@@ -203,9 +195,9 @@ def test_a_grid_is_all_pairs_at_full_length():
 
 
 def test_a_grid_over_a_range_has_both_ends():
-    asked, _ = play(GridSearch(lr_range=(0.4, 2.8)), lambda s: s.lr)
-    assert [s.lr for s in asked] == [0.4, 1.0, 1.6, 2.2, 2.8]  # Fig 4 of the paper
-    assert {s.alpha for s in asked} == {None}
+    asked, _ = play(GridSearch(lr_range=(0.4, 2.8)), lambda s: s.point.lr)
+    assert [s.point.lr for s in asked] == [0.4, 1.0, 1.6, 2.2, 2.8]  # Fig 4 of the paper
+    assert {s.point.alpha for s in asked} == {None}
 
 
 def test_a_grid_that_all_diverged_ends_the_search():
@@ -237,9 +229,9 @@ def test_any_search_ends_never_repeats_a_key_and_costs_what_was_planned(search, 
     asked, step = play(search, lambda s: data.draw(values))
     assert isinstance(step, (Done, Stuck))
     assert len({s.key for s in asked}) == len(asked)
-    planned = sum(n * fraction for _, n, fraction in outline(search))
+    planned = sum(n * fraction for _, n, fraction in planned_stages(search))
     assert sum(s.fraction for s in asked) <= planned + 1e-9
-    assert all(search.lr_range[0] <= s.lr <= search.lr_range[1] for s in asked)
+    assert all(search.lr_range[0] <= s.point.lr <= search.lr_range[1] for s in asked)
 
 
 @settings(max_examples=100, deadline=None)

@@ -3,13 +3,13 @@
 import pytest
 from mmengine.config import Config
 
+from mmfixnorm.data_checks.paths import data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, nest
-from mmfixnorm.search.data import check_data, data_paths, describe_data
-from mmfixnorm.search.planner import Spec
-from mmfixnorm.search.problem import load_problem
+from mmfixnorm.search.methods.base import Point, Spec
+from mmfixnorm.search.problem import check_data, describe_data, load_problem
 
-SPEC = Spec('r0-k3', 'round 0', 2.6, 0.5, 0.2)
+SPEC = Spec('r0-k3', 'round 0', Point(2.6, 0.5), 0.2)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_config_without_a_final_linear_layer_is_refused(write_config):
 
 def test_a_grid_over_lr_alone_needs_no_alpha(write_config):
     config = write_config("type='GridSearch', lrs=[0.1, 0.2], alpha_key='model.nowhere'")
-    assert load_problem(config).trial_config(Spec('grid-00', 'grid', 0.1, None, 1.0))
+    assert load_problem(config).trial_config(Spec('grid-00', 'grid', Point(0.1), 1.0))
 
 
 @pytest.mark.parametrize('key', ['val_dataloader', 'val_cfg', 'val_evaluator'])
@@ -92,7 +92,7 @@ def test_trials_do_not_share_a_folder_for_checkpoints(write_config):
 def test_the_cost_is_that_of_the_real_lengths(write_config):
     config = write_config(extra='train_cfg = dict(by_epoch=True, max_epochs=38)\n')
     assert load_problem(config).cost(0.2) == 8 / 38
-    stages = load_problem(write_config()).outline_cost()
+    stages = load_problem(write_config()).planned_costs()
     assert sum(cost for _, _, cost in stages) == 11
 
 

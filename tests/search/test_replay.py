@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy.interpolate import RegularGridInterpolator
 
-from mmfixnorm.search.settings import FixNormSearch, RandomSearch
+from mmfixnorm.search.methods.fixnorm import FixNormSearch
+from mmfixnorm.search.methods.sampled import RandomSearch
 from tests.search.planning import play
 
 sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks' / 'tuners'))
@@ -61,7 +62,7 @@ def test_without_noise_it_is_the_search_on_the_formula(table):
     between = RegularGridInterpolator((np.log(LRS), np.log(ALPHAS)), np.moveaxis(values, 0, -1))
 
     def value_of(spec):
-        return float(between([math.log(spec.lr), math.log(spec.alpha)])[0][int(spec.fraction == 1)])
+        return float(between([math.log(spec.point.lr), math.log(spec.point.alpha)])[0][int(spec.fraction == 1)])
 
     asked, _, step = play(settings, value_of)
     for shuffle in range(3):

@@ -5,7 +5,9 @@ import math
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.settings import FixNormSearch, GridSearch, parse_settings
+from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.search.methods.fixnorm import FixNormSearch
+from mmfixnorm.search.methods.grid import GridSearch
 
 
 def sampled(kind, **changes):

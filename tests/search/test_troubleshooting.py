@@ -6,11 +6,12 @@ import pytest
 
 from mmfixnorm.config import explain_import
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search._utils.writing import writing_to
-from mmfixnorm.search.driver import run_search
+from mmfixnorm.search._utils.files import writing_to
+from mmfixnorm.search.driver import check_folder, run_search
+from mmfixnorm.search.executors.base import Exit, UnavailableError
 from mmfixnorm.search.executors.claim import check_owner
-from mmfixnorm.search.executors.local import Exit, LocalExecutor, UnavailableError
-from mmfixnorm.search.methods.base import Spec
+from mmfixnorm.search.executors.local import LocalExecutor
+from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.state import search_state
@@ -18,7 +19,6 @@ from mmfixnorm.search.record.study import STUDY_FILE, read_record
 from mmfixnorm.search.trial import __main__ as trial
 from mmfixnorm.search.trial import readback as built
 from mmfixnorm.search.trial.folder import read_result
-from mmfixnorm.search.trial.task import check_folder
 
 TASK = {'lr': 0.4, 'alpha': 2.0, 'weight_decay': 1e-4, 'alpha_keys': ['model.head.alpha']}
 
@@ -77,7 +77,7 @@ def going_on(told, make_search, small, tmp_path):
     told(search_state, search.problem(search__lr_range=(0.1, 3.2)), search.record())
     with driver_lock(search.work_dir):
         told(search.run)
-    folder, spec = search.work_dir / 'trials' / 'r0-k0', Spec('r0-k0', 'round 0', 9.0, 1.0, 0.2)
+    folder, spec = search.work_dir / 'trials' / 'r0-k0', Spec('r0-k0', 'round 0', Point(9.0, 1.0), 0.2)
     told(check_folder, folder, spec, search.record().fingerprint)
     told(read_result, folder, key='r0-k0', attempt=1, fingerprint='other')
     for name, read in (('result.json', read_result), ('spec.json', None)):

@@ -45,7 +45,7 @@ def problem_in(work_dir, **options):
 def what_was_found(problem):
     """The table of a search, with the curve and the last weights of each training."""
     record = read_record(problem.work_dir)
-    rows = {r.key: (r.outcome, r.lr, r.alpha, r.value) for r in search_state(problem, record).rows}
+    rows = {r.key: (r.outcome, r.point.lr, r.point.alpha, r.value) for r in search_state(problem, record).rows}
     curves = {a.spec.key: a.result.curve for a in record.attempts if a.result.outcome == 'done'}
     paths = {key: problem.trial_dir(key) / 'run' / 'epoch_4.pth' for key in rows}
     weights = {key: torch.load(path, weights_only=False)['state_dict'] for key, path in paths.items()}

@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from rich.console import Console
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.planner import Spec
+from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record import study
 from mmfixnorm.search.record.state import search_state
@@ -24,7 +24,7 @@ from mmfixnorm.search.trial import readback as built
 
 BLOCK = "type='RandomSearch', num_trials=4, weight_decay_range=(1e-5, 5e-4)"
 KEY = 'optim_wrapper.optimizer.weight_decay'
-SPEC = Spec('random-00', 'random', 0.8, None, 1.0, 3e-5)
+SPEC = Spec('random-00', 'random', Point(0.8, weight_decay=3e-5), 1.0)
 TASK = dict(lr=0.4, alpha=None, weight_decay=3e-5, alpha_keys=[])
 
 
@@ -40,15 +40,15 @@ def test_a_trial_s_config_has_lr_and_weight_decay_and_the_given_one_stays(write_
     cfg = problem.trial_config(SPEC)
     assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (0.8, 3e-5)
     assert problem.cfg.optim_wrapper.optimizer.weight_decay == 1e-4
-    assert problem.tuned(SPEC) == {'optim_wrapper.optimizer.lr': 0.8, KEY: 3e-5}
+    assert problem.tuned(SPEC.point) == {'optim_wrapper.optimizer.lr': 0.8, KEY: 3e-5}
 
 
 def test_several_places_can_take_the_weight_decay(write_config, decaying):
     extra = decaying.replace('))', '), other=dict(weight_decay=1e-4))')
     keys = f"weight_decay_key=['{KEY}', 'optim_wrapper.other.weight_decay']"
     problem = load_problem(write_config(f'{BLOCK}, {keys}', extra=extra))
-    assert set(problem.tuned(SPEC).values()) == {0.8, 3e-5}
-    assert len(problem.tuned(SPEC)) == 3
+    assert set(problem.tuned(SPEC.point).values()) == {0.8, 3e-5}
+    assert len(problem.tuned(SPEC.point)) == 3
 
 
 def test_a_config_without_weight_decay_is_refused(write_config):
@@ -103,8 +103,8 @@ def searched(make_search, decaying):
 def test_the_record_holds_it_and_optuna_sees_it_as_a_parameter(searched):
     problem, record = searched
     study = optuna.load_study(study_name='search', storage=f'sqlite:///{problem.work_dir / STUDY_FILE}')
-    assert [t.params['weight_decay'] for t in study.trials] == [a.spec.weight_decay for a in record.attempts]
-    assert all(1e-5 <= c.weight_decay <= 5e-4 for c in record.closed())
+    assert [t.params['weight_decay'] for t in study.trials] == [a.spec.point.weight_decay for a in record.attempts]
+    assert all(1e-5 <= c.point.weight_decay <= 5e-4 for c in record.finished())
 
 
 def test_it_is_in_the_tables_the_report_and_the_winning_config(searched):
@@ -115,14 +115,17 @@ def test_it_is_in_the_tables_the_report_and_the_winning_config(searched):
     print_state(problem, search_state(problem, record), console)
     text = console.export_text()
     assert text.count('weight decay') == 3  # two tables and the line of the winner
-    assert text.count(f'{best.weight_decay:g}') == 3
+    assert text.count(f'{best.point.weight_decay:g}') == 3
     assert 'alpha' not in text
     files = write_report(problem, record)
     page = files.report.read_text()
     assert re.search('<th[^>]*>weight decay</th>', page)
-    assert f'weight decay {best.weight_decay:g}: accuracy/top1' in page
+    assert f'weight decay {best.point.weight_decay:g}: accuracy/top1' in page
     cfg = Config.fromfile(files.best_config)
-    assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (best.lr, best.weight_decay)
+    assert (cfg.optim_wrapper.optimizer.lr, cfg.optim_wrapper.optimizer.weight_decay) == (
+        best.point.lr,
+        best.point.weight_decay,
+    )
 
 
 def test_sampled_points_are_a_map_and_are_not_joined_by_lines(searched):
@@ -133,26 +136,28 @@ def test_sampled_points_are_a_map_and_are_not_joined_by_lines(searched):
     for lr, decay, value in zip(points.lrs, points.others, points.values):
         expected = 90 - 10 * math.log(lr / 1.1) ** 2 - math.log(decay / 8e-5) ** 2  # that of fake_trial.py
         assert value == pytest.approx(expected, abs=1e-5)
-    (curve,) = lr_curves(problem.settings, state)
+    (curve,) = lr_curves(state)
     assert (curve.joined, curve.lrs) == (False, sorted(points.lrs))
-    assert alpha_curves(problem.settings, state) == []
+    assert alpha_curves(state, 'greater') == []
 
 
 def test_a_record_from_before_there_was_one_opens_and_goes_on(make_search, small, monkeypatch):
     """Such a record has no weight decay in its rows and no key for it in its settings."""
     search = make_search(small)
 
-    def without(spec_or_result):
-        return {k: v for k, v in asdict(spec_or_result).items() if 'weight_decay' not in k}
+    def without(data):
+        return {k: v for k, v in data.items() if 'weight_decay' not in k}
 
-    monkeypatch.setattr(study, 'asdict', without)
+    to_dict = Spec.to_dict
+    monkeypatch.setattr(study, 'asdict', lambda result: without(asdict(result)))
+    monkeypatch.setattr(Spec, 'to_dict', lambda spec: without(to_dict(spec)))
     search.run('fail-r1-k0', search__max_attempts=1)
     monkeypatch.undo()
     record = search.record()
     assert not any('weight_decay' in key for key in record.identity)
     rows = optuna.load_study(study_name='search', storage=f'sqlite:///{search.work_dir / STUDY_FILE}').trials
     assert all('weight_decay' not in t.user_attrs['row']['spec'] for t in rows)
-    assert {a.spec.weight_decay for a in record.attempts} == {None}
+    assert {a.spec.point.weight_decay for a in record.attempts} == {None}
     assert search.run().kind == 'done'
     calm = make_search(small, 'calm')
     calm.run()

@@ -9,7 +9,7 @@ import pytest
 
 from mmfixnorm.launch import load_config
 from mmfixnorm.search._utils.keys import get_key
-from mmfixnorm.search.settings import parse_settings
+from mmfixnorm.search.methods import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = ROOT / 'configs/digits'

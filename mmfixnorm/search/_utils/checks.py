@@ -1,7 +1,6 @@
 """Checks of single values of a ``search`` block.
 
-Each returns the value in its final form, or raises :class:`ConfigError` with the key, the rule and
-what was found.
+Each returns the value in its final form, or raises :class:`ConfigError` with the key, the rule and the value found.
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from mmfixnorm.errors import ConfigError
 
 
 def fail(key: str, rule: str, found: Any) -> ConfigError:
-    """The error for a value that breaks its rule."""
+    """Make the error for a value that breaks its rule."""
     return ConfigError(f'search.{key}: must be {rule}, got {found!r}')
 
 
 def finite(key: str, value: Any, rule: str) -> float:
-    """A finite number; ``rule`` is for the message."""
+    """Check for a finite number; ``rule`` is for the message."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise fail(key, rule, value)
     return float(value)
 
 
 def positive(key: str, value: Any) -> float:
-    """A finite number above 0."""
+    """Check for a finite number above 0."""
     rule = 'a finite number > 0'
     number = finite(key, value, rule)
     if number <= 0:
@@ -35,21 +34,21 @@ def positive(key: str, value: Any) -> float:
 
 
 def integer(key: str, value: Any, *, at_least: int) -> int:
-    """An integer that is not too small."""
+    """Check for an integer that is large enough."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise fail(key, f'an integer >= {at_least}', value)
     return value
 
 
 def sequence(key: str, value: Any, rule: str) -> Sequence[Any]:
-    """A list or tuple that is not empty; ``rule`` is for the message."""
+    """Check for a non-empty list or tuple; ``rule`` is for the message."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:
         raise fail(key, rule, value)
     return value
 
 
 def distinct_positives(key: str, value: Any) -> tuple[float, ...]:
-    """Numbers above 0, none twice."""
+    """Check for distinct numbers above 0."""
     rule = 'a non-empty list of distinct finite numbers > 0'
     numbers = tuple(positive(key, v) for v in sequence(key, value, rule))
     if len(set(numbers)) != len(numbers):
@@ -58,7 +57,7 @@ def distinct_positives(key: str, value: Any) -> tuple[float, ...]:
 
 
 def positive_range(key: str, value: Any) -> tuple[float, float]:
-    """A pair of rising numbers above 0, under a key such as ``lr_range``."""
+    """Check for a pair of rising numbers above 0, under a key such as ``lr_range``."""
     name = key.removesuffix('_range')
     rule = f'a pair ({name}_min, {name}_max) with 0 < {name}_min < {name}_max'
     pair = sequence(key, value, rule)
@@ -71,7 +70,7 @@ def positive_range(key: str, value: Any) -> tuple[float, float]:
 
 
 def fractions(key: str, value: Any) -> tuple[float, ...]:
-    """Parts of a schedule, none smaller than the one before it."""
+    """Check for fractions of a schedule, none smaller than the one before it."""
     rule = 'a list of numbers in (0, 1], none smaller than the one before it'
     numbers = tuple(finite(key, v, rule) for v in sequence(key, value, rule))
     if any(not 0 < n <= 1 for n in numbers) or list(numbers) != sorted(numbers):
@@ -80,7 +79,7 @@ def fractions(key: str, value: Any) -> tuple[float, ...]:
 
 
 def dotted_keys(key: str, value: Any, root: str) -> tuple[str, ...]:
-    """One dotted key of the config below ``root``, or several."""
+    """Check for one dotted key of the config below ``root``, or several."""
     rule = f"a dotted key of the config that starts with '{root}.', or a list of such keys"
     names = (value,) if isinstance(value, str) else tuple(sequence(key, value, rule))
     if any(not isinstance(n, str) or not n.startswith(f'{root}.') for n in names):
@@ -89,6 +88,6 @@ def dotted_keys(key: str, value: Any, root: str) -> tuple[str, ...]:
 
 
 def one_of(key: str, value: Any, valid: Sequence[str]) -> None:
-    """One of these names."""
+    """Check for one of these names."""
     if value not in valid:
         raise fail(key, ' or '.join(map(repr, valid)), value)

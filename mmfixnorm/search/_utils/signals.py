@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a flag that a loop looks at between two steps.
+"""Ctrl-C and SIGTERM as a flag that a loop checks between two steps.
 
 An exception could arrive in the middle of a write to the record; a flag cannot.
 """
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class StopFlag:
-    """False until a signal arrived."""
+class StopRequested:
+    """False until SIGINT or SIGTERM arrives."""
 
     def __init__(self) -> None:
         self.signal_name = ''
@@ -23,9 +23,9 @@ class StopFlag:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals() -> Iterator[StopRequested]:
     """Turn SIGINT and SIGTERM into the flag; a second one raises KeyboardInterrupt."""
-    flag = StopFlag()
+    flag = StopRequested()
     if threading.current_thread() is not threading.main_thread():
         yield flag  # Python delivers signals to the main thread only
         return

@@ -1,12 +1,12 @@
 """The file by which an attempt runs once, however often it is started: ``attempt-N.claim``.
 
-Whoever runs the attempt creates it exclusively, before anything else. Its words say who that is:
+The process that runs the attempt creates it exclusively, before anything else. Its words say which process that is:
 
-- ``PID START HOST SLOT``: a process of :class:`.executor.LocalExecutor`, its start time in ticks since
+- ``PID START HOST SLOT``: a process of :class:`.local.LocalExecutor`, its start time in ticks since
   boot, its machine and its place among the GPUs;
-- ``slurm JOB_ID CLUSTER RESTARTS``: a job of :class:`.executor_slurm.SlurmExecutor`;
-- ``ray HOST PID NODE``, and later ``ended STATUS``: an actor of :class:`.executor_ray.RayExecutor`;
-  ``ray revoked``: it is to end itself;
+- ``slurm JOB_ID CLUSTER RESTARTS``: a job of :class:`.slurm.SlurmExecutor`;
+- ``ray HOST PID NODE``, and later ``ended STATUS``: an actor of :class:`.ray.RayExecutor`;
+  ``ray revoked``: the trial must end itself;
 - ``manual HOST``: handed out to be started by hand.
 """
 
@@ -36,12 +36,12 @@ WATCH_SCRIPT = """(
     [ "$(cat "$claim")" = "$mine" ] || kill -s KILL -- -$$
   done
 ) >/dev/null 2>&1 &"""
-_CLAIM_WRITTEN_S = 5.0  # an empty claim older than this is that of a shell that was killed
+_CLAIM_WRITTEN_S = 5.0  # an empty claim older than this was left by a shell that was killed
 
 
 @dataclass(frozen=True)
 class Claim:
-    """The claim of a process of this or another machine; ``slot`` is None if it is not told."""
+    """The claim of a process of this or another machine; ``slot`` is None if the file does not have it."""
 
     pid: int
     started: str
@@ -50,25 +50,25 @@ class Claim:
 
 
 def claim_file(trial_dir: Path, attempt: int) -> Path:
-    """The file that claims this attempt."""
+    """Return the file that claims this attempt."""
     return trial_dir / f'attempt-{attempt}.claim'
 
 
 def attempt_name(claim: Path) -> str:
-    """A name that no other attempt has, for a cluster; Slurm gives an id again after a crash."""
+    """Return a name that no other attempt has, for a cluster; Slurm reuses ids after a crash."""
     number = claim.stem.split('-')[1]
     return f'{claim.parent.name}.{number}-{hashlib.sha256(str(claim).encode()).hexdigest()[:12]}'
 
 
 def note_file(claim: Path) -> Path:
-    """The file in which a driver notes the Slurm job that is going to claim an attempt."""
+    """Return the file in which a driver notes the Slurm job that will claim an attempt."""
     return claim.with_suffix('.job')
 
 
 def has_result(claim: Path) -> bool:
-    """Whether the attempt has left its result.
+    """Return whether the attempt has left its result.
 
-    One that cannot be read counts: the driver reads it as well, and says what is wrong.
+    A result that cannot be read counts: the driver reads it as well, and says what is wrong.
     """
     try:
         attempt = json.loads((claim.parent / RESULT_FILE).read_text(encoding='utf-8'))['attempt']
@@ -83,7 +83,7 @@ def check_owner(path: Path, executor: str) -> None:
     """Refuse an attempt that another kind of executor has started.
 
     Raises:
-        ConfigError: It has; the message says which.
+        ConfigError: The attempt was started by another executor; the message names it.
     """
     words = _words(path)
     note = note_file(path)
@@ -94,12 +94,12 @@ def check_owner(path: Path, executor: str) -> None:
     if owner != executor:
         raise ConfigError(
             f'search.executor: {found}: this attempt was started by the executor {owner!r}, this is {executor!r}; '
-            f'go on with --executor {owner}, or delete that file if it has ended'
+            f'continue with --executor {owner}, or delete that file if the attempt has ended'
         )
 
 
 def read_claim(path: Path) -> Claim | None:
-    """The claim of a process, or None if it is not written, or not by one."""
+    """Read the claim of a process, or None if it is not written, or not by a process."""
     words = _words(path)
     if len(words) not in (3, 4) or not words[0].isdigit():
         return None
@@ -107,10 +107,10 @@ def read_claim(path: Path) -> Claim | None:
 
 
 def claimed_pid(path: Path) -> int | None:
-    """The process that runs the attempt, or None if it has ended.
+    """Return the process that runs the attempt, or None if it has ended.
 
     Raises:
-        ConfigError: It was started on another machine, so it cannot be told.
+        ConfigError: It was started on another machine, so nothing is known of it.
     """
     claim = read_claim(path)
     if claim is None:
@@ -121,7 +121,7 @@ def claimed_pid(path: Path) -> int | None:
     if claim.host != os.uname().nodename:
         raise ConfigError(
             f'{path}: this attempt was started on {claim.host!r}, this is {os.uname().nodename!r}; '
-            'go on there, or delete that file if it has ended'
+            'continue there, or delete that file if the attempt has ended'
         )
     return claim.pid if _start_time(claim.pid) == claim.started else None
 
@@ -131,7 +131,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _start_time(pid: int) -> str | None:
-    """Start time of a living process, in ticks since boot: tells it from one that reuses its number.
+    """Return the start time of a living process, in ticks since boot, which no later process of its number shares.
 
     ``'unknown'`` where there is no ``/proc``.
     """

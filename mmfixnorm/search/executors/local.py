@@ -1,20 +1,21 @@
-"""What runs trials, and trials as processes of this machine.
-
-An executor knows nothing of rounds, learning rates or the record. The others are in
-:mod:`.executor_slurm` and :mod:`.executor_manual`; :mod:`.executor_build` picks one by the settings.
-"""
+"""Trials as processes of this machine."""
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import subprocess
+import sys
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils import checks
+from mmfixnorm.search.executors.base import Executor, ExecutorSettings, Exit, in_processes
 from mmfixnorm.search.executors.claim import (
     CLAIM_SCRIPT,
     NOT_CLAIMED,
@@ -25,78 +26,52 @@ from mmfixnorm.search.executors.claim import (
 )
 from mmfixnorm.search.trial.folder import LOG_FILE
 
-
-class UnavailableError(RuntimeError):
-    """What runs the trials does not answer now: nothing is known of them, nothing has failed."""
+# One of these files exists where torch can find a GPU: NVIDIA's driver, its Jetson boards, ROCm, WSL.
+_GPU_DEVICES = ('/dev/nvidia*', '/dev/nvhost*', '/dev/nvmap', '/dev/kfd', '/dev/dxg')
 
 
 @dataclass(frozen=True)
-class Exit:
-    """How an attempt ended.
+class LocalSettings(ExecutorSettings):
+    """Processes of this machine.
 
-    Attributes:
-        code: Status of its process, negative for a signal; None if that is not known.
-        reason: How it ended in the words of what ran it, where there is no ``code``.
+    Args:
+        trials_per_gpu (int, optional): Trials that share a GPU at most; None means no limit.
     """
 
-    code: int | None
-    reason: str = ''
+    kind: ClassVar[str] = 'local'
 
-    @property
-    def unwatched(self) -> bool:
-        """Nobody can say how it ended, so it is not counted as a failure."""
-        return self.code is None and not self.reason
+    trials_per_gpu: int | None = None
 
-    def __str__(self) -> str:
-        if self.code is None:
-            return self.reason or 'its process ended while no driver was watching'
-        if self.code < 0:
-            return f'its process was killed by signal {-self.code} ({signal.Signals(-self.code).name})'
-        return f'its process ended with status {self.code}'
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trials_per_gpu is not None:
+            checks.integer('executor.trials_per_gpu', self.trials_per_gpu, at_least=1)
 
-
-class Executor(ABC):
-    """Runs the trial in a folder. A handle is a string that means the same to a later driver.
-
-    Every method that asks somebody else may raise :class:`UnavailableError`; the driver waits.
-
-    Attributes:
-        workers: Attempts at a time.
-        limits_time: Ends attempts at their time limit by itself, so the driver does not.
-        waits: The driver waits for the attempts; otherwise it ends when all are handed out.
-    """
-
-    workers: int
-    limits_time = False
-    waits = True
-
-    def refresh(self) -> None:
-        """Look at all attempts at once; called once before each round of ``adopt`` and ``poll``."""
-        return
-
-    @abstractmethod
-    def submit(self, trial_dir: Path, attempt: int) -> str:
-        """Start an attempt and return its handle; an attempt that is claimed is not run again."""
-
-    @abstractmethod
-    def adopt(self, trial_dir: Path, attempt: int) -> str | None:
-        """Return the handle of an attempt that an earlier driver started, or None.
+    def check_places(self, workers: int, gpus: int) -> None:
+        """Check that so many workers find a place on so many GPUs; without a GPU all run on the CPU.
 
         Raises:
-            ConfigError: Another kind of executor started it.
+            ConfigError: There are too few GPUs, or too few places on them.
         """
+        if gpus and gpus < self.gpus_per_trial:
+            raise ConfigError(
+                f'search.executor.gpus_per_trial: must be at most the number of visible GPUs, {gpus}, '
+                f'got {self.gpus_per_trial}'
+            )
+        places = gpus // self.gpus_per_trial * (self.trials_per_gpu or 0)
+        if gpus and self.trials_per_gpu is not None and workers > places:
+            raise ConfigError(
+                f'search.workers: {gpus} GPUs with trials_per_gpu={self.trials_per_gpu} and '
+                f'gpus_per_trial={self.gpus_per_trial} have places for {places} trials, got {workers} workers; '
+                'use fewer workers, or raise search.executor.trials_per_gpu'
+            )
 
-    @abstractmethod
-    def poll(self, handle: str) -> Exit | None:
-        """Return how the attempt ended, or None while it runs."""
-
-    @abstractmethod
-    def cancel(self, handle: str) -> None:
-        """End the attempt and everything it started; no error if it has ended already."""
-
-    @abstractmethod
-    def describe(self, handle: str) -> str:
-        """Say where the attempt runs, for people."""
+    def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> LocalExecutor:
+        gpus = visible_gpus()
+        self.check_places(workers, len(gpus))
+        return LocalExecutor(
+            workers, in_processes(command, self.processes), gpus=gpus, gpus_per_trial=self.gpus_per_trial
+        )
 
 
 class LocalExecutor(Executor):
@@ -213,4 +188,23 @@ def _kill_group(pid: int, sig: signal.Signals) -> None:
     try:
         os.killpg(pid, sig)
     except (ProcessLookupError, PermissionError):
-        return  # nobody is left in it
+        return  # no process is left in it
+
+
+def visible_gpus() -> list[str]:
+    """List the GPUs that this process may use, as entries of ``CUDA_VISIBLE_DEVICES``."""
+    count = _count_gpus()
+    listed = os.environ.get('CUDA_VISIBLE_DEVICES')
+    names = listed.split(',') if listed else [str(i) for i in range(count)]
+    return names[:count]
+
+
+def _count_gpus() -> int:
+    """Ask torch in another process: the driver stays small without torch."""
+    if not any(glob.glob(pattern) for pattern in _GPU_DEVICES):
+        return 0
+    ask = [sys.executable, '-c', 'import torch; print(torch.cuda.device_count())']
+    done = subprocess.run(ask, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ConfigError(f'search.executor: torch cannot count the GPUs of this machine:\n{done.stderr.strip()}')
+    return int(done.stdout.split()[-1])

@@ -1,4 +1,4 @@
-"""Trials that somebody else starts, for clusters that cannot be driven from here."""
+"""Trials that the user starts by hand, for clusters that cannot be driven from here."""
 
 from __future__ import annotations
 
@@ -6,18 +6,30 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.files import write_text
+from mmfixnorm.search.executors.base import Executor, ExecutorSettings, Exit, in_processes
 from mmfixnorm.search.executors.claim import check_owner, claim_file, has_result
-from mmfixnorm.search.executors.local import Executor, Exit
+
+
+@dataclass(frozen=True)
+class ManualSettings(ExecutorSettings):
+    """Commands that the user runs."""
+
+    kind: ClassVar[str] = 'manual'
+
+    def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> ManualExecutor:
+        return ManualExecutor(in_processes(command, self.processes))
 
 
 class ManualExecutor(Executor):
     """Hands out every trial that can run now; a trial has ended when its result is there.
 
-    Whether a command failed cannot be seen from here: the same command again goes on from the newest
+    Whether a command failed cannot be seen from here: the same command again continues from the newest
     checkpoint that can be loaded, as the same attempt.
 
     Args:
@@ -25,7 +37,7 @@ class ManualExecutor(Executor):
     """
 
     workers = sys.maxsize
-    limits_time = True  # whoever runs the commands does that
+    limits_time = True  # up to the user who runs the commands
     waits = False
 
     def __init__(self, command: Sequence[str]) -> None:
@@ -45,7 +57,7 @@ class ManualExecutor(Executor):
         return Exit(0) if has_result(Path(handle)) else None
 
     def cancel(self, handle: str) -> None:
-        """Refuse: nobody here knows where it runs.
+        """Refuse: where it runs is not known here.
 
         Raises:
             ConfigError: Always.

@@ -1,4 +1,4 @@
-"""Trials as actors of a Ray cluster that is there already; nothing here starts or stops one."""
+"""Trials as actors of a Ray cluster that is running already; nothing here starts or stops one."""
 
 from __future__ import annotations
 
@@ -10,15 +10,23 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils import checks
 from mmfixnorm.search._utils.files import write_text
+from mmfixnorm.search.executors.base import (
+    Executor,
+    ExecutorSettings,
+    Exit,
+    UnavailableError,
+    in_processes,
+    lines_of_shell,
+)
 from mmfixnorm.search.executors.claim import WATCH_SCRIPT, attempt_name, check_owner, claim_file, has_result
-from mmfixnorm.search.executors.local import Executor, Exit, UnavailableError
-from mmfixnorm.search.executors.settings import RaySettings
 from mmfixnorm.search.trial.folder import LOG_FILE
 
 _REVOKED = 'ray revoked\n'  # a trial whose claim says this ends itself
@@ -32,6 +40,46 @@ exec {command}
 _CANCEL_S = 30.0
 _CALL_S = 30.0
 _FIRST_CALL_S = 60.0  # which imports Ray and connects
+
+
+@dataclass(frozen=True)
+class RaySettings(ExecutorSettings):
+    """One actor of a Ray cluster per trial, on one node.
+
+    Args:
+        gpus_per_trial (int): As for every executor; 0 asks for none and trains on the CPU.
+        address (str): The cluster, as for ``ray.init``; ``'auto'`` is the one that this machine
+            is a node of.
+        cpus_per_trial (int): CPUs that Ray sets aside for a trial.
+        resources (dict[str, float]): What else it sets aside, such as ``{'accelerator_type:A100': 0.001}``.
+        setup (list[str]): Lines of shell that a trial runs first, such as ``module load cuda``.
+        poll_s (float): Time between two questions to Ray, in seconds.
+    """
+
+    kind: ClassVar[str] = 'ray'
+
+    address: str = 'auto'
+    cpus_per_trial: int = 1
+    resources: Mapping[str, float] = field(default_factory=dict)
+    setup: tuple[str, ...] = ()
+    poll_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        checks.integer('executor.gpus_per_trial', self.gpus_per_trial, at_least=0)
+        checks.integer('executor.cpus_per_trial', self.cpus_per_trial, at_least=1)
+        if not isinstance(self.address, str) or not self.address:
+            raise checks.fail('executor.address', "'auto' or an address", self.address)
+        if not isinstance(self.resources, Mapping):
+            raise checks.fail('executor.resources', 'a dict of names and amounts', self.resources)
+        for name, amount in self.resources.items():
+            if name in ('CPU', 'GPU'):
+                raise checks.fail('executor.resources', 'without CPU and GPU (cpus_per_trial, gpus_per_trial)', name)
+            checks.positive(f'executor.resources.{name}', amount)
+        object.__setattr__(self, 'setup', lines_of_shell('setup', self.setup))
+        checks.positive('executor.poll_s', self.poll_s)
+
+    def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> RayExecutor:
+        return RayExecutor(workers, in_processes(command, self.processes), self, timeout_s=timeout_s)
 
 
 class RayExecutor(Executor):
@@ -91,7 +139,7 @@ class RayExecutor(Executor):
         s = self._settings
         path = claim_file(trial_dir, attempt)
         threads = str(max(1, s.cpus_per_trial // s.processes))
-        handed_on = {k: os.environ[k] for k in ('PYTHONPATH',) if k in os.environ}
+        inherited = {k: os.environ[k] for k in ('PYTHONPATH',) if k in os.environ}
         task = {
             'claim': str(path),
             'script': _SCRIPT.format(
@@ -101,11 +149,11 @@ class RayExecutor(Executor):
             ),
             'folder': os.getcwd(),
             'log': str(trial_dir / LOG_FILE),
-            'env': {**handed_on, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', threads)},
+            'env': {**inherited, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', threads)},
             'timeout_s': self._timeout_s,
         }
-        wanted = {'cpus': s.cpus_per_trial, 'gpus': s.gpus_per_trial, 'resources': dict(s.resources)}
-        fits = self._client.ask('start', name=attempt_name(path), task=task, **wanted)
+        resources = {'cpus': s.cpus_per_trial, 'gpus': s.gpus_per_trial, 'resources': dict(s.resources)}
+        fits = self._client.ask('start', name=attempt_name(path), task=task, **resources)
         self._submitted[str(path)] = self._looks
         if not fits:
             self._no_node.add(str(path))
@@ -138,7 +186,7 @@ class RayExecutor(Executor):
         """End the attempt.
 
         Raises:
-            UnavailableError: Ray does not answer, or the trial's node does not; it has been told to end.
+            UnavailableError: Ray does not answer, or the trial's node does not; it has been asked to end.
         """
         path = Path(handle)
         if _end(path) is not None:
@@ -148,7 +196,7 @@ class RayExecutor(Executor):
         give_up = time.monotonic() + _CANCEL_S
         while has_started and _end(path) is None and self._is_there(path):
             if time.monotonic() > give_up:
-                raise UnavailableError(f'{self.describe(handle)} has not ended {_CANCEL_S:g} s after it was told to')
+                raise UnavailableError(f'{self.describe(handle)} has not ended {_CANCEL_S:g} s after it was asked to')
             time.sleep(0.1)
         self._client.ask('kill', name=attempt_name(path))
 
@@ -178,12 +226,12 @@ class RayExecutor(Executor):
 
 
 def is_installed() -> bool:
-    """Whether Ray can be imported; that takes a second, so it is not tried."""
+    """Return whether Ray is installed; importing it takes a second, so it is not tried."""
     return importlib.util.find_spec('ray') is not None
 
 
 class RayClient:
-    """Asks Ray by way of a process, :mod:`.executor_ray_client`, which is started when it is needed.
+    """Asks Ray through a process, :mod:`.ray_client`, which is started when it is needed.
 
     Args:
         address (str): As for ``ray.init``.
@@ -194,10 +242,10 @@ class RayClient:
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, do: str, **what: Any) -> Any:
-        """Return the answer.
+        """Ask Ray and return its answer.
 
         Raises:
-            UnavailableError: There is none, or it is an error.
+            UnavailableError: Ray does not answer, or answers with an error.
         """
         limit_s = _CALL_S if self._process else _FIRST_CALL_S
         process = self._process = self._process or self._start()
@@ -244,7 +292,7 @@ def _words(path: Path) -> list[str]:
 
 
 def _end(path: Path) -> Exit | None:
-    """How the attempt has ended, as its actor has written it."""
+    """Read how the attempt has ended, as its actor has written it."""
     words = _words(path)
     if len(words) < 6:
         return None

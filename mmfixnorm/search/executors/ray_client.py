@@ -1,4 +1,4 @@
-"""The process through which :mod:`.executor_ray` talks to Ray: JSON in, JSON out, a line each.
+"""The process through which :mod:`.ray` talks to Ray: JSON in, JSON out, a line each.
 
 Ray is kept out of the driver: it aborts a process that has lost its cluster for a minute, it can
 hang in a call, and it would be most of the driver's memory. This file runs as ``__main__``, so what
@@ -46,7 +46,7 @@ class Attempt:
             os._exit(0)  # gives back its resources, whether a driver looks or not
 
     def _run(self) -> str:
-        """Run the trial; return its status, or in words why it has none."""
+        """Run the trial; return its status, or in words why there is none."""
         task = self._task
         with open(task['log'], 'ab') as log:
             try:
@@ -80,7 +80,7 @@ class Attempt:
 
 
 def start(name: str, task: dict[str, Any], cpus: int, gpus: int, resources: dict[str, float]) -> bool:
-    """Have an attempt run as soon as there is a place; say whether there is a node that is large enough."""
+    """Run an attempt as soon as there is a place; return whether a node is large enough for it."""
     ray.remote(Attempt).options(
         name=name,
         namespace=NAMESPACE,
@@ -91,13 +91,13 @@ def start(name: str, task: dict[str, Any], cpus: int, gpus: int, resources: dict
         num_gpus=gpus,
         resources=resources,
     ).remote(task)
-    wanted = {'CPU': cpus, 'GPU': gpus, **resources}
+    requested = {'CPU': cpus, 'GPU': gpus, **resources}
     nodes = [node['Resources'] for node in ray.nodes() if node['Alive']]
-    return any(all(node.get(k, 0) >= v for k, v in wanted.items()) for node in nodes)
+    return any(all(node.get(k, 0) >= v for k, v in requested.items()) for node in nodes)
 
 
 def look() -> list[str]:
-    """Names of the attempts that wait or run."""
+    """List the names of the attempts that wait or run."""
     return list_named_actors()
 
 
@@ -124,7 +124,7 @@ def main() -> None:
                     configure_logging=False,
                 )
             answer = {'answer': commands[request.pop('do')](**request)}
-        except Exception as err:  # the driver says it
+        except Exception as err:  # the driver reports it
             answer = {'error': f'{type(err).__name__}: {err}'}
         replies.write(json.dumps(answer) + '\n')
         replies.flush()

@@ -9,14 +9,27 @@ and without accounting, and answers for all jobs at once.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shlex
+import subprocess
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils import checks
 from mmfixnorm.search._utils.files import write_json
+from mmfixnorm.search.executors.base import (
+    Executor,
+    ExecutorSettings,
+    Exit,
+    UnavailableError,
+    in_processes,
+    lines_of_shell,
+)
 from mmfixnorm.search.executors.claim import (
     NOT_CLAIMED,
     WATCH_SCRIPT,
@@ -26,16 +39,18 @@ from mmfixnorm.search.executors.claim import (
     has_result,
     note_file,
 )
-from mmfixnorm.search.executors.local import Executor, Exit, UnavailableError
-from mmfixnorm.search.executors.settings import SlurmSettings
-from mmfixnorm.search.executors.slurm_queue import SlurmQueue, call
 from mmfixnorm.search.trial.folder import LOG_FILE
 
+_ENDED = frozenset(
+    {'BOOT_FAIL', 'CANCELLED', 'COMPLETED', 'DEADLINE', 'FAILED'}
+    | {'NODE_FAIL', 'OUT_OF_MEMORY', 'PREEMPTED', 'REVOKED', 'TIMEOUT'}
+)
+_CALL_S = 60.0  # a controller that is down lets its clients wait about 10 s
 # What sbatch says when it is Slurm's fault; everything else is a refusal.
 _TRANSIENT = ('timed out', 'contact slurm controller', 'temporarily', 'has not answered')
 _CANCEL_S = 120.0  # Slurm gives a job 30 s (KillWait) between SIGTERM and SIGKILL
 
-# The job claims the attempt, see executor_claim. One that Slurm has requeued takes over its own claim.
+# The job claims the attempt, see claim.py. One that Slurm has requeued takes over its own claim.
 _SCRIPT = """#!/bin/bash
 claim={claim}
 job="slurm $SLURM_JOB_ID {cluster}"
@@ -44,7 +59,7 @@ if ! (set -C; echo "$mine" > "$claim") 2>/dev/null; then
   case "$(cat "$claim")" in
     "$job "*)
       echo "$mine" > "$claim.new" && mv "$claim.new" "$claim" || exit
-      sleep 5 ;;  # its process of before may go on, on a node that Slurm has lost: the watch there ends it
+      sleep 5 ;;  # its earlier process may still run, on a node that Slurm has lost: the watch there ends it
     *)
       echo "job $SLURM_JOB_ID: $claim is there, another process runs this attempt"
       exit {not_claimed} ;;
@@ -58,11 +73,55 @@ exec {command}
 """
 
 
+@dataclass(frozen=True)
+class SlurmSettings(ExecutorSettings):
+    """One Slurm job per trial, on one node.
+
+    Args:
+        gpus_per_trial (int): As for every executor; 0 asks for none and trains on the CPU.
+        partition (str, optional): ``sbatch --partition``.
+        account (str, optional): ``sbatch --account``.
+        cpus_per_trial (int, optional): ``sbatch --cpus-per-task``; None leaves it to the cluster.
+        time_min (int, optional): ``sbatch --time``, in minutes; None means ``search.timeout_s``,
+            rounded up, and without that the partition's own limit.
+        setup (list[str]): Lines of shell that a job runs first, such as ``module load cuda``.
+        sbatch_args (list[str]): More options of sbatch, such as ``--mem=32G``.
+        poll_s (float): Time between two questions to Slurm, in seconds.
+    """
+
+    kind: ClassVar[str] = 'slurm'
+
+    partition: str | None = None
+    account: str | None = None
+    cpus_per_trial: int | None = None
+    time_min: int | None = None
+    setup: tuple[str, ...] = ()
+    sbatch_args: tuple[str, ...] = ()
+    poll_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        checks.integer('executor.gpus_per_trial', self.gpus_per_trial, at_least=0)
+        for key in ('cpus_per_trial', 'time_min'):
+            if getattr(self, key) is not None:
+                checks.integer(f'executor.{key}', getattr(self, key), at_least=1)
+        for key in ('partition', 'account'):
+            value = getattr(self, key)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise checks.fail(f'executor.{key}', 'a name', value)
+        for key in ('setup', 'sbatch_args'):
+            object.__setattr__(self, key, lines_of_shell(key, getattr(self, key)))
+        checks.positive('executor.poll_s', self.poll_s)
+
+    def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> SlurmExecutor:
+        time_min = self.time_min or (math.ceil(timeout_s / 60) if timeout_s else None)
+        return SlurmExecutor(workers, in_processes(command, self.processes), self, time_min=time_min)
+
+
 class SlurmExecutor(Executor):
     """One job per trial, adopted by its id; several drivers' worth of jobs never mix, by their names.
 
     A job that has ended in whatever way without a result is a failed attempt; one that Slurm
-    requeues (preemption, a lost node, ``scontrol requeue``) goes on in the same attempt, from the
+    requeues (preemption, a lost node, ``scontrol requeue``) continues in the same attempt, from the
     newest checkpoint that can be loaded. While Slurm does not answer, nothing is concluded.
 
     A controller that forgets a job which it has just accepted (killed before it saved its state)
@@ -95,7 +154,7 @@ class SlurmExecutor(Executor):
         self._queue = SlurmQueue(settings.poll_s)
         self._result_s = result_s
         self._disagree: dict[str, float] = {}  # handle -> when that was seen first
-        self._submitted: dict[str, int] = {}  # handle -> looks at the queue before
+        self._submitted: dict[str, int] = {}  # handle -> answers of squeue before
 
     def refresh(self) -> None:
         self._queue.refresh()
@@ -111,7 +170,7 @@ class SlurmExecutor(Executor):
             if any(words in str(err) for words in _TRANSIENT):
                 raise
             raise ConfigError(f'search.executor: {err}') from err
-        self._submitted[handle] = self._queue.looks
+        self._submitted[handle] = self._queue.answers
         self._note(handle, answer.strip().split(';')[0])
         return handle
 
@@ -124,7 +183,7 @@ class SlurmExecutor(Executor):
             if cluster != self._queue.cluster:
                 raise ConfigError(
                     f'{note}: this attempt is a job of the cluster {cluster!r}, this is {self._queue.cluster!r}; '
-                    'go on there, or delete that file if it has ended'
+                    'continue there, or delete that file if the attempt has ended'
                 )
             return str(path)
         # A driver that was killed between sbatch and its note leaves a job, or its claim.
@@ -132,7 +191,7 @@ class SlurmExecutor(Executor):
 
     def poll(self, handle: str) -> Exit | None:
         jobs = self._queue.named(attempt_name(Path(handle)))
-        if self._submitted.get(handle) == self._queue.looks:
+        if self._submitted.get(handle) == self._queue.answers:
             return None
         result = has_result(Path(handle))
         if any(not job.ended for job in jobs):
@@ -158,13 +217,13 @@ class SlurmExecutor(Executor):
             if all(job.ended for job in self._queue.named(name)):
                 return
             time.sleep(min(1.0, self._settings.poll_s))
-        raise UnavailableError(f'{self.describe(handle)} is still there {_CANCEL_S:g} s after scancel')
+        raise UnavailableError(f'{self.describe(handle)} is still running {_CANCEL_S:g} s after scancel')
 
     def describe(self, handle: str) -> str:
         return f'Slurm job {self._job_id(handle)}'
 
     def _has_waited(self, handle: str) -> bool:
-        """Whether Slurm and the folder have said different things for long enough."""
+        """Return whether Slurm and the folder have disagreed for long enough."""
         since = self._disagree.setdefault(handle, time.monotonic())
         return time.monotonic() - since > self._result_s
 
@@ -181,7 +240,7 @@ class SlurmExecutor(Executor):
         write_json(note_file(Path(handle)), {'job_id': job_id, 'cluster': self._queue.cluster})
 
     def _job_id(self, handle: str) -> str:
-        """The job that runs the attempt: the one that claimed it, or will."""
+        """Return the job that runs the attempt: the one that claimed it, or will."""
         words = Path(handle).read_text().split() if Path(handle).exists() else []
         if len(words) == 4:
             return words[1]
@@ -193,14 +252,14 @@ class SlurmExecutor(Executor):
         log = str(trial_dir / LOG_FILE).replace('%', '%%')  # sbatch fills in %j and the like
         options = ['--parsable', '--requeue', '--nodes=1', '--ntasks=1', f'--job-name={attempt_name(Path(handle))}']
         options += [f'--output={log}', '--open-mode=append', f'--chdir={os.getcwd()}']
-        wanted = {
+        requested = {
             'partition': s.partition,
             'account': s.account,
             'cpus-per-task': s.cpus_per_trial,
             'time': self._time_min,
             'gres': f'gpu:{s.gpus_per_trial}' if s.gpus_per_trial else None,
         }
-        options += [f'--{key}={value}' for key, value in wanted.items() if value is not None]
+        options += [f'--{key}={value}' for key, value in requested.items() if value is not None]
         return [*options, *s.sbatch_args]
 
     def _script(self, handle: str) -> str:
@@ -213,3 +272,85 @@ class SlurmExecutor(Executor):
             setup='\n'.join(self._settings.setup),
             command=shlex.join([*self._command, str(Path(handle).parent)]),
         )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as squeue shows it."""
+
+    job_id: str
+    state: str
+    reason: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job will not run again."""
+        return self.state in _ENDED
+
+
+class SlurmQueue:
+    """This user's jobs as squeue showed them last.
+
+    Args:
+        poll_s (float): :meth:`refresh` asks again after this many seconds at the earliest.
+    """
+
+    def __init__(self, poll_s: float) -> None:
+        self._poll_s = poll_s
+        self._next = 0.0
+        self._cluster = ''
+        self._jobs: dict[str, list[Job]] = {}
+        self.answers = 0  #: how often squeue has answered
+
+    @property
+    def cluster(self) -> str:
+        """Name of the cluster."""
+        if not self._cluster:
+            lines = call('scontrol', 'show', 'config').splitlines()
+            self._cluster = next(line.split('=')[1].strip() for line in lines if line.startswith('ClusterName'))
+        return self._cluster
+
+    def named(self, name: str) -> list[Job]:
+        """Return the jobs with this name."""
+        return self._jobs.get(name, [])
+
+    def refresh(self, *, now: bool = False) -> None:
+        """Ask squeue, unless it was asked a moment ago.
+
+        Raises:
+            UnavailableError: squeue does not answer.
+        """
+        if not now and time.monotonic() < self._next:
+            return
+        self._next = 0.0  # if the question fails, the next one is not put off
+        options = ('--noheader', '--all', '--states=all', f'--user={os.getuid()}', '--format=%i|%T|%r|%j')
+        lines = call('squeue', *options).splitlines()
+        self._jobs = {}
+        for line in lines:
+            job_id, state, reason, name = line.split('|', 3)
+            self._jobs.setdefault(name, []).append(Job(job_id, state, reason))
+        self.answers += 1
+        self._next = time.monotonic() + self._poll_s
+
+
+def call(*command: str, stdin: str | None = None) -> str:
+    """Run a command of Slurm and return its output.
+
+    Raises:
+        ConfigError: The command is not installed here.
+        UnavailableError: The command failed; the message has its last line.
+    """
+    # A driver that is itself a job must not hand its own job's values on.
+    env = {k: v for k, v in os.environ.items() if k == 'SLURM_CONF' or not k.startswith('SLURM_')}
+    try:
+        done = subprocess.run(command, input=stdin, env=env, capture_output=True, text=True, timeout=_CALL_S)
+    except FileNotFoundError as err:
+        raise ConfigError(
+            f"search.executor: 'slurm' needs {command[0]}, which is not installed on this machine; start the "
+            "search on a login node, or use 'local' or 'manual'"
+        ) from err
+    except subprocess.TimeoutExpired as err:
+        raise UnavailableError(f'{command[0]} has not answered for {_CALL_S:g} s') from err
+    if done.returncode:
+        raise UnavailableError(f'{command[0]}: {" ".join(done.stderr.split()) or f"status {done.returncode}"}')
+    return done.stdout

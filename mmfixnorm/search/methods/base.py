@@ -1,12 +1,65 @@
-"""What the planner is made of: trainings, their stages, and which training is the best."""
+"""What every method is made of: points, trainings, stages, and the choice of the best training.
+
+A method is one file in this package. It holds the settings of its ``search`` block, how its trainings follow from the
+results so far (its replay), and the stages it plans; it ends with a :class:`Method`, which is entered in the table of
+the package.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from mmfixnorm.search.methods.values import describe, values_of
+if TYPE_CHECKING:
+    from mmfixnorm.search.settings import SearchSettings
+
+
+@dataclass(frozen=True)
+class Point:
+    """The numbers that a search tunes, in the order in which they are shown.
+
+    Attributes:
+        lr: Learning rate.
+        alpha: Bound of the FixNorm layer; None leaves it as in the config.
+        weight_decay: Weight decay; None leaves it as in the config.
+
+    Example:
+        >>> str(Point(0.5, alpha=4.0))
+        'lr 0.5, alpha 4'
+    """
+
+    lr: float
+    alpha: float | None = None
+    weight_decay: float | None = None
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The numbers that are set, by name."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+    def cells(self, names: Iterable[str]) -> list[str]:
+        """Return these numbers as the cells of a table; a number that is not set is an empty cell."""
+        values = self.values
+        return [f'{values[name]:g}' if name in values else '' for name in names]
+
+    def __str__(self) -> str:
+        return ', '.join(f'{title(name)} {value:g}' for name, value in self.values.items())
+
+
+#: Names of the numbers that a search can tune.
+TUNED = tuple(f.name for f in fields(Point))
+
+
+def title(name: str) -> str:
+    """Return the name of a number as people read it: ``weight decay``."""
+    return name.replace('_', ' ')
+
+
+def tidy(value: float, low: float, high: float) -> float:
+    """Keep ten digits, so that 0.8 is 0.8 and not 0.8000000000000002, and stay in the range."""
+    return min(max(float(f'{value:.10g}'), low), high)
 
 
 @dataclass(frozen=True)
@@ -15,32 +68,49 @@ class Spec:
 
     Attributes:
         key: Its identity, e.g. ``r0-k3``, ``alpha-2``, ``grid-03``.
-        stage: The part of the search it belongs to, e.g. ``round 0``.
-        lr: Learning rate.
-        alpha: Bound of the FixNorm layer, or None where alpha is left as in the config.
-        fraction: Length asked for, in parts of the config's own schedule.
-        weight_decay: Weight decay, or None where it is left as in the config.
+        stage: Name of the stage that it belongs to, e.g. ``round 0``.
+        point: The tuned numbers.
+        fraction: Length asked for, as a fraction of the config's own schedule.
         seed: Seed of the training, or None for ``search.seed``.
     """
 
     key: str
     stage: str
-    lr: float
-    alpha: float | None
+    point: Point
     fraction: float
-    weight_decay: float | None = None
     seed: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return flat plain data, as in ``spec.json``, the record and the events."""
+        rest = {'fraction': self.fraction, 'seed': self.seed}
+        return {'key': self.key, 'stage': self.stage, **asdict(self.point), **rest}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Spec:
+        """Read :meth:`to_dict`; entries that are not part of a spec are ignored.
+
+        Raises:
+            KeyError: An entry is missing.
+        """
+        return cls(data['key'], data['stage'], point_in(data), data['fraction'], data.get('seed'))
+
+
+def point_in(data: Mapping[str, Any]) -> Point:
+    """Read the point in flat data such as ``spec.json``; early records have no weight decay.
+
+    Raises:
+        KeyError: There is no learning rate or no alpha.
+    """
+    return Point(data['lr'], data['alpha'], data.get('weight_decay'))
 
 
 @dataclass(frozen=True)
-class Closed:
+class FinishedTraining:
     """A training that needs no other attempt; ``value`` is None if it diverged."""
 
     key: str
-    lr: float
-    alpha: float | None
+    point: Point
     value: float | None
-    weight_decay: float | None = None
 
 
 @dataclass(frozen=True)
@@ -48,99 +118,184 @@ class Best:
     """The best of some trainings; its value is finite."""
 
     key: str
-    lr: float
-    alpha: float | None
+    point: Point
     value: float
-    weight_decay: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return flat plain data for the events."""
+        return {'key': self.key, **asdict(self.point), 'value': self.value}
 
 
-#: What a record knows: trainings that are closed, and points that were proposed from results.
-#: A proposal is kept because it cannot be computed again bit by bit elsewhere.
-History: TypeAlias = Iterable[Closed | Spec]
+#: What a record knows: finished trainings, and points that were proposed from results. A proposal is kept because it
+#: cannot be computed again bit by bit elsewhere.
+History: TypeAlias = Iterable[FinishedTraining | Spec]
+
+
+class StageKind(Enum):
+    """What the trainings of a stage differ in."""
+
+    LR = 'lr'
+    ALPHA = 'alpha'
+    GRID = 'grid'  #: learning rate and alpha
+    SAMPLES = 'samples'  #: points that were drawn or proposed
+    CONFIRMATION = 'confirmation'  #: the seed; not part of the search's own cost
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One round, the alphas or the grid: its trainings, and its best once it is closed."""
+    """Some trainings that are started together, and the best of them once all have finished.
+
+    Attributes:
+        name: As people read it, e.g. ``round 0``.
+        kind: What its trainings differ in.
+        specs: The trainings.
+        missing: The trainings that have not finished.
+        best: The best of them; None while one is missing, or if all diverged.
+        lr_range: The learning rates that the stage searches; None if its trainings say it all.
+    """
 
     name: str
+    kind: StageKind
     specs: tuple[Spec, ...]
     missing: tuple[Spec, ...]
     best: Best | None
+    lr_range: tuple[float, float] | None = None
+
+
+class PlannedStage(NamedTuple):
+    """A stage before anything has run: at most so many trainings, each of this fraction of the schedule."""
+
+    name: str
+    trainings: int
+    fraction: float
 
 
 @dataclass(frozen=True)
 class Replay:
-    """The search as far as a history tells it.
+    """A search as far as a history tells it.
 
     Attributes:
         stages: All stages up to and including the first unfinished one.
-        best: The best so far, from closed stages only.
+        best: The best so far, from finished stages only.
         finished: Nothing is left to train.
-        stuck: Why the search cannot go on, or ''.
+        stuck: Why the search cannot continue, or ''.
         warnings: What the user should know about the result.
         unproposed: Keys of the next stage, where its points must be proposed before it can start.
-        contenders: The winner and the runner-up of the search itself, where they are trained again
-            over new seeds, see :mod:`.confirm`.
+        contenders: The winner and the runner-up of the search itself, where they are trained again over new seeds, see
+            :mod:`.confirm`.
     """
 
     stages: tuple[Stage, ...]
-    best: Best | None
-    finished: bool
-    stuck: str
-    warnings: tuple[str, ...]
+    best: Best | None = None
+    finished: bool = False
+    stuck: str = ''
+    warnings: tuple[str, ...] = ()
     unproposed: tuple[str, ...] = ()
     contenders: tuple[Best, ...] = ()
 
+    def keys_of(self, *kinds: StageKind) -> set[str]:
+        """Return the keys of all trainings in stages of these kinds."""
+        return {spec.key for stage in self.stages if stage.kind in kinds for spec in stage.specs}
+
+
+#: Finished trainings, or proposed ones, by key.
+Finished: TypeAlias = Mapping[str, FinishedTraining]
+Proposed: TypeAlias = Mapping[str, Spec]
+
+
+class Method(NamedTuple):
+    """A method of search: one entry of the table in :mod:`mmfixnorm.search.methods`.
+
+    Attributes:
+        settings: The class of its ``search`` block; ``kind`` is its name there.
+        replay: Follows a search through its finished trainings; a pure function.
+        planned_stages: Its stages before anything has run; the numbers are upper bounds.
+        propose: For a method whose points depend on results by more than comparisons: makes the points for some keys
+            from the finished trainings.
+        check: Raises a ConfigError if this machine lacks what the method needs.
+    """
+
+    settings: type[SearchSettings]
+    replay: Callable[[Any, Finished, Proposed], Replay]
+    planned_stages: Callable[[Any], list[PlannedStage]]
+    propose: Callable[[Any, Sequence[FinishedTraining], Sequence[str]], list[Spec]] | None = None
+    check: Callable[[Any], None] | None = None
+
+
+class Valued(Protocol):
+    """A training with its value: a :class:`FinishedTraining`, or a row of a table."""
+
+    @property
+    def key(self) -> str:
+        """Its identity."""
+
+    @property
+    def point(self) -> Point:
+        """Its point."""
+
+    @property
+    def value(self) -> float | None:
+        """Its value; None if it diverged or has none yet."""
+
+
+_Valued = TypeVar('_Valued', bound=Valued)
+
 
 def better(rule: str, value: float, than: float) -> bool:
-    """Whether ``value`` is strictly better."""
+    """Return whether ``value`` is strictly better."""
     return value > than if rule == 'greater' else value < than
 
 
-def ranked(rule: str, trainings: Iterable[Closed]) -> list[Closed]:
-    """The trainings that did not diverge, best first; of equal ones the lower learning rate first."""
+def ranked(rule: str, trainings: Iterable[_Valued]) -> list[_Valued]:
+    """Sort the trainings that did not diverge, best first; of equal values the lower learning rate comes first."""
     sign = -1 if rule == 'greater' else 1
-    finite = [(sign * t.value, t.lr, i, t) for i, t in enumerate(trainings) if t.value is not None]
+    finite = [(sign * t.value, t.point.lr, i, t) for i, t in enumerate(trainings) if t.value is not None]
     return [t for *_, t in sorted(finite, key=lambda entry: entry[:3])]
 
 
-def best_of(rule: str, trainings: Iterable[Closed]) -> Best | None:
-    """The best training that did not diverge; of equal ones that with the lower learning rate."""
+def best_of(rule: str, trainings: Iterable[FinishedTraining]) -> Best | None:
+    """Return the best training that did not diverge; of equal values the lower learning rate wins."""
     for t in ranked(rule, trainings)[:1]:
         if t.value is not None:
-            return Best(t.key, t.lr, t.alpha, t.value, t.weight_decay)
+            return Best(t.key, t.point, t.value)
     return None
 
 
-def make_stage(name: str, specs: Sequence[Spec], closed: Mapping[str, Closed], rule: str) -> Stage:
-    """A stage with what is known of its trainings.
+def make_stage(
+    name: str,
+    kind: StageKind,
+    specs: Sequence[Spec],
+    finished: Finished,
+    rule: str,
+    *,
+    lr_range: tuple[float, float] | None = None,
+) -> Stage:
+    """Make a stage with what is known of its trainings.
 
     Raises:
-        ValueError: A closed training has other values than its spec.
+        ValueError: A finished training has another point than its spec.
     """
     for spec in specs:
-        known = closed.get(spec.key)
-        if known and values_of(known) != values_of(spec):
-            raise ValueError(f'the history has {spec.key} with {describe(known)}; the plan asks for {describe(spec)}')
-    missing = tuple(s for s in specs if s.key not in closed)
-    best = None if missing else best_of(rule, [closed[s.key] for s in specs])
-    return Stage(name, tuple(specs), missing, best)
+        known = finished.get(spec.key)
+        if known and known.point != spec.point:
+            raise ValueError(f'the history has {spec.key} with {known.point}; the plan asks for {spec.point}')
+    missing = tuple(s for s in specs if s.key not in finished)
+    best = None if missing else best_of(rule, [finished[s.key] for s in specs])
+    return Stage(name, kind, tuple(specs), missing, best, lr_range)
 
 
-def one_stage(name: str, specs: Sequence[Spec], closed: Mapping[str, Closed], rule: str) -> Replay:
-    """A search that is one stage."""
-    stage = make_stage(name, specs, closed, rule)
+def one_stage(stage: Stage) -> Replay:
+    """Follow a search that is one stage."""
     if stage.missing:
-        return Replay((stage,), None, False, '', ())
+        return Replay((stage,))
     if stage.best is None:
-        return Replay((stage,), None, False, all_diverged(name, specs), ())
-    return Replay((stage,), stage.best, True, '', ())
+        return Replay((stage,), stuck=all_diverged(stage.name, stage.specs))
+    return Replay((stage,), stage.best, finished=True)
 
 
 def all_diverged(name: str, specs: Sequence[Spec]) -> str:
-    """Why a search cannot go on from a stage without any value."""
-    lrs = [s.lr for s in specs]
+    """Say why a search cannot continue from a stage without any value."""
+    lrs = [s.point.lr for s in specs]
     return (
         f'all {len(lrs)} trainings of {name} diverged (lr {min(lrs)} to {max(lrs)}): '
         'lower search.lr_range, or look into the log of one of them'
@@ -148,16 +303,16 @@ def all_diverged(name: str, specs: Sequence[Spec]) -> str:
 
 
 def edge_warnings(best: Best, lrs: Iterable[float]) -> list[str]:
-    """A warning if the best has the lowest or the highest learning rate of a grid of several."""
+    """Warn if the best has the lowest or the highest learning rate of a grid of several."""
     rising = sorted(set(lrs))
     return [
-        f'the best learning rate, {best.lr}, is the {end} end of the grid: the grid is probably too small'
+        f'the best learning rate, {best.point.lr}, is the {end} end of the grid: the grid is probably too small'
         for end, lr in (('lower', rising[0]), ('upper', rising[-1]))
-        if len(rising) > 1 and best.lr == lr
+        if len(rising) > 1 and best.point.lr == lr
     ]
 
 
 def numbered(prefix: str, total: int) -> list[str]:
-    """Keys such as ``grid-00`` for ``total`` trainings, all of one width."""
+    """Make keys such as ``grid-00`` for ``total`` trainings, all of one width."""
     width = max(2, len(str(total - 1)))
     return [f'{prefix}-{i:0{width}d}' for i in range(total)]

@@ -18,31 +18,28 @@ Decided here:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from mmfixnorm.search.base_settings import SearchSettings
-from mmfixnorm.search.methods.base import Best, Closed, Replay, Spec, best_of, better, make_stage
-from mmfixnorm.search.methods.values import describe, values_of
+from mmfixnorm.search.methods.base import (
+    Best,
+    Finished,
+    PlannedStage,
+    Replay,
+    Spec,
+    StageKind,
+    Valued,
+    best_of,
+    better,
+    make_stage,
+)
+from mmfixnorm.search.settings import SearchSettings
 
-#: Name of the stage. A search's own cost is that of all other stages.
-CONFIRMATION = 'confirmation'
+_STAGE = 'confirmation'
 _ROLES = (('a', 'winner'), ('b', 'runner-up'))
 _LEVEL = 0.95
-
-
-class Trained(Protocol):
-    """What became of a training: a :class:`.stages.Closed`, or a row of the table."""
-
-    @property
-    def key(self) -> str:
-        """Its identity."""
-
-    @property
-    def value(self) -> float | None:
-        """Its value; None if it diverged."""
 
 
 class Confirmation(NamedTuple):
@@ -50,8 +47,8 @@ class Confirmation(NamedTuple):
 
     Attributes:
         role: ``winner`` or ``runner-up`` in the search itself, before the new seeds.
-        point: Its training in the search, with the key and the value there.
-        seeds: Seeds of the new trainings that are closed.
+        training: Its training in the search, with the key and the value there.
+        seeds: Seeds of the new trainings that have finished.
         values: Their values; None for one that diverged.
         mean: Mean of the values; None while there is none.
         interval: 95 % interval of the mean by Student's t; None for fewer than two values.
@@ -59,7 +56,7 @@ class Confirmation(NamedTuple):
     """
 
     role: str
-    point: Best
+    training: Best
     seeds: list[int]
     values: list[float | None]
     mean: float | None
@@ -72,20 +69,20 @@ class Confirmation(NamedTuple):
         return self.values.count(None)
 
 
-def confirmations(replayed: Replay, trainings: Iterable[Trained]) -> list[Confirmation]:
-    """What the new seeds say so far of the winner and the runner-up.
+def confirmations(replayed: Replay, trainings: Iterable[Valued]) -> list[Confirmation]:
+    """Summarise what the new seeds say so far of the winner and the runner-up.
 
     Args:
-        replayed (Replay): The search, from :func:`.planner.replay`.
-        trainings (Iterable[Trained]): All of its trainings, e.g. ``record.closed()`` or the rows of
-            :func:`.table.search_state`; those that are not closed yet are left out.
+        replayed (Replay): The search, from :func:`mmfixnorm.search.planner.replay`.
+        trainings (Iterable[Valued]): All of its trainings, e.g. ``record.finished()`` or the rows of a
+            :class:`mmfixnorm.search.record.state.SearchState`; unfinished trainings are left out.
 
     Returns:
         list[Confirmation]: The winner of the search, then the runner-up; empty without
         ``search.confirm_seeds``, and as long as the search itself is not over.
 
     Example:
-        >>> confirmations(Replay((), None, False, '', ()), [])
+        >>> confirmations(Replay(()), [])
         []
     """
     if not replayed.contenders:
@@ -93,27 +90,27 @@ def confirmations(replayed: Replay, trainings: Iterable[Trained]) -> list[Confir
     stage = replayed.stages[-1]
     missing = {s.key for s in stage.missing}
     values = {t.key: t.value for t in trainings}
-    shown = []
-    for (letter, role), point in zip(_ROLES, replayed.contenders, strict=False):
+    confirmed = []
+    for (letter, role), training in zip(_ROLES, replayed.contenders, strict=False):
         specs = [s for s in stage.specs if s.key.startswith(f'confirm-{letter}-') and s.key not in missing]
         of_point = [values[s.key] for s in specs]
         finite = [v for v in of_point if v is not None]
-        shown.append(
+        confirmed.append(
             Confirmation(
                 role=role,
-                point=point,
+                training=training,
                 seeds=[s.seed for s in specs if s.seed is not None],
                 values=of_point,
                 mean=fmean(finite) if finite else None,
                 interval=t_interval(finite) if len(finite) > 1 else None,
-                chosen=replayed.finished and point == replayed.best,
+                chosen=replayed.finished and training == replayed.best,
             )
         )
-    return shown
+    return confirmed
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean of at least two values, by Student's t."""
+    """Return the 95 % interval of the mean of at least two values, by Student's t."""
     # Imported late: nothing else in a search needs it, and it takes a second.
     from scipy import stats
 
@@ -122,28 +119,31 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
     return mean - half, mean + half
 
 
-def replay_confirm(settings: SearchSettings, replayed: Replay, closed: Mapping[str, Closed]) -> Replay:
+def replay_confirmation(settings: SearchSettings, replayed: Replay, finished: Finished) -> Replay:
     """Follow the new seeds, once the method itself is over."""
     if not settings.confirm_seeds or not replayed.finished or replayed.best is None:
         return replayed
-    contenders = _contenders(settings, replayed, replayed.best, closed)
-    stage = make_stage(CONFIRMATION, _specs(settings, contenders), closed, settings.rule)
+    contenders = _contenders(settings, replayed, replayed.best, finished)
+    stage = make_stage(_STAGE, StageKind.CONFIRMATION, _specs(settings, contenders), finished, settings.rule)
     followed = replace(replayed, stages=(*replayed.stages, stage), contenders=contenders)
     if stage.missing:
         return replace(followed, finished=False)
-    shown = confirmations(followed, closed.values())
-    best, warnings = _chosen(settings.rule, shown)
+    best, warnings = _chosen(settings.rule, confirmations(followed, finished.values()))
     return replace(followed, best=best, warnings=(*replayed.warnings, *warnings))
 
 
-def _contenders(
-    settings: SearchSettings, replayed: Replay, winner: Best, closed: Mapping[str, Closed]
-) -> tuple[Best, ...]:
+def planned_confirmation(settings: SearchSettings) -> list[PlannedStage]:
+    """List its one stage, as if there were a runner-up."""
+    n = settings.confirm_seeds
+    return [PlannedStage(_STAGE, 2 * n, settings.fractions[-1])] if n else []
+
+
+def _contenders(settings: SearchSettings, replayed: Replay, winner: Best, finished: Finished) -> tuple[Best, ...]:
     others = [
-        closed[s.key]
+        finished[s.key]
         for stage in replayed.stages
         for s in stage.specs
-        if s.fraction == settings.fractions[-1] and values_of(s) != values_of(winner)
+        if s.fraction == settings.fractions[-1] and s.point != winner.point
     ]
     runner_up = best_of(settings.rule, others)
     return (winner, runner_up) if runner_up else (winner,)
@@ -153,37 +153,24 @@ def _specs(settings: SearchSettings, contenders: Sequence[Best]) -> list[Spec]:
     if settings.seed is None:
         raise ValueError('search.confirm_seeds needs search.seed')
     return [
-        Spec(
-            key=f'confirm-{letter}-{i}',
-            stage=CONFIRMATION,
-            lr=point.lr,
-            alpha=point.alpha,
-            fraction=settings.fractions[-1],
-            weight_decay=point.weight_decay,
-            seed=settings.seed + i,
-        )
-        for (letter, _), point in zip(_ROLES, contenders, strict=False)
+        Spec(f'confirm-{letter}-{i}', _STAGE, contender.point, settings.fractions[-1], seed=settings.seed + i)
+        for (letter, _), contender in zip(_ROLES, contenders, strict=False)
         for i in range(1, settings.confirm_seeds + 1)
     ]
 
 
-def _chosen(rule: str, shown: Sequence[Confirmation]) -> tuple[Best, list[str]]:
-    first = shown[0]
-    if all(c.mean is None for c in shown):
-        return first.point, [f'every training with a new seed diverged: {describe(first.point)} is not confirmed']
-    for second in shown[1:]:
+def _chosen(rule: str, confirmed: Sequence[Confirmation]) -> tuple[Best, list[str]]:
+    first = confirmed[0]
+    if all(c.mean is None for c in confirmed):
+        return first.training, [f'every training with a new seed diverged: {first.training.point} is not confirmed']
+    for second in confirmed[1:]:
         if _beats(rule, second, first):
-            return second.point, [f'over the new seeds the runner-up, {second.point.key}, is better: it is the winner']
-    return first.point, []
+            text = f'over the new seeds the runner-up, {second.training.key}, is better: it is the winner'
+            return second.training, [text]
+    return first.training, []
 
 
 def _beats(rule: str, second: Confirmation, first: Confirmation) -> bool:
     if second.diverged != first.diverged:
         return second.diverged < first.diverged
     return second.mean is not None and first.mean is not None and better(rule, second.mean, first.mean)
-
-
-def outline_confirm(settings: SearchSettings) -> list[tuple[str, int, float]]:
-    """Its one stage, as if there were a runner-up."""
-    n = settings.confirm_seeds
-    return [(CONFIRMATION, 2 * n, settings.fractions[-1])] if n else []

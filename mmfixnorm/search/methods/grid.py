@@ -1,55 +1,104 @@
-"""Evenly spaced learning rates, and plain grids."""
+"""A plain grid over the learning rate, or over learning rate and alpha."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-import numpy as np
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils import checks
+from mmfixnorm.search.methods.base import (
+    Finished,
+    Method,
+    PlannedStage,
+    Point,
+    Proposed,
+    Replay,
+    Spec,
+    StageKind,
+    edge_warnings,
+    make_stage,
+    numbered,
+    one_stage,
+)
+from mmfixnorm.search.methods.fixnorm import split
+from mmfixnorm.search.settings import SearchSettings
 
-from mmfixnorm.search.methods.base import Closed, Replay, Spec, edge_warnings, numbered, one_stage
-from mmfixnorm.search.methods.values import tidy
-from mmfixnorm.search.settings import GridSearch
 
+@dataclass(frozen=True)
+class GridSearch(SearchSettings):
+    """A plain grid over the learning rate, or over learning rate and alpha.
 
-def split(low: float, high: float, num: int, *, drop_low: bool) -> tuple[float, ...]:
-    """Split ``[low, high]`` into ``num`` learning rates, evenly and without repetition.
+    Args:
+        lrs (list[float], optional): The learning rates; or give ``lr_range`` and ``num_splits``
+            for evenly spaced ones with both ends.
+        lr_range (tuple[float, float], optional): ``(lr_min, lr_max)``.
+        num_splits (int): Learning rates in ``lr_range``, at least 2.
+        alphas (list[float], optional): The alphas; None tunes the learning rate alone and ignores ``alpha_key``.
+        schedule_fraction (float): Length of the trainings, as a fraction of the config's own schedule.
 
-    Round 0 of Algorithm 4 drops the lower end, later rounds keep both; only this reproduces the
-    published values.
+    Raises:
+        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.lrs``.
     """
-    values = np.linspace(low, high, num + 1)[1:] if drop_low else np.linspace(low, high, num)
-    rounded = [tidy(float(v), low, high) for v in values]
-    rounded[-1] = high  # the ends are the caller's, to the last digit
-    if not drop_low:
-        rounded[0] = low
-    return tuple(dict.fromkeys(rounded))
+
+    kind: ClassVar[str] = 'GridSearch'
+
+    lrs: tuple[float, ...] | None = None
+    lr_range: tuple[float, float] | None = None
+    num_splits: int = 5
+    alphas: tuple[float, ...] | None = None
+    schedule_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.lrs is None) == (self.lr_range is None):
+            raise ConfigError(
+                'search.lrs: give either lrs or lr_range (with num_splits), '
+                f'got lrs={self.lrs!r} and lr_range={self.lr_range!r}'
+            )
+        if self.lrs is not None:
+            self._set('lrs', checks.distinct_positives('lrs', self.lrs))
+        if self.lr_range is not None:
+            self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
+        checks.integer('num_splits', self.num_splits, at_least=2)
+        if self.alphas is not None:
+            self._set('alphas', checks.distinct_positives('alphas', self.alphas))
+        self._set('schedule_fraction', checks.fractions('schedule_fraction', [self.schedule_fraction])[0])
+
+    @property
+    def alpha_keys(self) -> tuple[str, ...]:
+        return super().alpha_keys if self.alphas is not None else ()
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        return (self.schedule_fraction,)
 
 
-def _grid_specs(settings: GridSearch) -> list[Spec]:
+def _specs(settings: GridSearch) -> list[Spec]:
     if settings.lrs is not None:
         lrs: tuple[float, ...] = settings.lrs
     elif settings.lr_range is not None:
         lrs = split(*settings.lr_range, settings.num_splits, drop_low=False)
     else:
         raise ValueError('a grid needs lrs or lr_range')
-    points = [(lr, alpha) for lr in lrs for alpha in settings.alphas or (None,)]
+    points = [Point(lr, alpha) for lr in lrs for alpha in settings.alphas or (None,)]
     keys = numbered('grid', len(points))
-    return [
-        Spec(key, 'grid', lr, alpha, settings.schedule_fraction) for key, (lr, alpha) in zip(keys, points, strict=True)
-    ]
+    return [Spec(key, 'grid', point, settings.schedule_fraction) for key, point in zip(keys, points, strict=True)]
 
 
-def replay_grid(settings: GridSearch, closed: Mapping[str, Closed], asked: Mapping[str, Spec]) -> Replay:
+def replay(settings: GridSearch, finished: Finished, proposed: Proposed) -> Replay:
     """Follow a grid: all of its points are known from the beginning."""
-    del asked
-    specs = _grid_specs(settings)
-    replayed = one_stage('grid', specs, closed, settings.rule)
+    del proposed
+    specs = _specs(settings)
+    replayed = one_stage(make_stage('grid', StageKind.GRID, specs, finished, settings.rule))
     if replayed.best is None:
         return replayed
-    return replace(replayed, warnings=tuple(edge_warnings(replayed.best, (s.lr for s in specs))))
+    return replace(replayed, warnings=tuple(edge_warnings(replayed.best, (s.point.lr for s in specs))))
 
 
-def outline_grid(settings: GridSearch) -> list[tuple[str, int, float]]:
-    """Its one stage."""
-    return [('grid', len(_grid_specs(settings)), settings.schedule_fraction)]
+def planned_stages(settings: GridSearch) -> list[PlannedStage]:
+    """List its one stage."""
+    return [PlannedStage('grid', len(_specs(settings)), settings.schedule_fraction)]
+
+
+METHOD = Method(GridSearch, replay, planned_stages)

@@ -1,18 +1,36 @@
-"""The ``search`` blocks of methods that sample points from ranges."""
+"""Points drawn evenly on the log scale: random search, and what the other methods that sample points share."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
-from mmfixnorm.search.base_settings import SearchSettings
+from mmfixnorm.search.methods.base import (
+    Finished,
+    Method,
+    PlannedStage,
+    Point,
+    Proposed,
+    Replay,
+    Spec,
+    StageKind,
+    make_stage,
+    numbered,
+    one_stage,
+    tidy,
+)
+from mmfixnorm.search.settings import SearchSettings
 
 
 @dataclass(frozen=True)
 class SampledSearch(SearchSettings):
-    """What the methods share that sample lr and one other number, both on a log scale.
+    """What methods share that sample lr and one other number, both on a log scale.
 
     Args:
         lr_range (tuple[float, float]): ``(lr_min, lr_max)``.
@@ -20,8 +38,8 @@ class SampledSearch(SearchSettings):
             ``weight_decay_range``. The other number stays as it is in the config.
         weight_decay_range (tuple[float, float], optional): The same for weight decay.
         weight_decay_key (str or list[str]): Where the weight decay is in the config.
-        num_trials (int): Points.
-        sampler_seed (int): Seed of the points; ``seed`` is that of the trainings.
+        num_trials (int): Number of points.
+        sampler_seed (int): Seed of the points; ``seed`` is the seed of the trainings.
     """
 
     lr_range: tuple[float, float] = (0.2, 3.2)
@@ -64,7 +82,7 @@ class SampledSearch(SearchSettings):
 
 
 @dataclass(frozen=True)
-class _OneLength(SampledSearch):
+class OneLengthSearch(SampledSearch):
     """All trainings have one length."""
 
     schedule_fraction: float = 1.0
@@ -79,11 +97,11 @@ class _OneLength(SampledSearch):
 
 
 @dataclass(frozen=True)
-class RandomSearch(_OneLength):
+class RandomSearch(OneLengthSearch):
     """Points drawn evenly on the log scale, each from ``sampler_seed`` and its number alone.
 
     Args:
-        schedule_fraction (float): Length of the trainings, in parts of the config's own schedule.
+        schedule_fraction (float): Length of the trainings, as a fraction of the config's own schedule.
 
     Raises:
         ConfigError: A value breaks its rule; the message names the key, e.g. ``search.lr_range``.
@@ -92,80 +110,45 @@ class RandomSearch(_OneLength):
     kind: ClassVar[str] = 'RandomSearch'
 
 
-@dataclass(frozen=True)
-class BayesianSearch(_OneLength):
-    """Bayesian optimisation: each batch is proposed from all results of the batches before it.
+def random_point(settings: SampledSearch, index: int) -> Point:
+    """Draw the point with this number, from ``sampler_seed`` and the number alone.
 
-    The baseline of Table 1 (``BO + WD``) with ``weight_decay_range``. Not more than ``batch_size``
-    trainings run at a time; more ``workers`` than that stay idle.
-
-    Args:
-        sampler (str): ``'gp'``, a Gaussian process with expected improvement, or ``'tpe'``.
-        num_startup_trials (int): Points that are drawn as :class:`RandomSearch` draws them before
-            the first proposal; the first batch always is.
-        batch_size (int): Points proposed together. It is part of what the search is: with other
-            batches the points are others. The number of workers changes no point.
-        schedule_fraction (float): Length of the trainings, in parts of the config's own schedule.
-
-    Raises:
-        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.sampler``.
-    """
-
-    kind: ClassVar[str] = 'BayesianSearch'
-
-    sampler: str = 'gp'
-    num_startup_trials: int = 5
-    batch_size: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.one_of('sampler', self.sampler, ('gp', 'tpe'))
-        checks.integer('num_startup_trials', self.num_startup_trials, at_least=1)
-        checks.integer('batch_size', self.batch_size, at_least=1)
-
-
-@dataclass(frozen=True)
-class SuccessiveHalvingSearch(SampledSearch):
-    """Many points in short trainings; the best ``1 / reduction_factor`` go on to a longer length.
-
-    A training that goes on starts from scratch: a schedule that has been run down to its end at the
-    shorter length cannot be continued. So each rung costs its trainings in full.
+    So the points of two methods with one seed and one space are the same, and fewer trials are the
+    beginning of more.
 
     Args:
-        reduction_factor (int): eta, at least 2: of ``n`` points of a rung ``n // eta`` go on.
-        schedule_fractions (list[float]): Length of each rung's trainings, in parts of the config's
-            own schedule, rising. The last one decides.
+        settings (SampledSearch): Its ``ranges``, lr first, take a uniform number from [0, 1) each.
+        index (int): Number of the point, from 0.
 
-    Raises:
-        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.num_trials``.
+    Returns:
+        Point: The learning rate and the one other number.
     """
+    ranges = settings.ranges
+    uniform = np.random.default_rng([settings.sampler_seed, index]).random(len(ranges))
+    values = {
+        name: tidy(math.exp(math.log(low) + u * math.log(high / low)), low, high)
+        for (name, (low, high)), u in zip(ranges.items(), uniform, strict=True)
+    }
+    return Point(**values)
 
-    kind: ClassVar[str] = 'SuccessiveHalvingSearch'
 
-    num_trials: int = 27
-    reduction_factor: int = 3
-    schedule_fractions: tuple[float, ...] = (1 / 9, 1 / 3, 1.0)
+def random_specs(settings: SampledSearch, stage: str, keys: Sequence[str], fraction: float) -> list[Spec]:
+    """Make one training for each key, at the first random points."""
+    return [Spec(key, stage, random_point(settings, i), fraction) for i, key in enumerate(keys)]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.integer('reduction_factor', self.reduction_factor, at_least=2)
-        lengths = checks.fractions('schedule_fractions', self.schedule_fractions)
-        if len(set(lengths)) != len(lengths):
-            raise checks.fail('schedule_fractions', 'a list of numbers in (0, 1] that rise', self.schedule_fractions)
-        self._set('schedule_fractions', lengths)
-        if self.rung_sizes[-1] < 1:
-            raise ConfigError(
-                f'search.num_trials: must be at least {self.reduction_factor ** (len(lengths) - 1)}, so that the '
-                f'last of {len(lengths)} rungs (search.schedule_fractions) has a training with '
-                f'search.reduction_factor={self.reduction_factor}, got {self.num_trials}'
-            )
 
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        return self.schedule_fractions
+def replay(settings: RandomSearch, finished: Finished, proposed: Proposed) -> Replay:
+    """Follow a random search: all of its points are known from the beginning."""
+    del proposed
+    specs = random_specs(settings, 'random', numbered('random', settings.num_trials), settings.schedule_fraction)
+    return one_stage(
+        make_stage('random', StageKind.SAMPLES, specs, finished, settings.rule, lr_range=settings.lr_range)
+    )
 
-    @property
-    def rung_sizes(self) -> tuple[int, ...]:
-        """Trainings of each rung, as long as enough of them do not diverge."""
-        eta = self.reduction_factor
-        return tuple(self.num_trials // eta**rung for rung in range(len(self.schedule_fractions)))
+
+def planned_stages(settings: RandomSearch) -> list[PlannedStage]:
+    """List its one stage."""
+    return [PlannedStage('random', settings.num_trials, settings.schedule_fraction)]
+
+
+METHOD = Method(RandomSearch, replay, planned_stages)

@@ -1,15 +1,15 @@
-"""The checkpoints of the trials: those of closed trials are deleted, but for those that may win."""
+"""Delete checkpoints of finished trials, except those that can still win."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.record.study import Attempt, closed_trainings
+from mmfixnorm.search.record.study import Attempt, is_finished
 
 
-class WeightKeeper:
-    """Keeps the weights of the leading trial of each stage, in the end those of the winner; or all.
+class CheckpointPruner:
+    """Keeps the checkpoints of the leading trial of each stage, in the end the winner's; or all.
 
     A method may let the best of any stage win, whatever the value of another stage's best.
 
@@ -19,10 +19,10 @@ class WeightKeeper:
 
     def __init__(self, problem: SearchProblem) -> None:
         self._problem = problem
-        self._deleted: set[str] = set()  # looked at once: a search can have thousands of folders
+        self._deleted: set[str] = set()  # each folder is visited once: a search can have thousands
 
     def prune(self, attempts: Sequence[Attempt], winner: str | None = None) -> None:
-        """Delete what is no longer needed, after these attempts.
+        """Delete the checkpoints that are no longer needed after these attempts.
 
         Args:
             attempts (Sequence[Attempt]): All attempts so far.
@@ -31,16 +31,16 @@ class WeightKeeper:
         if self._problem.settings.keep_weights == 'all':
             return
         sign = 1 if self._problem.settings.rule == 'greater' else -1
-        closed = [a for a in attempts if closed_trainings([a])]
+        finished = [a for a in attempts if is_finished(a)]
         leading: dict[str, float] = {}
-        for a in closed:
+        for a in finished:
             if a.result.value is not None:
                 leading[a.spec.stage] = max(leading.get(a.spec.stage, -float('inf')), sign * a.result.value)
-        for a in closed:
+        for a in finished:
             leads = a.result.value is not None and sign * a.result.value == leading[a.spec.stage]
             keep = leads if winner is None else a.spec.key == winner
             if keep or a.spec.key in self._deleted:
                 continue
-            for weights in (self._problem.trial_dir(a.spec.key) / 'run').glob('*.pth'):
-                weights.unlink(missing_ok=True)
+            for checkpoint in (self._problem.trial_dir(a.spec.key) / 'run').glob('*.pth'):
+                checkpoint.unlink(missing_ok=True)
             self._deleted.add(a.spec.key)

@@ -1,4 +1,4 @@
-"""The record of a search, read without its config: it says itself what was searched."""
+"""Read the records of searches without their configs: a record itself says what was searched."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import nest
+from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import SearchState, search_state
 from mmfixnorm.search.record.study import STUDY_FILE, StudyRecord, read_record
-from mmfixnorm.search.settings import SearchSettings, parse_settings
+from mmfixnorm.search.settings import SearchSettings
 
 _SETTINGS = 'search.'
 _LENGTHS = ('config.train_cfg.max_epochs', 'config.train_cfg.max_iters')
@@ -28,8 +29,8 @@ class Study(NamedTuple):
     Attributes:
         label: Its name in a figure.
         work_dir: Folder of its record.
-        problem: The search as its record tells it; of the config only the length of a training is
-            there, of the settings not what only says how trials are executed.
+        problem: The search as far as its record tells it: of the config the length of a training only, of
+            the settings everything but how trials are executed.
         record: All attempts.
         state: Rows and rounds.
     """
@@ -54,8 +55,8 @@ def read_studies(work_dirs: Sequence[str | os.PathLike[str]], labels: Sequence[s
         labels: One for each; by default the folders' names.
 
     Raises:
-        ConfigError: There is no record, the same one is given twice, labels do not match, or the searches are not of
-            one metric.
+        ConfigError: There is no record, a record is given twice, labels do not match, or the searches are for
+            different metrics.
     """
     paths = [Path(work_dir) for work_dir in work_dirs]
     paths = [(path.parent if path.name == STUDY_FILE else path).resolve() for path in paths]

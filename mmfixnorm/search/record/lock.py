@@ -18,16 +18,16 @@ def driver_lock(work_dir: Path) -> Iterator[None]:
     """Hold the search in ``work_dir``.
 
     Raises:
-        ConfigError: Another driver holds it; the message says which.
+        ConfigError: Another driver holds it; the message names the process.
     """
     path = work_dir / 'driver.lock'
-    with open(path, 'a+', encoding='utf-8') as f:  # 'a': the text of a holder must survive us
+    with open(path, 'a+', encoding='utf-8') as f:  # 'a': opening must not delete the text of a holder
         try:
             fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as err:
             raise ConfigError(
                 f'--work-dir: another driver holds the search in {str(work_dir)!r}: '
-                f'{_holder(path)}; wait for it, or end it and give the command again'
+                f'{_holder(path)}; wait for it, or end it and run the command again'
             ) from err
         f.truncate(0)
         holder = {

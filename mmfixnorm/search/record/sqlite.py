@@ -1,4 +1,4 @@
-"""What stands in ``study.db``, read in milliseconds and without ever writing to it.
+"""Read ``study.db`` in milliseconds, without ever writing to it.
 
 The driver writes the file through Optuna. Optuna's way of reading builds a trial out of five tables,
 which takes seconds for thousands of rows, and needs Optuna itself; a row of a search is one piece of
@@ -18,7 +18,7 @@ _STUDY = 'SELECT study_id FROM studies WHERE study_name = ?'
 _USER_ATTRS = 'SELECT key, value_json FROM study_user_attributes WHERE study_id = ? ORDER BY study_user_attribute_id'
 _ROWS = """
 SELECT value_json FROM trial_user_attributes JOIN trials USING (trial_id)
-WHERE key = 'row' AND study_id = ? AND number >= ? ORDER BY number
+WHERE key = 'row' AND study_id = ? ORDER BY number
 """
 _WAIT_S = 30.0  # for the lock, while the driver writes a row
 
@@ -30,25 +30,24 @@ class StudyFile(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def read_study_file(path: Path, *, study_name: str, skip: int = 0) -> StudyFile:
+def read_study_file(path: Path, *, study_name: str) -> StudyFile:
     """Read the file as it is at one moment, also while a driver writes to it.
 
     Args:
         path (Path): The sqlite file.
         study_name (str): The study in it.
-        skip (int): Rows that are known already.
 
     Raises:
-        sqlite3.Error: It is no such file, or a killed driver left it in the middle of a write; the
-            next driver puts that right.
+        sqlite3.Error: The file is not an sqlite file, or a killed driver left it in the middle of a write; the
+            next driver repairs it.
         KeyError: The study is not in it.
     """
     with closing(sqlite3.connect(f'file:{quote(str(path))}?mode=ro', uri=True, timeout=_WAIT_S)) as connection:
         connection.execute('BEGIN')  # one snapshot for all that follows
-        found = connection.execute(_STUDY, (study_name,)).fetchone()
-        if found is None:
+        study = connection.execute(_STUDY, (study_name,)).fetchone()
+        if study is None:
             raise KeyError(study_name)
-        attrs = connection.execute(_USER_ATTRS, found)
+        attrs = connection.execute(_USER_ATTRS, study)
         user_attrs = {key: json.loads(text) for key, text in attrs}
-        rows = connection.execute(_ROWS, (*found, skip))
+        rows = connection.execute(_ROWS, study)
         return StudyFile(user_attrs, [json.loads(text) for (text,) in rows])

@@ -1,15 +1,16 @@
-"""A search's trials as rows, and how far it is."""
+"""Where a search stands: its trials as rows, and what it has cost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.methods.confirm import CONFIRMATION
-from mmfixnorm.search.planner import Best, Replay, better, replay
+from mmfixnorm.search.methods.base import Best, Point, Replay, StageKind, better
+from mmfixnorm.search.planner import replay
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.record.study import Attempt, StudyRecord, closed_trainings
+from mmfixnorm.search.record.study import Attempt, StudyRecord, is_finished
 
 
 class Row(NamedTuple):
@@ -18,9 +19,7 @@ class Row(NamedTuple):
     key: str
     stage: str
     outcome: str
-    lr: float
-    alpha: float | None
-    weight_decay: float | None
+    point: Point
     cost: float
     length: int
     value: float | None
@@ -28,9 +27,15 @@ class Row(NamedTuple):
     seconds: float
     message: str
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return flat plain data for the events."""
+        row = self._asdict()
+        point = row.pop('point')
+        return {**row, **asdict(point)}
+
 
 class Progress(NamedTuple):
-    """Best value so far after each closed training, against the cost so far in T_max."""
+    """Best value so far after each finished training, against the cost so far in T_max."""
 
     cost: list[float]
     best: list[float | None]
@@ -41,12 +46,12 @@ class StageCost(NamedTuple):
 
     Attributes:
         name: E.g. ``round 0``.
-        trainings: Those that are closed.
-        planned: Those that the stage has at most; None where only their sum over stages is planned.
-        cost: Of the closed trainings.
+        trainings: Finished trainings.
+        planned: Trainings that the stage has at most; None where only their sum over stages is planned.
+        cost: Of the finished trainings.
         planned_cost: Of the planned ones.
         seconds: Of all attempts.
-        lost: Attempts that did not close their training: failed or cancelled.
+        lost: Attempts that did not finish their training: failed or cancelled.
         lost_seconds: Their time.
     """
 
@@ -61,11 +66,23 @@ class StageCost(NamedTuple):
 
 
 class SearchState(NamedTuple):
-    """Where a search stands."""
+    """Where a search stands.
+
+    Attributes:
+        rows: Its trials, in the order of the plan.
+        replayed: The search as far as the record tells it.
+        best: The best of the finished stages.
+        progress: The best value so far against cost.
+        cost: What has finished, in T_max.
+        planned_cost: What is planned at most, in T_max.
+        trial_seconds: Time of all trials, in seconds.
+        wall_seconds: Time from the start of the search to its last result, in seconds.
+    """
 
     rows: list[Row]
     replayed: Replay
     best: Best | None
+    progress: Progress
     cost: float
     planned_cost: float
     trial_seconds: float
@@ -76,7 +93,7 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
     """Compute where a search stands from its record.
 
     Raises:
-        ConfigError: The record is not that of these settings.
+        ConfigError: The record belongs to other settings.
     """
     try:
         replayed = replay(problem.settings, record.history())
@@ -92,15 +109,16 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         rows=rows,
         replayed=replayed,
         best=replayed.best,
+        progress=progress(record.attempts, replayed, problem.settings.rule),
         cost=ledger(record.attempts)[-1] if record.attempts else 0.0,
-        planned_cost=sum(cost for _, _, cost in problem.outline_cost()),
+        planned_cost=sum(cost for _, _, cost in problem.planned_costs()),
         trial_seconds=sum(row.seconds for row in rows),
         wall_seconds=(max(ends) - record.created).total_seconds() if ends else 0.0,
     )
 
 
 def trial_rows(attempts: Sequence[Attempt]) -> list[Row]:
-    """One row for each trial, with the outcome of its last attempt."""
+    """Make one row for each trial, with the outcome of its last attempt."""
     by_key: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         by_key.setdefault(attempt.spec.key, []).append(attempt)
@@ -113,9 +131,7 @@ def _row(attempts: Sequence[Attempt]) -> Row:
         key=last.spec.key,
         stage=last.spec.stage,
         outcome=last.result.outcome,
-        lr=last.spec.lr,
-        alpha=last.spec.alpha,
-        weight_decay=last.spec.weight_decay,
+        point=last.spec.point,
         cost=last.cost,
         length=last.result.length,
         value=last.result.value,
@@ -126,28 +142,28 @@ def _row(attempts: Sequence[Attempt]) -> Row:
 
 
 def ledger(attempts: Sequence[Attempt]) -> list[float]:
-    """Cost so far after each attempt, in T_max.
+    """Return the cost so far after each attempt, in T_max.
 
-    A training counts once, when it is closed: a later attempt goes on from the checkpoints of an
+    A training counts once, when it has finished: a later attempt continues from the checkpoints of an
     earlier one.
     """
     total, costs = 0.0, []
     for attempt in attempts:
-        if closed_trainings([attempt]):
+        if is_finished(attempt):
             total += attempt.cost
         costs.append(round(total, 9))
     return costs
 
 
 def stage_costs(problem: SearchProblem, attempts: Sequence[Attempt]) -> list[StageCost]:
-    """The ledger by stage, in the order of the plan; see :func:`ledger` for what counts."""
-    planned = {name: (number, cost) for name, number, cost in problem.outline_cost()}
+    """Split the ledger by stage, in the order of the plan; see :func:`ledger` for what counts."""
+    planned = {name: (number, cost) for name, number, cost in problem.planned_costs()}
     by_stage: dict[str, list[Attempt]] = {name: [] for name in planned}
     for attempt in attempts:
         by_stage.setdefault(attempt.spec.stage, []).append(attempt)
     costs = []
     for name, of_stage in by_stage.items():
-        lost = [a for a in of_stage if not closed_trainings([a])]
+        lost = [a for a in of_stage if not is_finished(a)]
         number, planned_cost = planned.get(name, (None, None))
         costs.append(
             StageCost(
@@ -164,19 +180,20 @@ def stage_costs(problem: SearchProblem, attempts: Sequence[Attempt]) -> list[Sta
     return costs
 
 
-def progress(attempts: Sequence[Attempt], rule: str) -> Progress:
-    """Best value so far against cost, in the order in which trainings were closed.
+def progress(attempts: Sequence[Attempt], replayed: Replay, rule: str) -> Progress:
+    """Return the best value so far against cost, in the order in which trainings finished.
 
     Without the confirmation: it costs the same for every method, and chooses by means.
     """
-    attempts = [a for a in attempts if a.spec.stage != CONFIRMATION]
+    confirming = replayed.keys_of(StageKind.CONFIRMATION)
+    attempts = [a for a in attempts if a.spec.key not in confirming]
     best: float | None = None
     cost, values = [], []
     for attempt, spent in zip(attempts, ledger(attempts), strict=True):
         value = attempt.result.value
         if value is not None and (best is None or better(rule, value, best)):
             best = value
-        if closed_trainings([attempt]):
+        if is_finished(attempt):
             cost.append(spent)
             values.append(best)
     return Progress(cost, values)

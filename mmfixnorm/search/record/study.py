@@ -1,9 +1,9 @@
 """The record of a search: one Optuna study in sqlite, with the driver as its one writer.
 
-Each row is the end of one attempt, written in one transaction. What is running is not in here: it
-is in the trials' folders, so a driver that is killed leaves nothing half-told.
+Each row is the end of one attempt, written in one transaction. Running trials are not in the record: they are in the
+trials' folders, so a driver that is killed leaves no incomplete row.
 
-Optuna writes, so that its tools open the study; :mod:`.study_file` reads.
+Optuna writes, so that its tools open the study; :mod:`.sqlite` reads.
 """
 
 from __future__ import annotations
@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.methods.values import values_of
-from mmfixnorm.search.planner import Closed, Spec
+from mmfixnorm.search.methods.base import FinishedTraining, Spec
 from mmfixnorm.search.record.sqlite import StudyFile, read_study_file
 from mmfixnorm.search.trial.folder import TrialResult
 
 if TYPE_CHECKING:
-    import optuna  # whoever writes imports it: that takes half a second
+    import optuna  # imported where the record is written: that takes half a second
     from optuna.trial import FrozenTrial
 
 STUDY_FILE = 'study.db'
@@ -38,7 +37,7 @@ _SHOWN_DIFFERENCES = 10
 
 @dataclass(frozen=True)
 class Attempt:
-    """One row of the record: what was asked for, and how the attempt ended."""
+    """One row of the record: the training, and how the attempt ended; ``cost`` in T_max."""
 
     spec: Spec
     result: TrialResult
@@ -47,7 +46,7 @@ class Attempt:
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
-    """A short hash of everything that decides the results of a search."""
+    """Hash everything that decides the results of a search."""
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -57,7 +56,7 @@ class StudyRecord:
 
     Args:
         path (Path): The file, read by :func:`open_record` or :func:`read_record`.
-        content (StudyFile): What stands in it.
+        content (StudyFile): Its content.
     """
 
     def __init__(self, path: Path, content: StudyFile) -> None:
@@ -86,33 +85,34 @@ class StudyRecord:
 
     def add_proposed(self, specs: Sequence[Spec]) -> None:
         """Write a batch of proposed points, all at once, before any of them is submitted."""
-        self.study.set_user_attr(f'{_PROPOSED}{specs[0].key}', [asdict(s) for s in specs])
+        self.study.set_user_attr(f'{_PROPOSED}{specs[0].key}', [s.to_dict() for s in specs])
         self.proposed += specs
 
     def next_attempt(self, key: str) -> int:
-        """The number of the attempt at ``key`` that is running or comes next, from 1."""
+        """Return the number of the attempt at ``key`` that is running or comes next, from 1."""
         return 1 + self._ended[key]
 
-    def closed(self) -> list[Closed]:
-        """The trainings that need no other attempt."""
-        return closed_trainings(self.attempts)
+    def finished(self) -> list[FinishedTraining]:
+        """List the trainings that need no other attempt."""
+        return finished_trainings(self.attempts)
 
-    def history(self) -> list[Closed | Spec]:
-        """Everything that the planner builds on: closed trainings and proposed points."""
-        return [*self.closed(), *self.proposed]
+    def history(self) -> list[FinishedTraining | Spec]:
+        """Return everything that the planner builds on: finished trainings and proposed points."""
+        return [*self.finished(), *self.proposed]
 
 
-def closed_trainings(attempts: Iterable[Attempt]) -> list[Closed]:
-    """Those attempts that closed their training: done or diverged."""
-    return [
-        Closed(a.spec.key, a.spec.lr, a.spec.alpha, a.result.value, a.spec.weight_decay)
-        for a in attempts
-        if a.result.outcome in ('done', 'diverged')
-    ]
+def is_finished(attempt: Attempt) -> bool:
+    """Return whether an attempt finished its training: done or diverged."""
+    return attempt.result.outcome in ('done', 'diverged')
+
+
+def finished_trainings(attempts: Iterable[Attempt]) -> list[FinishedTraining]:
+    """List the trainings that these attempts finished."""
+    return [FinishedTraining(a.spec.key, a.spec.point, a.result.value) for a in attempts if is_finished(a)]
 
 
 def open_record(work_dir: Path, identity: Mapping[str, str], *, rule: str) -> StudyRecord:
-    """Open the record of this search for writing, or make it. Hold the driver's lock.
+    """Open the record of this search for writing, or make it; the caller holds the driver's lock.
 
     Raises:
         ConfigError: The record belongs to another search and has trainings (the differences are
@@ -123,15 +123,15 @@ def open_record(work_dir: Path, identity: Mapping[str, str], *, rule: str) -> St
         record = _open(path)
         if record.identity == dict(identity):
             return record
-        if record.closed():
+        if record.finished():
             raise ConfigError(_refusal(work_dir, record.identity, identity))
-        _move_aside(work_dir)  # nothing was trained to its end: a mistake that is put right now
+        _move_aside(work_dir)  # nothing has finished: the user corrects a mistake
     _create(path, identity, rule)
     return _open(path)
 
 
 def _open(path: Path) -> StudyRecord:
-    """Open with Optuna first: sqlite then finishes the write in whose middle a driver was killed."""
+    """Open with Optuna first: sqlite then completes a write during which a driver was killed."""
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -145,10 +145,10 @@ def _open(path: Path) -> StudyRecord:
 
 
 def read_record(work_dir: Path) -> StudyRecord:
-    """Read the record in ``work_dir``; nothing is changed there, and a driver may go on writing.
+    """Read the record in ``work_dir``; nothing is changed there, and a driver may write meanwhile.
 
     Raises:
-        ConfigError: There is none, or it cannot be read.
+        ConfigError: There is no record, or it cannot be read.
     """
     path = work_dir / STUDY_FILE
     if not path.exists():
@@ -200,7 +200,7 @@ def _refusal(work_dir: Path, was: Mapping[str, str], now: Mapping[str, str]) -> 
     return (
         f'--work-dir: {str(work_dir)!r} holds another search:\n'
         + '\n'.join(lines)
-        + '\nput that back to go on, or choose another --work-dir'
+        + '\nput that back to continue, or choose another --work-dir'
     )
 
 
@@ -209,7 +209,7 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
     from optuna.trial import TrialState, create_trial
 
     spec, result = attempt.spec, attempt.result
-    params = values_of(spec)
+    params = spec.point.values
     distributions: dict[str, BaseDistribution] = {
         name: FloatDistribution(0.0, max(1e6, value)) for name, value in params.items()
     }
@@ -225,9 +225,9 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
             'outcome': result.outcome,
             'fingerprint': result.fingerprint,
             'cost': attempt.cost,
-            # Everything, to be read back; the others are for those who look at the study.
+            # Everything, to be read back; the other attributes are for tools that open the study.
             'row': {
-                'spec': asdict(spec),
+                'spec': spec.to_dict(),
                 'result': asdict(result),
                 'cost': attempt.cost,
                 'ended': attempt.ended.isoformat(),
@@ -238,12 +238,12 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
 
 def _read_proposed(user_attrs: Mapping[str, Any]) -> list[Spec]:
     batches = [batch for name, batch in user_attrs.items() if name.startswith(_PROPOSED)]
-    return [Spec(**point) for batch in batches for point in batch]
+    return [Spec.from_dict(spec) for batch in batches for spec in batch]
 
 
 def _to_attempt(row: Mapping[str, Any]) -> Attempt:
     return Attempt(
-        spec=Spec(**row['spec']),
+        spec=Spec.from_dict(row['spec']),
         result=TrialResult(**row['result']),
         cost=row['cost'],
         ended=datetime.fromisoformat(row['ended']),

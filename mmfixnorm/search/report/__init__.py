@@ -1,4 +1,4 @@
-"""One self-contained HTML file about a search; it opens without a network."""
+"""Write one self-contained HTML file about a search; it opens without a network."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import NamedTuple
 
 from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search.methods.confirm import confirmations
-from mmfixnorm.search.methods.values import describe
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.compare import Study, read_studies
-from mmfixnorm.search.record.state import SearchState, progress, search_state, stage_costs
+from mmfixnorm.search.record.state import SearchState, search_state, stage_costs
 from mmfixnorm.search.record.study import StudyRecord
 from mmfixnorm.search.report import figures
 from mmfixnorm.search.report import html as report_html
@@ -29,7 +28,7 @@ REPORT_FILE = 'report.html'
 
 
 class ReportFiles(NamedTuple):
-    """What was written; ``best_config`` is None while no round is closed."""
+    """The files written; ``best_config`` is None while no stage has finished."""
 
     report: Path
     best_config: Path | None
@@ -42,7 +41,7 @@ def write_report(
 
     Args:
         problem (SearchProblem): The search.
-        record (StudyRecord): What has been trained.
+        record (StudyRecord): Its attempts.
         compare: Work dirs of other searches to show beside it, of any method and config.
 
     Raises:
@@ -57,11 +56,7 @@ def write_report(
     _add_figures(page, problem, record, state)
     if studies:
         page.add('<h2>Searches side by side</h2>')
-        page.add_figure(
-            figures.draw_progress(
-                {s.label: progress(s.record.attempts, s.settings.rule) for s in studies}, problem.settings.metric
-            )
-        )
+        page.add_figure(figures.draw_progress({s.label: s.state.progress for s in studies}, problem.settings.metric))
         page.add(*_comparison(studies))
     page.add('<h2>Cost</h2>', _ledger(problem, record, state))
     page.add(*_confirmation(state))
@@ -90,14 +85,14 @@ def _summary(problem: SearchProblem, state: SearchState, best_config: Path | Non
 
 def _add_figures(page: Page, problem: SearchProblem, record: StudyRecord, state: SearchState) -> None:
     settings, metric = problem.settings, problem.settings.metric
-    page.add_figure(figures.draw_lr_curves(lr_curves(settings, state), metric))
-    alphas = alpha_curves(settings, state)
+    page.add_figure(figures.draw_lr_curves(lr_curves(state), metric))
+    alphas = alpha_curves(state, settings.rule)
     if alphas:
         page.add_figure(figures.draw_alpha_curves(alphas, metric))
     points = point_map(settings, state)
     if points:
         page.add_figure(figures.draw_point_map(points, metric))
-    page.add_figure(figures.draw_progress({settings.kind: progress(record.attempts, settings.rule)}, metric))
+    page.add_figure(figures.draw_progress({settings.kind: state.progress}, metric))
     curves = validation_curves(problem, record.attempts)
     if curves:
         unit = training_length(problem.cfg)[1]
@@ -105,7 +100,7 @@ def _add_figures(page: Page, problem: SearchProblem, record: StudyRecord, state:
 
 
 def _ledger(problem: SearchProblem, record: StudyRecord, state: SearchState) -> str:
-    """What each stage has cost, and all of them."""
+    """Tabulate what each stage has cost, and their sum."""
     costs = stage_costs(problem, record.attempts)
     names = ('stage', 'trainings', 'planned', 'T_max', 'planned T_max', 'time', 'lost attempts', 'their time')
     rows = [
@@ -152,7 +147,7 @@ def _comparison(studies: Sequence[Study]) -> Iterator[str]:
     rows, lengths = [], set()
     for study in studies:
         state, (length, unit) = study.state, training_length(study.problem.cfg)
-        cost, best = progress(study.record.attempts, study.settings.rule)
+        cost, best = state.progress
         reached = best[-1] if best else None
         at = cost[best.index(reached)] if reached is not None else None
         leading = next((row for row in state.rows if row.value == reached and reached is not None), None)
@@ -161,7 +156,7 @@ def _comparison(studies: Sequence[Study]) -> Iterator[str]:
             study.label,
             study.settings.kind,
             reached,
-            describe(leading),
+            leading.point if leading else None,
             at,
             cost[-1] if cost else 0.0,
             len(cost),
@@ -175,20 +170,20 @@ def _comparison(studies: Sequence[Study]) -> Iterator[str]:
 
 
 def _confirmation(state: SearchState) -> Iterator[str]:
-    shown = confirmations(state.replayed, state.rows)
-    if not shown:
+    confirmed = confirmations(state.replayed, state.rows)
+    if not confirmed:
         return
     yield '<h2>Confirmation over new seeds</h2>'
     rows = []
-    for c in shown:
+    for c in confirmed:
         interval = f'{c.interval[0]:.4g} to {c.interval[1]:.4g}' if c.interval else ''
         values = ', '.join('diverged' if v is None else f'{v:g}' for v in c.values)
         mean = None if c.mean is None else f'{c.mean:.4g}'
         cells = (
             c.role,
-            c.point.key,
-            describe(c.point),
-            c.point.value,
+            c.training.key,
+            c.training.point,
+            c.training.value,
             len(c.seeds),
             mean,
             interval,

@@ -6,16 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from mmfixnorm.search.methods.base import Spec, Stage, StageKind, ranked, title
 from mmfixnorm.search.methods.sampled import SampledSearch
-from mmfixnorm.search.methods.values import title, values_of
-from mmfixnorm.search.planner import Spec, Stage
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState
 from mmfixnorm.search.record.study import Attempt
-from mmfixnorm.search.settings import FixNormSearch, SearchSettings
-from mmfixnorm.search.trial.curve_file import CURVE_FILE, read_curve
+from mmfixnorm.search.settings import SearchSettings
+from mmfixnorm.search.trial.folder import CURVE_FILE, read_curve
 
-_Point = tuple[int, float | None]
+_Validation = tuple[int, float | None]
 
 
 class LrCurve(NamedTuple):
@@ -26,9 +25,9 @@ class LrCurve(NamedTuple):
         lr_min: Lower end of the range that was tried.
         lr_max: Upper end: the bound that shrinks from round to round.
         lrs: Learning rates, rising.
-        values: Their values; None if diverged or not closed yet.
+        values: Their values; None if diverged or not finished yet.
         diverged: Learning rates that diverged.
-        best_lr: The round's best, which bounds the next round; None while it is open.
+        best_lr: The round's best, which bounds the next round; None while it is unfinished.
         joined: Whether the points differ in lr alone, so that a line may join them.
     """
 
@@ -80,109 +79,102 @@ class ValidationCurve(NamedTuple):
     values: list[float | None]
 
 
-def lr_curves(settings: SearchSettings, state: SearchState) -> list[LrCurve]:
-    """One curve for each round of Algorithm 4, for each alpha of a grid, or for each length of points."""
+def lr_curves(state: SearchState) -> list[LrCurve]:
+    """Make one curve for each round over the learning rate, each alpha of a grid, and each length of sampled points."""
     rows = {row.key: row for row in state.rows}
-    if isinstance(settings, SampledSearch):
-        return _sampled_curves(settings, state.replayed.stages, rows)
-    if not isinstance(settings, FixNormSearch):
-        return _grid_curves(state.replayed.stages, rows)
-    curves = []
-    low, high = settings.lr_range
+    curves: list[LrCurve] = []
+    sampled: dict[float, list[Stage]] = {}
     for stage in state.replayed.stages:
-        if stage.name == 'alpha':
-            continue
-        best_lr = stage.best.lr if stage.best else None
-        curves.append(_lr_curve(stage.name, stage.specs, rows, (low, high), best_lr))
-        high = best_lr or high
+        if stage.kind is StageKind.LR:
+            best_lr = stage.best.point.lr if stage.best else None
+            curves.append(_lr_curve(stage.name, stage.specs, rows, stage.lr_range, best_lr))
+        elif stage.kind is StageKind.GRID:
+            curves += _grid_curves(stage, rows)
+        elif stage.kind is StageKind.SAMPLES:
+            for fraction in {spec.fraction for spec in stage.specs}:
+                sampled.setdefault(fraction, []).append(stage)
+    for stages in sampled.values():
+        name = stages[0].name if len(sampled) > 1 else 'trials'
+        specs = [spec for stage in stages for spec in stage.specs]
+        curves.append(_lr_curve(name, specs, rows, stages[0].lr_range, None)._replace(joined=False))
     return curves
 
 
-def _grid_curves(stages: Sequence[Stage], rows: Mapping[str, Row]) -> list[LrCurve]:
+def _grid_curves(stage: Stage, rows: Mapping[str, Row]) -> list[LrCurve]:
+    lrs = [s.point.lr for s in stage.specs]
     curves = []
-    for stage in stages:
-        lrs = [s.lr for s in stage.specs]
-        for alpha in dict.fromkeys(s.alpha for s in stage.specs):
-            part = [s for s in stage.specs if s.alpha == alpha]
-            name = 'grid' if alpha is None else f'alpha {alpha:g}'
-            curves.append(_lr_curve(name, part, rows, (min(lrs), max(lrs)), None))
+    for alpha in dict.fromkeys(s.point.alpha for s in stage.specs):
+        part = [s for s in stage.specs if s.point.alpha == alpha]
+        name = stage.name if alpha is None else f'alpha {alpha:g}'
+        curves.append(_lr_curve(name, part, rows, (min(lrs), max(lrs)), None))
     return curves
-
-
-def _sampled_curves(settings: SampledSearch, stages: Sequence[Stage], rows: Mapping[str, Row]) -> list[LrCurve]:
-    specs = [s for stage in stages for s in stage.specs]
-    curves = []
-    for fraction in settings.fractions:
-        part = [s for s in specs if s.fraction == fraction]
-        name = part[0].stage if part and len(settings.fractions) > 1 else 'trials'
-        if part:
-            curve = _lr_curve(name, part, rows, settings.lr_range, None)
-            curves.append(curve._replace(joined=False))
-    return curves
-
-
-def point_map(settings: SearchSettings, state: SearchState) -> PointMap | None:
-    """The closed points of a method that samples two numbers; None for other methods."""
-    if not isinstance(settings, SampledSearch):
-        return None
-    other = list(settings.ranges)[1]
-    closed = [row for row in state.rows if row.outcome in ('done', 'diverged')]
-    return PointMap(
-        other=title(other),
-        keys=[row.key for row in closed],
-        lrs=[row.lr for row in closed],
-        others=[values_of(row)[other] for row in closed],
-        values=[row.value for row in closed],
-        lengths=[row.cost for row in closed],
-    )
 
 
 def _lr_curve(
     name: str,
     specs: Sequence[Spec],
     rows: Mapping[str, Row],
-    bounds: tuple[float, float],
+    lr_range: tuple[float, float] | None,
     best_lr: float | None,
 ) -> LrCurve:
-    rising = sorted(specs, key=lambda s: s.lr)
+    rising = sorted(specs, key=lambda s: s.point.lr)
+    lrs = [s.point.lr for s in rising]
+    low, high = lr_range or (lrs[0], lrs[-1])
     ended = [rows.get(s.key) for s in rising]
     return LrCurve(
         name=name,
-        lr_min=bounds[0],
-        lr_max=bounds[1],
-        lrs=[s.lr for s in rising],
+        lr_min=low,
+        lr_max=high,
+        lrs=lrs,
         values=[row.value if row else None for row in ended],
-        diverged=[row.lr for row in ended if row and row.outcome == 'diverged'],
+        diverged=[row.point.lr for row in ended if row and row.outcome == 'diverged'],
         best_lr=best_lr,
     )
 
 
-def alpha_curves(settings: SearchSettings, state: SearchState) -> list[AlphaCurve]:
-    """Values against alpha: at lr* for Algorithm 4, at each learning rate for a grid.
+def point_map(settings: SearchSettings, state: SearchState) -> PointMap | None:
+    """Collect the finished points of a method that samples two numbers; None for other methods."""
+    if not isinstance(settings, SampledSearch):
+        return None
+    other = list(settings.ranges)[1]
+    sampled = state.replayed.keys_of(StageKind.SAMPLES)
+    finished = [row for row in state.rows if row.outcome in ('done', 'diverged') and row.key in sampled]
+    return PointMap(
+        other=title(other),
+        keys=[row.key for row in finished],
+        lrs=[row.point.lr for row in finished],
+        others=[row.point.values[other] for row in finished],
+        values=[row.value for row in finished],
+        lengths=[row.cost for row in finished],
+    )
+
+
+def alpha_curves(state: SearchState, rule: str) -> list[AlphaCurve]:
+    """Make a curve over alpha for each learning rate of a grid, and for the one at which alphas were tried.
 
     The first alpha of Algorithm 4 is the training of phase 1 that gave lr*, which can be a shorter
     one: ``lengths`` says so.
     """
-    if isinstance(settings, SampledSearch):
-        return []  # no two points share a learning rate; see point_map
-    if not isinstance(settings, FixNormSearch):
-        lrs = sorted({row.lr for row in state.rows if row.alpha is not None})
-        return [_alpha_curve(lr, [r for r in state.rows if r.lr == lr]) for lr in lrs]
-    tried = [row for row in state.rows if row.stage == 'alpha']
-    if not tried:
-        return []
-    lr = tried[0].lr
-    first = [r for r in state.rows if r.stage != 'alpha' and r.lr == lr and r.value is not None]
-    sign = 1 if settings.rule == 'greater' else -1
-    first.sort(key=lambda r: sign * (r.value or 0.0))
-    return [_alpha_curve(lr, [*first[-1:], *tried])]
+    rows = {row.key: row for row in state.rows}
+    by_rate = state.replayed.keys_of(StageKind.LR)
+    curves = []
+    for stage in state.replayed.stages:
+        ended = [rows[s.key] for s in stage.specs if s.key in rows]
+        if stage.kind is StageKind.ALPHA and ended:
+            lr = ended[0].point.lr
+            before = [r for r in state.rows if r.key in by_rate and r.point.lr == lr]
+            curves.append(_alpha_curve(lr, [*ranked(rule, before)[:1], *ended]))
+        elif stage.kind is StageKind.GRID:
+            for lr in sorted({r.point.lr for r in ended if r.point.alpha is not None}):
+                curves.append(_alpha_curve(lr, [r for r in ended if r.point.lr == lr]))
+    return curves
 
 
 def _alpha_curve(lr: float, rows: Sequence[Row]) -> AlphaCurve:
-    known = sorted((r for r in rows if r.alpha is not None), key=lambda r: r.alpha or 0.0)
+    known = sorted((r for r in rows if r.point.alpha is not None), key=lambda r: r.point.alpha or 0.0)
     return AlphaCurve(
         lr=lr,
-        alphas=[r.alpha for r in known if r.alpha is not None],
+        alphas=[r.point.alpha for r in known if r.point.alpha is not None],
         values=[r.value for r in known],
         lengths=[r.cost for r in known],
     )
@@ -191,7 +183,7 @@ def _alpha_curve(lr: float, rows: Sequence[Row]) -> AlphaCurve:
 def validation_curves(
     problem: SearchProblem, attempts: Sequence[Attempt], *, max_points: int = 20_000
 ) -> list[ValidationCurve]:
-    """The validations of every trial that has any: of its last attempt, or as far as a failed one came.
+    """Collect the validations of every trial: of its last attempt, or as far as a failed attempt came.
 
     Args:
         problem (SearchProblem): Knows the trials' folders.
@@ -211,6 +203,6 @@ def validation_curves(
     return curves
 
 
-def _thinned(points: list[_Point], limit: int) -> list[_Point]:
+def _thinned(points: list[_Validation], limit: int) -> list[_Validation]:
     every = math.ceil(len(points) / limit)
     return points[::-every][::-1] if every > 1 else points

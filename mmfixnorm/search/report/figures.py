@@ -1,4 +1,4 @@
-"""Draws the curves of a search; computes nothing."""
+"""Draw the curves of a search; compute nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MANY = 200  # from here on markers are only blots
 
 
 def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
-    """Metric against learning rate; a shaded band under each round shows the range it searched."""
+    """Draw the metric against learning rate; a shaded band under each round shows the range it searched."""
     figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against learning rate'))
     figure.update_layout(yaxis_title=metric, yaxis_domain=[0.22, 1])
     figure.update_layout(xaxis_title='learning rate', xaxis_anchor='y2')  # below the ranges
@@ -63,7 +63,7 @@ def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
 
 
 def draw_alpha_curves(curves: Sequence[AlphaCurve], metric: str) -> go.Figure:
-    """Metric against alpha, on a log axis."""
+    """Draw the metric against alpha, on a log axis."""
     figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against alpha'))
     figure.update_layout(xaxis_title='alpha', yaxis_title=metric)
     alphas = sorted({a for curve in curves for a in curve.alphas})
@@ -84,13 +84,13 @@ def draw_alpha_curves(curves: Sequence[AlphaCurve], metric: str) -> go.Figure:
 
 
 def draw_point_map(points: PointMap, metric: str) -> go.Figure:
-    """The points in the plane of the two numbers, both on a log axis; the colour is the value."""
+    """Draw the points in the plane of the two numbers, both on a log axis; the colour is the value."""
     figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against learning rate and {points.other}'))
     figure.update_xaxes(type='log', title='learning rate')
     figure.update_yaxes(type='log', title=points.other)
     diverged = [value is None for value in points.values]
     for name, wanted, marker in (
-        ('closed', False, dict(size=12, colorscale='Viridis', showscale=True, colorbar_title=metric)),
+        ('finished', False, dict(size=12, colorscale='Viridis', showscale=True, colorbar_title=metric)),
         ('diverged', True, dict(size=10, symbol='x', color='firebrick')),
     ):
         chosen = [i for i, is_diverged in enumerate(diverged) if is_diverged is wanted]
@@ -110,7 +110,7 @@ def draw_point_map(points: PointMap, metric: str) -> go.Figure:
 
 
 def draw_progress(progress: Mapping[str, Progress], metric: str) -> go.Figure:
-    """Best value so far against cost (Fig. 5, left): one line for each search, by its name."""
+    """Draw the best value so far against cost (Fig. 5, left): one line for each search, by its name."""
     figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'best {metric} so far against cost'))
     figure.update_layout(xaxis_title='cost in T_max', yaxis_title=metric)
     for i, (name, (cost, best)) in enumerate(progress.items()):
@@ -128,7 +128,7 @@ def draw_progress(progress: Mapping[str, Progress], metric: str) -> go.Figure:
 
 
 def draw_validation_curves(curves: Sequence[ValidationCurve], metric: str, unit: str) -> go.Figure:
-    """Metric against epochs or iterations; the trials of a stage have one colour."""
+    """Draw the metric against epochs or iterations; the trials of a stage have one colour."""
     figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} in the course of each training'))
     figure.update_layout(xaxis_title=unit, yaxis_title=metric, hovermode='closest')
     for i, stage in enumerate(dict.fromkeys(curve.stage for curve in curves)):

@@ -1,7 +1,7 @@
 """The page of a report: its frame, its tables, and figures that are drawn without a network.
 
 plotly draws the figures, so that points can be read off and curves be hidden. Its library is 4.8 MB,
-which is more than all that a report of thousands of trials has to say, and its Python package holds no
+which is more than the whole rest of a report of thousands of trials, and its Python package has no
 smaller build. So it is in the page once, packed: 2.0 MB of gzip in base64, which the browser unpacks by
 ``DecompressionStream`` (Chromium 80, Firefox 113, Safari 16.4, and later). In an older browser the
 page says so, and shows everything but the figures.
@@ -80,14 +80,14 @@ class Page:
         self._figures.append(plotly.io.to_json(figure).replace('<', '\\u003c'))  # '</script>' would end it
 
     def render(self) -> str:
-        """The whole page."""
+        """Return the whole page."""
         library = base64.b64encode(gzip.compress(get_plotlyjs().encode(), mtime=0)).decode()
         scripts = _SCRIPTS.format(library=library, figures=',\n'.join(self._figures))
         return _PAGE.format(title=html.escape(self._title), body='\n'.join(self._body), scripts=scripts)
 
 
 def text(value: object) -> str:
-    """A value as HTML: escaped unless it is :class:`Markup`, empty for None, ``0.1`` for 0.1."""
+    """Return a value as HTML: escaped unless it is :class:`Markup`, empty for None, ``0.1`` for 0.1."""
     if isinstance(value, Markup):
         return value
     if isinstance(value, float):
@@ -96,7 +96,7 @@ def text(value: object) -> str:
 
 
 def table(names: Sequence[str], rows: Iterable[tuple[str, Sequence[object]]]) -> str:
-    """A table; each row is its CSS class, or '', and its cells. Columns that begin with a number are right-aligned."""
+    """Return a table; each row is its CSS class, or '', and its cells. Columns of numbers are right-aligned."""
     rows = list(rows)
     numeric = [all(_is_number(cells[i]) for _, cells in rows) for i in range(len(names))]
     kinds = [' class="number"' if right else '' for right in numeric]
@@ -116,12 +116,12 @@ def _is_number(value: object) -> bool:
 
 
 def warning(message: str) -> str:
-    """Something to take note of."""
+    """Return a paragraph that stands out."""
     return f'<p class="warning">{html.escape(message)}</p>'
 
 
 def duration(seconds: float) -> str:
-    """``3725`` as ``1 h 2 min 5 s``."""
+    """Write ``3725`` as ``1 h 2 min 5 s``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     parts = [(hours, 'h'), (minutes, 'min'), (rest, 's')]

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmfixnorm.search.methods.values import title, value_cells
+from mmfixnorm.search.methods.base import title
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState
 from mmfixnorm.search.record.study import Attempt
@@ -23,7 +23,7 @@ _CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]')  # col
 
 
 def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[Attempt]) -> str:
-    """One row for each trial, in the order of the plan."""
+    """Make one row for each trial, in the order of the plan."""
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
     metric = problem.settings.metric
@@ -37,7 +37,7 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
         cells = (
             row.key,
             row.outcome,
-            *value_cells(row, tuned),
+            *row.point.cells(tuned),
             row.length,
             row.cost,
             row.value,
@@ -75,7 +75,7 @@ def _log_end(path: Path, limit: int) -> str:
 
 
 def end_of(log: str, limit: int) -> str:
-    """The last whole lines of a log as HTML of at most ``limit`` bytes.
+    """Return the last whole lines of a log as HTML of at most ``limit`` bytes.
 
     Example:
         >>> end_of('one\\ntwo <2>\\n', 16)

@@ -1,4 +1,4 @@
-"""The winning config: as a child of the given one, and as a difference to it."""
+"""The winning config: as a child of the given config, and as a difference to it."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from mmengine.config import Config
 
 from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search._utils.keys import nest
-from mmfixnorm.search.planner import Best
+from mmfixnorm.search.methods.base import Best
 from mmfixnorm.search.problem import SearchProblem
 
 BEST_CONFIG_FILE = 'best_config.py'
 
 
 def winner_diff(problem: SearchProblem, best: Best) -> list[str]:
-    """The lines of a unified diff from the given config, resolved, to the winning one."""
+    """Return the lines of a unified diff from the given config, resolved, to the winning one."""
     given = problem.cfg.pretty_text.splitlines()
-    winning = problem.config_with(best).pretty_text.splitlines()
+    winning = problem.config_with(best.point).pretty_text.splitlines()
     names = (problem.filename, f'{problem.filename} with the values of {best.key}')
     return list(difflib.unified_diff(given, winning, *names, lineterm='', n=2))
 
@@ -27,14 +27,14 @@ def winner_diff(problem: SearchProblem, best: Best) -> list[str]:
 def write_best_config(problem: SearchProblem, best: Best) -> Path:
     """Write ``best_config.py`` into the work dir and return its path.
 
-    It inherits from the given config and sets what differs; where inheritance cannot say that (an
+    It inherits from the given config and sets the differences; where inheritance cannot express them (an
     entry of a list, a config in pure Python style) it is the whole resolved config.
     """
     path = problem.work_dir / BEST_CONFIG_FILE
-    values = {**problem.cfg_options, **problem.tuned(best)}
+    values = {**problem.cfg_options, **problem.tuned(best.point)}
     lists = any(part.isdigit() for key in values for part in key.split('.'))
     if lists or _is_pure_python(problem.filename):
-        write_text(path, problem.config_with(best).pretty_text)
+        write_text(path, problem.config_with(best.point).pretty_text)
         return path
     base = os.path.relpath(os.path.abspath(problem.filename), problem.work_dir)
     child = Config(nest(values))

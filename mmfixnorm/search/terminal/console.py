@@ -1,4 +1,4 @@
-"""A search on a terminal, or as JSON lines where nobody reads along."""
+"""Render a search: tables on a terminal, JSON lines otherwise."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from rich.console import Console
 from rich.table import Table
 
 from mmfixnorm.search.events import Event, Listener
+from mmfixnorm.search.methods.base import FinishedTraining, Spec, title
 from mmfixnorm.search.methods.confirm import confirmations
-from mmfixnorm.search.methods.values import describe, title, value_cells
-from mmfixnorm.search.planner import Closed, Propose, Run, Spec, plan
+from mmfixnorm.search.planner import Propose, Run, plan
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState
 from mmfixnorm.search.trial.schedule import shortened_length, training_length
 
-_QUIET = frozenset({'submitting', 'ended'})  # each is followed by an event that says more
+_QUIET = frozenset({'submitting', 'ended'})  # an event with more detail follows each
 
-SHOWN_ROWS = 60  # of a table, unless all are asked for: rich takes milliseconds for each
+SHOWN_ROWS = 60  # of a table, unless --all is given: rich takes milliseconds for each
 
 
 def event_printer(stream: IO[str]) -> Listener:
-    """One line per event: text on a terminal, JSON otherwise."""
+    """Return a listener that prints one line per event: text on a terminal, JSON otherwise."""
 
     def as_text(event: Event) -> None:
         if event.kind not in _QUIET:
@@ -46,36 +46,36 @@ def print_state(
     """Print the table of trials, its last rows if there are more than ``max_rows``, and where the search stands."""
     console.print(state_table(problem, state, state.rows[-max_rows:] if max_rows else state.rows))
     if max_rows and len(state.rows) > max_rows:
-        left = len(state.rows) - max_rows
-        console.print(f'{left} earlier trials are left away; --all shows them', highlight=False)
+        hidden = len(state.rows) - max_rows
+        console.print(f'{hidden} earlier trials are not shown; --all shows them', highlight=False)
     for line in state_lines(problem, state):
         console.print(line, markup=False, highlight=False)
 
 
 def state_lines(problem: SearchProblem, state: SearchState) -> list[str]:
-    """Where a search stands: the confirmation, the summary, warnings."""
+    """Say where a search stands: the confirmation, the summary, warnings."""
     lines = []
     for c in confirmations(state.replayed, state.rows):
         mean = '' if c.mean is None else f', mean {c.mean:.4g}'
         interval = f', 95 % interval {c.interval[0]:.4g} to {c.interval[1]:.4g}' if c.interval else ''
         diverged = f', {c.diverged} diverged' if c.diverged else ''
-        lines.append(f'{c.role} {c.point.key} over {len(c.seeds)} new seeds{mean}{interval}{diverged}')
+        lines.append(f'{c.role} {c.training.key} over {len(c.seeds)} new seeds{mean}{interval}{diverged}')
     return [*lines, summary_line(problem, state), *(f'WARNING: {w}' for w in state.replayed.warnings)]
 
 
 def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row]) -> Table:
-    """These trials as a table."""
+    """Make a table of these trials."""
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
     table = Table(title=f'{problem.filename}: {problem.settings.metric}')
     for name in ('trial', *map(title, tuned), unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
-        # A key is an identity: a narrow terminal cuts off other columns.
+        # A key is an identity: a narrow terminal cuts other columns.
         table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right', no_wrap=name == 'trial')
     for row in rows:
         leading = state.best is not None and row.key == state.best.key
         table.add_row(
             row.key,
-            *value_cells(row, tuned),
+            *row.point.cells(tuned),
             str(row.length),
             f'{row.cost:g}',
             row.outcome,
@@ -88,19 +88,19 @@ def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row])
 
 
 def summary_line(problem: SearchProblem, state: SearchState) -> str:
-    """Winner or best so far, and what it cost."""
+    """Name the winner or the best so far, and its cost."""
     spent = f'{state.cost:g} of {state.planned_cost:g} T_max, {state.wall_seconds:.0f} s'
     if state.replayed.stuck:
         return f'no winner: {state.replayed.stuck} ({spent})'
     if state.best is None:
-        return f'no round is closed yet ({spent})'
-    which = 'winner' if state.replayed.finished else 'best of the closed rounds'
+        return f'no stage has finished yet ({spent})'
+    which = 'winner' if state.replayed.finished else 'best of the finished stages'
     metric = f'{problem.settings.metric} {state.best.value:g}'
-    return f'{which}: {describe(state.best)}: {metric} ({spent})'
+    return f'{which}: {state.best.point}: {metric} ({spent})'
 
 
-def print_plan(problem: SearchProblem, history: Sequence[Closed | Spec], console: Console) -> None:
-    """Print every training that is known to come next, and what each stage costs."""
+def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec], console: Console) -> None:
+    """Print every training that is known to come next, and the cost of each stage."""
     length, unit = training_length(problem.cfg)
     known = plan(problem.settings, history)
     specs = known.specs if isinstance(known, Run) else ()
@@ -111,15 +111,15 @@ def print_plan(problem: SearchProblem, history: Sequence[Closed | Spec], console
     for spec in specs:
         table.add_row(
             spec.key,
-            *value_cells(spec, tuned),
+            *spec.point.cells(tuned),
             str(shortened_length(problem.cfg, spec.fraction)),
             f'{problem.cost(spec.fraction):g}',
         )
     console.print(table)
     if isinstance(known, Propose):
         keys = ', '.join(known.keys)
-        console.print(f'next: {keys}; proposed when they start, from all results before', highlight=False)
-    stages = problem.outline_cost()
+        console.print(f'next: {keys}; proposed when they start, from all earlier results', highlight=False)
+    stages = problem.planned_costs()
     for name, number, cost in stages:
         console.print(f'{name}: {number} trainings, {cost:g} T_max', highlight=False)
     total = sum(cost for _, _, cost in stages)

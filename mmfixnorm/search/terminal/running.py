@@ -1,4 +1,4 @@
-"""The trials that run now, seen from outside: by their folders, without the driver that started them."""
+"""The trials that run now, as their folders show them, without the driver that started them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmfixnorm.search.executors.claim import claim_file, has_result, note_file
 from mmfixnorm.search.methods.base import Replay, Spec
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.study import StudyRecord
-from mmfixnorm.search.trial.curve_file import CURVE_FILE, read_curve
+from mmfixnorm.search.trial.folder import CURVE_FILE, read_curve
 from mmfixnorm.search.trial.schedule import shortened_length
 
 
@@ -21,12 +21,12 @@ class RunningTrial(NamedTuple):
     Attributes:
         spec: What it trains.
         attempt: Which attempt, from 1.
-        where: What runs it, as far as its claim tells.
+        where: The process or job that runs it, as its claim names it.
         since: When it was claimed, in seconds since the epoch.
         step: Epochs or iterations at its last validation; 0 before the first.
-        length: Those that it will have at its end.
+        length: Epochs or iterations at its end.
         value: The metric at its last validation; None before the first.
-        ended: It has left its result, which the driver has not recorded yet.
+        ended: Whether it has left its result, which the driver has not recorded yet.
     """
 
     spec: Spec
@@ -40,13 +40,13 @@ class RunningTrial(NamedTuple):
 
 
 def running_trials(problem: SearchProblem, record: StudyRecord, replayed: Replay) -> list[RunningTrial]:
-    """The trials of the stage that is open whose next attempt is claimed; reads only."""
+    """List the trials of the unfinished stage whose next attempt is claimed; reads only."""
     open_specs = replayed.stages[-1].missing if replayed.stages else ()
-    found = (_look(problem, spec, record.next_attempt(spec.key)) for spec in open_specs)
-    return [trial for trial in found if trial is not None]
+    trials = (_read_trial(problem, spec, record.next_attempt(spec.key)) for spec in open_specs)
+    return [trial for trial in trials if trial is not None]
 
 
-def _look(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTrial | None:
+def _read_trial(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTrial | None:
     folder = problem.trial_dir(spec.key)
     claim = claim_file(folder, attempt)
     path = claim if claim.exists() else note_file(claim)
@@ -61,7 +61,7 @@ def _look(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTrial | No
 
 
 def _where(path: Path) -> str:
-    """In words; other executors than that of processes say themselves what they are."""
+    """Name the process in words; the claims of other executors are words already."""
     words = path.read_text(encoding='utf-8').split()
     if len(words) >= 3 and words[0].isdigit():
         gone = words[2] == os.uname().nodename and not Path(f'/proc/{words[0]}').exists()
@@ -70,7 +70,7 @@ def _where(path: Path) -> str:
 
 
 def driver_of(work_dir: Path) -> str:
-    """Who drives the search, by the words that it left in its lock file; the lock itself is not touched."""
+    """Name the driver by the contents of its lock file; the lock itself is not touched."""
     try:
         holder = json.loads((work_dir / 'driver.lock').read_text(encoding='utf-8'))
         pid, host = holder['pid'], holder['host']
@@ -81,7 +81,7 @@ def driver_of(work_dir: Path) -> str:
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return 'no driver runs; the `run` command goes on'
+        return 'no driver runs; the `run` command continues'
     except PermissionError:
         return f'driver: process {pid} of another user'
     return f'driver: process {pid}'

@@ -2,15 +2,18 @@
 
 Trains the folder's ``config.py`` as ``spec.json`` says and leaves ``result.json`` there. An error
 of the training itself is not caught: the process fails, its log has the traceback, and the driver
-makes another attempt, which goes on from the newest checkpoint that can be loaded.
+makes another attempt, which continues from the newest checkpoint that can be loaded.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import math
+import os
 import pickle
+import signal
 import sys
 import time
 import traceback
@@ -28,31 +31,30 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_runner, build_training, load_config
-from mmfixnorm.search.trial.curve_file import CURVE_FILE, read_curve
-from mmfixnorm.search.trial.folder import CONFIG_FILE, SPEC_FILE, TrialResult
-from mmfixnorm.search.trial.parent import die_with_parent
+from mmfixnorm.search.trial.folder import CONFIG_FILE, CURVE_FILE, SPEC_FILE, TrialResult, read_curve
 from mmfixnorm.search.trial.readback import built_lrs, built_value, built_weight_decays, check_built
 
 _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
 # What torch.load raises for a file that was cut off, by the place of the cut.
 _TORN = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, OSError)
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # What a wrong config raises when the first batch meets what was built.
 _CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, AssertionError)
 
 
 class DivergedError(ArithmeticError):
-    """The loss is not finite any more."""
+    """The loss is no longer finite."""
 
 
 class TrialHook(Hook):
-    """Proves what was built, stops a diverged training and collects the validation curve.
+    """Checks what was built, stops a diverged training and collects the validation curve.
 
     Runs after all other hooks of its moment. Changes nothing.
 
     Args:
         task (dict): The content of ``spec.json``.
         curve_file (Path): Gets a line for each validation; lines of earlier attempts are kept.
-        interval (int): Iterations between two looks at the loss, each of which waits for the GPU.
+        interval (int): Check the loss every ``interval`` iterations; each check synchronises with the device.
     """
 
     priority = 'LOWEST'
@@ -84,18 +86,18 @@ class TrialHook(Hook):
         data_batch: Any = None,
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Note the loss; look at it every ``interval`` iterations."""
+        """Note the loss; check it every ``interval`` iterations."""
         self.iterations += 1
         self._loss, self._loss_iter = (outputs or {}).get('loss', 0.0), runner.iter + 1
         if self.every_n_train_iters(runner, self._interval):
             self._check_loss()
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Look at the last loss before it is validated."""
+        """Check the last loss before the model is validated."""
         self._check_loss()
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """The same in a training by iterations, whose epoch ends with the training."""
+        """Check the last loss in a training by iterations too, whose epoch ends with the training."""
         self._check_loss()
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
@@ -115,18 +117,18 @@ class TrialHook(Hook):
 
 
 def training_step(runner: Runner) -> int:
-    """Epochs done in an epoch-based training, iterations done in another."""
+    """Return the epochs done in an epoch-based training, the iterations done in another."""
     by_epoch = runner.cfg.train_cfg.get('max_epochs') is not None
     return runner.epoch if by_epoch else runner.iter
 
 
 def metric_value(metrics: Mapping[str, float], name: str) -> float:
-    """Pick the metric that is tuned for; nan if there is none at all.
+    """Pick the metric that is tuned for; nan if the validation reported nothing.
 
     A detector that finds no box in any image has no metrics: CocoMetric then reports nothing.
 
     Raises:
-        ConfigError: The evaluator does not report it; the message lists what it reports.
+        ConfigError: The evaluator does not report this metric; the message lists what it reports.
     """
     if not metrics:
         print_log(f'the validation reported nothing, so {name} is nan', level=logging.WARNING)
@@ -139,12 +141,12 @@ def metric_value(metrics: Mapping[str, float], name: str) -> float:
 
 
 def newest_loadable(work_dir: Path) -> Path | None:
-    """The newest checkpoint that a training can go on from.
+    """Find the newest checkpoint from which a training can continue.
 
     mmengine writes checkpoints and ``last_checkpoint`` in place, so a kill can leave both torn.
     """
-    found = [p for p in work_dir.glob('*.pth') if not p.name.startswith('best_')]
-    for path in sorted(found, key=lambda p: p.stat().st_mtime_ns, reverse=True):
+    checkpoints = [p for p in work_dir.glob('*.pth') if not p.name.startswith('best_')]
+    for path in sorted(checkpoints, key=lambda p: p.stat().st_mtime_ns, reverse=True):
         try:
             checkpoint = CheckpointLoader.load_checkpoint(str(path), map_location='cpu')
         except _TORN as err:
@@ -156,7 +158,7 @@ def newest_loadable(work_dir: Path) -> Path | None:
 
 
 def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
-    """Build the folder's config, go on from an earlier attempt if there was one, and train."""
+    """Build the folder's config, continue from an earlier attempt if there was one, and train."""
     cfg = load_config(trial_dir / CONFIG_FILE)
     if dist.is_torchelastic_launched():
         cfg.launcher = 'pytorch'
@@ -173,7 +175,7 @@ def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
 
 
 def summarise(curve: Mapping[int, float], *, select: str, rule: str) -> float:
-    """The value of a training: its last validation, or its best finite one."""
+    """Reduce a training to its value: its last validation, or its best finite one."""
     if select == 'last':
         return curve[max(curve)]
     finite = [v for v in curve.values() if math.isfinite(v)]
@@ -182,7 +184,7 @@ def summarise(curve: Mapping[int, float], *, select: str, rule: str) -> float:
 
 
 def run_trial(trial_dir: Path) -> TrialResult:
-    """Train and say how it ended: done, diverged or broken; anything else raises."""
+    """Train and return how it ended: done, diverged or broken; anything else raises."""
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
     hook = TrialHook(task, trial_dir / CURVE_FILE)
     begin, length, value = time.monotonic(), 0, None
@@ -216,6 +218,20 @@ def run_trial(trial_dir: Path) -> TrialResult:
         length=length,
         seconds=round(time.monotonic() - begin, 3),
     )
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process when its parent ends; does nothing but on Linux.
+
+    ``torch.distributed.run`` starts its processes in sessions of their own: a signal to its process
+    group does not reach them, and if it is killed by signal 9 they train on.
+    """
+    if not sys.platform.startswith('linux'):
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the call
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,25 +1,75 @@
-"""What a trial hands back: ``result.json`` in its folder, and the spec it was given."""
+"""Every file in a trial's folder: the task that a driver writes, and what the trial leaves.
+
+=====================  ===========================================================================================
+``spec.json``          the task: point, attempt, fingerprint of the search, metric; written by the driver
+``config.py``          the config that the trial trains; written by the driver
+``attempt-N.claim``    which process runs attempt N, see :mod:`mmfixnorm.search.executors.claim`
+``log.txt``            what the trial prints, all attempts
+``curve.jsonl``        its validations, all attempts, a line each
+``run/``               the work dir of its Runner, with the checkpoints
+``result.json``        how the last attempt ended; written by the trial
+=====================  ===========================================================================================
+"""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search._utils.files import write_json
+from mmfixnorm.search._utils.files import write_json, write_text
 
 RESULT_FILE = 'result.json'
 SPEC_FILE = 'spec.json'
 CONFIG_FILE = 'config.py'
 LOG_FILE = 'log.txt'
+CURVE_FILE = 'curve.jsonl'
 
-#: done: has a value. diverged: trained, but to nothing; a result, ranked below all values.
-#: failed: its process ended otherwise; worth another attempt. broken: the config is wrong, so
-#: every trial would end like this. cancelled: ended by the driver.
+#: done: has a value. diverged: trained without a finite value; a result, ranked below all values. failed: its process
+#: ended otherwise; worth another attempt. broken: the config is wrong, so every trial would end like this. cancelled:
+#: ended by the driver.
 OUTCOMES = ('done', 'diverged', 'failed', 'broken', 'cancelled')
+
+
+def write_task(trial_dir: Path, config: Config, task: Mapping[str, Any]) -> None:
+    """Write what the next attempt at a trial reads, into the trial's folder.
+
+    Args:
+        trial_dir (Path): The trial's folder; it is made if it does not exist.
+        config (Config): What to train.
+        task (Mapping): Content of ``spec.json``.
+    """
+    trial_dir.mkdir(parents=True, exist_ok=True)
+    # Not formatted by yapf: that takes longer than everything else that the driver does for a trial.
+    write_text(trial_dir / CONFIG_FILE, Config(config.to_dict(), format_python_code=False).pretty_text)
+    write_json(trial_dir / SPEC_FILE, dict(task))
+
+
+def read_task(trial_dir: Path) -> dict[str, Any] | None:
+    """Read ``spec.json``; None if there is none.
+
+    Raises:
+        ConfigError: The file is not a valid task; it is left as it is.
+    """
+    path = trial_dir / SPEC_FILE
+    if not path.exists():
+        return None
+    try:
+        task = json.loads(path.read_text(encoding='utf-8'))
+        if missing := {'key', 'lr', 'alpha', 'fingerprint'} - set(task):
+            raise ValueError(f'without {sorted(missing)}')
+    except (ValueError, TypeError) as err:
+        raise ConfigError(
+            f'{path}: not a valid spec ({err}); nothing was changed; delete that file, and the trial continues '
+            'from its last checkpoint'
+        ) from err
+    return task
 
 
 @dataclass(frozen=True)
@@ -66,7 +116,7 @@ class TrialResult:
             raise ValueError(f'attempt must be an integer, got {self.attempt!r}')
 
     def write(self, trial_dir: Path) -> None:
-        """Write ``result.json``, atomically."""
+        """Write ``result.json`` atomically."""
         write_json(trial_dir / RESULT_FILE, asdict(self))
 
 
@@ -78,8 +128,8 @@ def read_result(trial_dir: Path, *, key: str, attempt: int, fingerprint: str) ->
     """
     path = trial_dir / RESULT_FILE
     advice = (
-        'nothing was changed; move that file away and give the same command again, '
-        'and the trial goes on from its last checkpoint'
+        'nothing was changed; move that file away and run the same command again, '
+        'and the trial continues from its last checkpoint'
     )
     try:
         result = TrialResult(**json.loads(path.read_text(encoding='utf-8')))
@@ -93,3 +143,18 @@ def read_result(trial_dir: Path, *, key: str, attempt: int, fingerprint: str) ->
             f'expected {key!r} of {fingerprint!r}; {advice}, or use another --work-dir'
         )
     return result if result.attempt == attempt else None
+
+
+def read_curve(path: Path, *, up_to: float = math.inf) -> dict[int, float]:
+    """Read the validations of all attempts so far, up to where training continues; empty without the file."""
+    curve: dict[int, float] = {}
+    if not path.exists():
+        return curve
+    for line in path.read_text(encoding='utf-8').splitlines():
+        try:
+            step, value = json.loads(line)
+        except ValueError:
+            continue  # the line that was being written when an attempt was killed
+        if step <= up_to:
+            curve[step] = value
+    return curve

@@ -1,4 +1,4 @@
-"""Whether the ``custom_imports`` of a config can be imported, asked in a process of its own.
+"""Check in another process whether the ``custom_imports`` of a config can be imported.
 
 The driver of a search builds nothing, so it does not import toolboxes; its trials do. The process
 is started as a trial is, so it finds modules where a trial finds them.
@@ -18,20 +18,20 @@ from mmfixnorm.errors import ConfigError
 
 
 def check_custom_imports(cfg: Any) -> None:
-    """Check that a trial will be able to import what its config asks for.
+    """Check that a trial will be able to import what its config names.
 
     Raises:
-        ConfigError: It will not; the message says what is missing.
+        ConfigError: An import fails; the message says what is missing.
     """
-    wanted = cfg.get('custom_imports')
-    if not wanted:
+    imports = cfg.get('custom_imports')
+    if not imports:
         return
-    command = [sys.executable, '-m', 'mmfixnorm.search.trial.imports', json.dumps(wanted)]
+    command = [sys.executable, '-m', 'mmfixnorm.search.trial.imports', json.dumps(imports)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 2:
         raise ConfigError(done.stdout.strip().splitlines()[-1])
     if done.returncode:
-        raise ConfigError(f'custom_imports: importing {wanted["imports"]} failed:\n{done.stderr.strip()}')
+        raise ConfigError(f'custom_imports: importing {imports["imports"]} failed:\n{done.stderr.strip()}')
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What was built, read back: the proof that the numbers of a trial took effect."""
+"""Read the tuned numbers back from what was built, and stop a trial whose numbers did not take effect."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def _groups(optim_wrapper: Any) -> list[dict[str, Any]]:
 
 
 def built_lrs(optim_wrapper: Any) -> list[float]:
-    """The learning rates that the parameter groups start from, rising."""
+    """Return the learning rates that the parameter groups start from, rising."""
     # A scheduler has set `lr` already and keeps what it was in `initial_lr`.
     return sorted({float(group.get('initial_lr', group['lr'])) for group in _groups(optim_wrapper)})
 
 
 def built_weight_decays(optim_wrapper: Any) -> list[float]:
-    """The weight decays of the parameter groups that are trained, rising."""
+    """Return the weight decays of the parameter groups that are trained, rising."""
     # A group of frozen parameters alone proves nothing: its weight decay is never applied.
     trained = [g for g in _groups(optim_wrapper) if any(p.requires_grad for p in g['params'])]
     return sorted({float(group['weight_decay']) for group in trained if 'weight_decay' in group})
@@ -64,13 +64,13 @@ def check_built(
 
     Args:
         task (Mapping): The content of ``spec.json``.
-        lrs (Sequence[float]): Of the built groups; one of them must have that of the trial.
-        alphas (Sequence[float]): Of the built layers; each must have that of the trial.
-        weight_decays (Sequence[float]): Of the built groups that are trained; one must have that of
-            the trial, as paramwise_cfg takes it from some.
+        lrs (Sequence[float]): Of the built groups; one of them must have the trial's.
+        alphas (Sequence[float]): Of the built layers; each must have the trial's.
+        weight_decays (Sequence[float]): Of the built groups that are trained; one must have
+            the trial's, because paramwise_cfg takes it from some.
 
     Raises:
-        ConfigError: They did not.
+        ConfigError: A value did not take effect; the message names its key.
     """
     if not _is_among(task['lr'], lrs):
         raise ConfigError(

@@ -1,6 +1,6 @@
-"""A config whose whole schedule is shorter.
+"""Shorten the whole schedule of a config.
 
-A shorter round of Algorithm 4 is a whole training in less time, not a long one that is cut off: the
+A shorter round of Algorithm 4 is a whole training in less time, not a long training that is cut off: the
 length and everything that is tied to it shrink by the same ratio.
 
 - ``train_cfg``: ``max_epochs`` or ``max_iters``, ``val_begin``, ``val_interval``,
@@ -62,7 +62,7 @@ def shortened_length(cfg: Config, fraction: float) -> int:
     """Return the length of a training at ``fraction``, in epochs or iterations.
 
     Raises:
-        ConfigError: Nothing would be left, or nothing be gone.
+        ConfigError: The shorter training would have no epoch or iteration, or as many as the whole.
     """
     length, unit = training_length(cfg)
     if fraction == 1:
@@ -124,7 +124,7 @@ def _scale_validation(train_cfg: MutableMapping[str, Any], whole: Callable[[floa
 
 
 def _schedulers(node: Any) -> Iterator[MutableMapping[str, Any]]:
-    """Every scheduler of a dict, of a list, or of the lists of several optimizers."""
+    """Yield every scheduler of a dict, of a list, or of the lists of several optimizers."""
     if isinstance(node, MutableMapping) and 'type' in node:
         yield node
     elif isinstance(node, Mapping):
@@ -144,7 +144,7 @@ def _counts_epochs(scheduler: Mapping[str, Any]) -> bool:
 
 
 def _edges(scheduler: Mapping[str, Any]) -> list[tuple[bool, float]]:
-    """Begin and end of a scheduler, each with whether it counts epochs."""
+    """Return begin and end of a scheduler, each with whether it counts epochs."""
     edges = [scheduler.get('begin', 0), scheduler.get('end', _ENDLESS)]
     return [(_counts_epochs(scheduler), float(edge)) for edge in edges]
 
@@ -165,7 +165,7 @@ def _scale_scheduler(
         return whole(value)
 
     def span(value: float) -> float:
-        """A time that counts from the scheduler's begin."""
+        """Scale a time that counts from the scheduler's begin."""
         return max(edge(begin + value) - edge(begin), 0 if _fine(scheduler) else 1)
 
     new: dict[str, Any] = {key: edge(scheduler[key]) for key in ('begin', 'end') if key in scheduler}

@@ -1,0 +1,204 @@
+"""One training of a search: real ones, a second long."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+
+from mmfixnorm.search.driver import run_search
+from mmfixnorm.search.methods.base import Point, Spec
+from mmfixnorm.search.problem import load_problem
+from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.trial import __main__ as trial
+
+HERE = Path(__file__).parents[1]
+ALPHA = 'model.head.alpha'
+
+
+@pytest.fixture(autouse=True)
+def toy_toolbox(monkeypatch):
+    monkeypatch.syspath_prepend(HERE)  # for this process, and below for the trials' processes
+    monkeypatch.setenv('PYTHONPATH', str(HERE))
+
+
+@pytest.fixture
+def make_trial(tmp_path):
+    """Write the folder of a trial at lr 0.4 and alpha 2, with options; return it."""
+
+    def make(attempt=1, name='trial', metric='accuracy/top1', alpha_keys=(ALPHA,), weight_decay=None, **options):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        problem = load_problem(
+            HERE / 'toy_config.py',
+            work_dir=tmp_path,
+            cfg_options={k.replace('__', '.'): v for k, v in options.items()},
+        )
+        cfg = problem.trial_config(Spec('grid-01', 'grid', Point(0.4, 2.0), 1.0))
+        cfg.work_dir = str(folder / 'run')
+        (folder / 'config.py').write_text(cfg.pretty_text)
+        task = dict(key='grid-01', lr=0.4, alpha=2.0, attempt=attempt, fingerprint='f')
+        task.update(weight_decay=weight_decay)
+        task.update(metric=metric, rule='greater', select='last', alpha_keys=list(alpha_keys))
+        (folder / 'spec.json').write_text(json.dumps(task))
+        return folder
+
+    return make
+
+
+def run(folder):
+    """Run the trial in this process; return its result."""
+    trial.main([str(folder)])
+    return json.loads((folder / 'result.json').read_text())
+
+
+def weights(folder, epoch=4):
+    return torch.load(folder / 'run' / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
+
+
+def test_t11_the_result_proves_what_was_built(make_trial):
+    result = run(make_trial())
+    assert result['outcome'] == 'done'
+    assert (result['built_lrs'], result['built_alphas']) == ([0.4], [2.0])
+    assert [step for step, _ in result['curve']] == [1, 2, 3, 4]
+    assert result['value'] == result['curve'][-1][1] > 90
+    assert (result['length'], result['attempt']) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            dict(model__head__type='ToyHeadThatForgets'),
+            r'asks for alpha 2, but model\.head\.alpha of the built model is 1',
+        ),
+        (
+            dict(optim_wrapper__paramwise_cfg=dict(custom_keys={'': dict(lr_mult=0.5)})),
+            r'asks for lr 0\.4, but the built optimizer has \[0\.2\]',
+        ),
+        (
+            dict(
+                weight_decay=1e-4,
+                optim_wrapper__optimizer__weight_decay=1e-4,
+                optim_wrapper__paramwise_cfg=dict(custom_keys={'': dict(decay_mult=0.0)}),
+            ),
+            r'asks for weight decay 0\.0001, but the trained parameters of the built optimizer have \[0\.0\]',
+        ),
+        (dict(alpha_keys=['model.body.alpha']), "the built Linear has no attribute 'alpha'"),
+        (dict(metric='accuracy/top5'), "does not report 'accuracy/top5'; it reports 'accuracy/top1'"),
+        (dict(model__type='NoSuchModel'), 'NoSuchModel is not in the'),
+        (dict(model__raise_at=1), 'ValueError: the set of weights to fix is empty'),
+        (dict(optim_wrapper__optimizer__momentum=-1), 'Invalid momentum value: -1'),
+    ],
+)
+def test_t11_a_wrong_config_is_broken_and_says_why(make_trial, options, message):
+    result = run(make_trial(**options))
+    assert (result['outcome'], result['value']) == ('broken', None)
+    assert re.search(message, result['message'])
+
+
+def test_t5_a_loss_that_is_nan_stops_the_training(make_trial):
+    folder = make_trial(model__explode_at=9)  # the first batch of epoch 2
+    result = run(folder)
+    assert (result['outcome'], result['value']) == ('diverged', None)
+    assert 'the loss is nan' in result['message']
+    assert not (folder / 'run' / 'epoch_3.pth').exists()
+
+
+def test_an_error_in_the_middle_of_a_training_is_for_another_attempt(make_trial):
+    folder = make_trial(model__raise_at=20)
+    with pytest.raises(ValueError, match='empty'):
+        trial.main([str(folder)])
+    assert not (folder / 'result.json').exists()
+
+
+def test_t6_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial, forget_runs):
+    straight = run(make_trial(name='straight'))
+    forget_runs()
+    with pytest.raises(ValueError, match='empty'):
+        trial.main([str(make_trial(model__raise_at=20))])  # in epoch 3
+    forget_runs()
+    folder = make_trial(attempt=2)
+    result = run(folder)
+    assert result['curve'] == straight['curve']
+    assert result['attempt'] == 2
+    expected = weights(folder.parent / 'straight')
+    for name, tensor in weights(folder).items():
+        assert torch.equal(tensor, expected[name])
+
+
+def test_t13_a_torn_checkpoint_is_passed_over_for_an_older_one(make_trial, forget_runs):
+    folder = make_trial()
+    straight = run(folder)
+    newest = folder / 'run' / 'epoch_4.pth'
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    (folder / 'run' / 'last_checkpoint').write_text('/nowhere/epo')
+    forget_runs()
+    assert trial.newest_loadable(folder / 'run').name == 'epoch_3.pth'
+    assert run(make_trial(attempt=2))['curve'] == straight['curve']
+
+
+@pytest.mark.parametrize('size', [0, 10, 1000])
+def test_t13_a_checkpoint_torn_anywhere_is_noticed(make_trial, tmp_path, size):
+    run(make_trial(train_cfg__max_epochs=1, param_scheduler=None))
+    whole = next((tmp_path / 'trial' / 'run').glob('*.pth'))
+    whole.write_bytes(whole.read_bytes()[:size])
+    assert trial.newest_loadable(whole.parent) is None
+
+
+def test_a_training_killed_before_its_result_is_only_validated_again(make_trial, forget_runs):
+    folder = make_trial()
+    straight = run(folder)
+    curve = folder / 'curve.jsonl'
+    curve.write_text('\n'.join(curve.read_text().splitlines()[:3]) + '\n[4, 9')  # killed in a write
+    (folder / 'result.json').unlink()
+    forget_runs()
+    result = run(make_trial(attempt=2))
+    assert result['curve'] == straight['curve']
+
+
+def test_the_metric_is_the_last_or_the_best_finite_validation():
+    curve = {1: 70.0, 2: 90.0, 3: math.nan, 4: 80.0}
+    assert trial.summarise(curve, select='last', rule='greater') == 80
+    assert trial.summarise(curve, select='best', rule='greater') == 90
+    assert trial.summarise(curve, select='best', rule='less') == 70
+
+
+def test_the_learning_rate_is_read_from_before_the_schedulers():
+    parameters = [torch.nn.Parameter(torch.ones(1)) for _ in range(2)]
+    optimizer = torch.optim.SGD([{'params': parameters[:1]}, {'params': parameters[1:]}], lr=0.4)
+    optimizer.param_groups[0].update(lr=0.04, initial_lr=0.4)
+    assert trial.built_lrs(OptimWrapper(optimizer)) == [0.4]
+
+
+def test_a_config_written_for_a_trial_reads_back_as_it_was(make_trial, tmp_path):
+    cfg = Config.fromfile(make_trial() / 'config.py')
+    assert cfg.optim_wrapper.optimizer.lr == 0.4
+    assert cfg.model.head.alpha == 2.0
+    assert cfg.randomness.seed == 0
+    assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2
+    assert 'search' not in cfg
+
+
+@pytest.mark.slow
+def test_t2_a_real_trial_killed_in_the_middle_gives_the_result_of_an_undisturbed_one(tmp_path):
+    """Two processes at a time, one of them killed by signal 9, against two left in peace."""
+    values = {}
+    for name, marker in (('peace', ''), ('killed', str(tmp_path / 'killed_once'))):
+        problem = load_problem(
+            HERE / 'toy_config.py',
+            work_dir=tmp_path / name,
+            cfg_options={'model.killed_once': marker, 'search.keep_weights': 'all'},
+            workers=2,
+        )
+        outcome = run_search(problem)
+        assert outcome.kind == 'done'
+        attempts = read_record(problem.work_dir).attempts
+        closed = [a for a in attempts if a.result.outcome == 'done']
+        values[name] = {a.spec.key: a.result.curve for a in closed}
+    assert len(attempts) == 3  # two trainings, one of them in two attempts
+    assert values['killed'] == values['peace']
