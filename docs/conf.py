@@ -16,6 +16,7 @@ exclude_patterns = ['_build']
 
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'description'
+autodoc_preserve_defaults = True  # a default is shown as it is written, not as a path of this machine
 autodoc_default_options = {'members': True, 'show-inheritance': True}
 napoleon_numpy_docstring = False
 
