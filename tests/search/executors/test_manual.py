@@ -104,7 +104,7 @@ def test_a_trial_that_is_handed_out_is_not_started_by_another_executor(cli):
     cli('run', '--executor', 'manual')
     code, _, err = cli('run', '--executor', 'local')
     assert code == 2
-    assert "started by the executor 'manual', this is 'local'; go on with --executor manual" in err
+    assert "started by the executor 'manual', this is 'local'; continue with --executor manual" in err
 
 
 def test_a_trial_that_runs_here_is_not_handed_out(tmp_path):

@@ -80,7 +80,7 @@ def test_a_report_in_the_middle_of_a_search_shows_what_there_is(make_search, sma
     search = make_search(small + ', max_attempts=1')
     search.run('fail-r0-k1')
     files = write_report(search.problem(), search.record())
-    assert 'no round is closed yet' in files.report.read_text()
+    assert 'no stage has finished yet' in files.report.read_text()
     assert files.best_config is None
 
 
