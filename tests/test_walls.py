@@ -85,6 +85,81 @@ def test_an_import_on_this_side_of_the_wall_is_let_through(source: str) -> None:
     assert not crossings(source, 'mmfixnorm.core', WALLS['core'])
 
 
+# part of search -> which other parts of search it may import, lowest first; nothing imports a part below itself in here
+SEARCH = {
+    '_utils': set(),
+    'events.py': set(),
+    'trial': {'_utils'},
+    'executors': {'_utils', 'trial.folder'},
+    'settings.py': {'_utils', 'executors'},
+    'methods': {'_utils', 'settings'},
+    'planner.py': {'methods', 'settings'},
+    'problem.py': {'_utils', 'methods', 'planner', 'settings', 'trial.schedule'},
+    'record': {'_utils', 'methods', 'planner', 'problem', 'settings', 'trial.folder'},
+    'driver.py': {'_utils', 'events', 'executors', 'methods', 'planner', 'problem', 'record', 'trial.folder'},
+    'report': {'_utils', 'methods', 'problem', 'record', 'settings', 'trial.folder', 'trial.schedule'},
+    'terminal': {'events', 'executors.claim', 'methods', 'planner', 'problem', 'record', 'settings', 'trial.folder'}
+    | {'trial.schedule'},
+}
+
+
+def runtime_imports(source: str, package: str) -> set[str]:
+    """Modules that a file imports when it runs: without those under ``if TYPE_CHECKING``."""
+    tree = ast.parse(source)
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and ast.unparse(n.test) == 'TYPE_CHECKING')]
+    return imported_modules(ast.unparse(tree), package)
+
+
+def upward_imports(part: str, source: str, package: str = 'mmfixnorm.search') -> set[str]:
+    """Imports of parts of search that this one may not know."""
+    own = part.removesuffix('.py')
+    modules = {
+        m.removeprefix('mmfixnorm.search.') for m in runtime_imports(source, package) if 'mmfixnorm.search.' in m
+    }
+    return {m for m in modules if not any(f'{m}.'.startswith(f'{known}.') for known in SEARCH[part] | {own})}
+
+
+@pytest.mark.parametrize('part', SEARCH)
+def test_the_parts_of_search_import_downwards_only(part: str) -> None:
+    root = PACKAGE / 'search' / part
+    for file in [root] if root.suffix else sorted(root.rglob('*.py')):
+        package = '.'.join(file.parent.relative_to(PACKAGE.parent).parts)
+        assert not upward_imports(part, file.read_text(), package), file
+
+
+def test_every_part_of_search_has_its_row_and_may_import_lower_rows_only() -> None:
+    parts = {p.name for p in (PACKAGE / 'search').iterdir() if p.name not in ('__init__.py', '__pycache__')}
+    assert parts == set(SEARCH)
+    order = [part.removesuffix('.py') for part in SEARCH]
+    for row, (part, known) in enumerate(SEARCH.items()):
+        assert {k.partition('.')[0] for k in known} <= set(order[:row]), part
+
+
+@pytest.mark.parametrize(
+    ('part', 'source'),
+    [
+        ('executors', 'from mmfixnorm.search.methods.base import Spec'),
+        ('executors', 'def f():\n    from mmfixnorm.search import planner'),
+        ('methods', 'from mmfixnorm.search.record.study import Attempt'),
+        ('record', 'import mmfixnorm.search.report'),
+        ('trial', 'from mmfixnorm.search.executors.claim import Claim'),
+        ('report', 'from mmfixnorm.search.terminal.console import print_state'),
+    ],
+)
+def test_an_upward_import_is_seen(part: str, source: str) -> None:
+    assert upward_imports(part, source)
+
+
+def test_the_package_of_a_trial_is_empty() -> None:
+    assert (PACKAGE / 'search/trial/__init__.py').read_text() == ''
+
+
+def test_no_folder_has_more_than_twelve_files() -> None:
+    folders = {p for p in PACKAGE.rglob('*') if p.is_dir() and not {'__pycache__', '.mim'} & set(p.parts)}
+    counts = {str(f.relative_to(PACKAGE)): len(list(f.glob('*.py'))) for f in folders}
+    assert not {folder: count for folder, count in counts.items() if count > 12}
+
+
 BLOCK = """
 import sys
 class Blocker:

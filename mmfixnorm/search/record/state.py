@@ -197,3 +197,15 @@ def progress(attempts: Sequence[Attempt], replayed: Replay, rule: str) -> Progre
             cost.append(spent)
             values.append(best)
     return Progress(cost, values)
+
+
+def summary_line(problem: SearchProblem, state: SearchState) -> str:
+    """Name the winner or the best so far, and its cost."""
+    spent = f'{state.cost:g} of {state.planned_cost:g} T_max, {state.wall_seconds:.0f} s'
+    if state.replayed.stuck:
+        return f'no winner: {state.replayed.stuck} ({spent})'
+    if state.best is None:
+        return f'no stage has finished yet ({spent})'
+    which = 'winner' if state.replayed.finished else 'best of the finished stages'
+    metric = f'{problem.settings.metric} {state.best.value:g}'
+    return f'{which}: {state.best.point}: {metric} ({spent})'

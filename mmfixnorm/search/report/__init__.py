@@ -13,7 +13,7 @@ from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.compare import Study, read_studies
-from mmfixnorm.search.record.state import SearchState, search_state, stage_costs
+from mmfixnorm.search.record.state import SearchState, search_state, stage_costs, summary_line
 from mmfixnorm.search.record.study import StudyRecord
 from mmfixnorm.search.report import figures
 from mmfixnorm.search.report import html as report_html
@@ -21,7 +21,6 @@ from mmfixnorm.search.report.curves import alpha_curves, lr_curves, point_map, v
 from mmfixnorm.search.report.html import Page, duration, table
 from mmfixnorm.search.report.trials import trials_table
 from mmfixnorm.search.report.winner import winner_diff, write_best_config
-from mmfixnorm.search.terminal.console import summary_line
 from mmfixnorm.search.trial.schedule import training_length
 
 REPORT_FILE = 'report.html'

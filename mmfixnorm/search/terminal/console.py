@@ -15,7 +15,7 @@ from mmfixnorm.search.methods.base import FinishedTraining, Spec, title
 from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.planner import Propose, Run, plan
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.record.state import Row, SearchState
+from mmfixnorm.search.record.state import Row, SearchState, summary_line
 from mmfixnorm.search.trial.schedule import shortened_length, training_length
 
 _QUIET = frozenset({'submitting', 'ended'})  # an event with more detail follows each
@@ -85,18 +85,6 @@ def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row])
             style='bold' if leading else None,
         )
     return table
-
-
-def summary_line(problem: SearchProblem, state: SearchState) -> str:
-    """Name the winner or the best so far, and its cost."""
-    spent = f'{state.cost:g} of {state.planned_cost:g} T_max, {state.wall_seconds:.0f} s'
-    if state.replayed.stuck:
-        return f'no winner: {state.replayed.stuck} ({spent})'
-    if state.best is None:
-        return f'no stage has finished yet ({spent})'
-    which = 'winner' if state.replayed.finished else 'best of the finished stages'
-    metric = f'{problem.settings.metric} {state.best.value:g}'
-    return f'{which}: {state.best.point}: {metric} ({spent})'
 
 
 def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec], console: Console) -> None:
