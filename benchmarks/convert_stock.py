@@ -40,8 +40,8 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
 from mmfixnorm.config import load_config
-from mmfixnorm.config_audit import norm_fixing_set, prepared_model
 from mmfixnorm.convert import convert
+from mmfixnorm.convert.audit import norm_fixing_set, prepared_model
 from mmfixnorm.convert.stock import PARTS
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.errors import ConfigError

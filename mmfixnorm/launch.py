@@ -26,7 +26,7 @@ from torch import nn
 
 import mmfixnorm.engine  # noqa: F401  # whatever a config imports, its tools know the optim wrappers and hooks
 from mmfixnorm.config import explain_import, load_config, message_of
-from mmfixnorm.data_checks.built import check_not_empty, leaf_datasets
+from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mmfixnorm.analysis.chart import Chart, Line, Panel, Star
+from mmfixnorm.plot.chart import Chart, Line, Panel, Star
 from mmfixnorm.search.curves import alpha_curves, lr_curves
 from mmfixnorm.search.settings import FixNormSearch
 from mmfixnorm.search.studies import Study

@@ -14,13 +14,13 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import load_config
-from mmfixnorm.config_audit import ConfigAudit, audit_model, prepared_model
+from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import cover
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.convert.stock import PARTS, head_edits, start_edit, stored_statistics_edits, walk
 from mmfixnorm.convert.text import config_text
 from mmfixnorm.core.audit import WeightRecord
-from mmfixnorm.core.audit_probe import kept_random_state
+from mmfixnorm.core.audit.probe import kept_random_state
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing

@@ -6,8 +6,8 @@ import pytest
 from mmengine.config import Config
 
 from mmfixnorm.config import load_config
-from mmfixnorm.config_audit import prepared_model
 from mmfixnorm.convert import convert
+from mmfixnorm.convert.audit import prepared_model
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.settings import parse_settings
 

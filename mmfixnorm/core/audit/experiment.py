@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmfixnorm.core.audit_probe import Probe, audited_weights, change, kept_random_state
-from mmfixnorm.core.audit_trace import SCALE, Path, Trace, compare_traces
+from mmfixnorm.core.audit.probe import Probe, audited_weights, change, kept_random_state
+from mmfixnorm.core.audit.trace import SCALE, Path, Trace, compare_traces
 from mmfixnorm.core.norm_fixing import global_norm
 
 __all__ = ['AuditReport', 'GroupRecord', 'WeightRecord', 'audit']

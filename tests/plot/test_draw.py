@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from mmfixnorm.analysis.chart import Boundary, Chart, HeatMap, Line, Panel, Star
 from mmfixnorm.analysis.command import write_chart
-from mmfixnorm.analysis.draw_html import draw_html, html_page
-from mmfixnorm.analysis.draw_png import draw_png
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.plot.chart import Boundary, Chart, HeatMap, Line, Panel, Star
+from mmfixnorm.plot.html import draw_html, html_page
+from mmfixnorm.plot.png import draw_png
 
 GAP = Line('with a gap', [1.0, 2.0, 3.0], [5.5, math.nan, 7.25], colour=1, markers=True)
 BAND = Line('banded', [1.0, 2.0, 3.0], [4.0, 5.0, 6.0], band=([3.0, 4.0, 5.0], [5.0, 6.0, 7.0]), steps=True)
