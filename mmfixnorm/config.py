@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.swap_block import move_swap_into_model
 
 # Import name of a toolbox and of what it stands on: the packages, maintained fork first.
 PACKAGES = {
@@ -21,6 +20,10 @@ PACKAGES = {
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
 }
+# Import name of a toolbox and the part of this package that registers the heads for it.
+PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
+# Type of a model with a block `fixnorm`; `mmfixnorm.engine` registers it.
+MODEL_TYPE = 'FixNormModel'
 
 
 def load_config(
@@ -61,6 +64,24 @@ def load_config(
     if scope in PACKAGES and importlib.util.find_spec(scope) is None:
         raise ConfigError(f"default_scope = '{scope}': {_how_to_install(scope)}")
     return cfg
+
+
+def move_swap_into_model(cfg: Config) -> None:
+    """Turn a ``fixnorm`` block of the config itself into that of its model, in place.
+
+    Only tools of this package read the block at the top of a config; written into the model, every tool does.
+
+    Raises:
+        ConfigError: If the model has such a block already.
+    """
+    block = cfg.get('fixnorm')
+    if block is None:
+        return
+    model = cfg.get('model') or {}
+    if model.get('type') == MODEL_TYPE:
+        raise ConfigError(f"fixnorm: the model is of type '{MODEL_TYPE}' already; write it into model.fixnorm")
+    cfg.model = dict(model, type=MODEL_TYPE, fixnorm=dict(block, plain_type=model.get('type')))
+    cfg.pop('fixnorm')
 
 
 def message_of(err: BaseException) -> str:

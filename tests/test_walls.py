@@ -26,7 +26,6 @@ WALLS = {
     'convert': MM - {'mmengine'} | HEADS | PEERS,
     'convert/audit.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.search'},
     'plot': MM | HEADS | {'torch'} | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search', 'analysis', 'launch')},
-    'swap_block.py': MM - {'mmengine'} | HEADS | {'torch'} | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search')},
     'launch.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.core', 'mmfixnorm.search'},
     'fold.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.search'},
     '__init__.py': MM | HEADS | PEERS | {'mmfixnorm.search', 'optuna', 'plotly'},

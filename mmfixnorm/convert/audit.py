@@ -16,6 +16,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
+from mmfixnorm.config import PARTS
 from mmfixnorm.core import AuditReport, audit, fill_scales_, norm_fixing_parameters
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.errors import ConfigError
@@ -25,8 +26,6 @@ __all__ = ['SET', 'ConfigAudit', 'audit_config', 'audit_model', 'norm_fixing_set
 
 SET = 'norm-fixing set'
 """Name of the group that holds the norm-fixing set of the config."""
-
-_PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
 
 
 @dataclass(frozen=True)
@@ -197,9 +196,9 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
 
 def _toolbox(cfg: Config) -> Any:
     scope = cfg.get('default_scope')
-    if scope not in _PARTS:
-        raise ConfigError(f'default_scope must be one of {sorted(_PARTS)}, got {scope!r}')
-    return import_module(f'{_PARTS[scope]}.generated_batch')
+    if scope not in PARTS:
+        raise ConfigError(f'default_scope must be one of {sorted(PARTS)}, got {scope!r}')
+    return import_module(f'{PARTS[scope]}.generated_batch')
 
 
 def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManager[None]:

@@ -13,11 +13,11 @@ from mmengine.config import Config
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mmfixnorm.config import load_config
+from mmfixnorm.config import MODEL_TYPE, PARTS, load_config
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import cover
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
-from mmfixnorm.convert.stock import PARTS, head_edits, start_edit, stored_statistics_edits, walk
+from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits, walk
 from mmfixnorm.convert.text import config_text
 from mmfixnorm.core.audit import WeightRecord
 from mmfixnorm.core.audit.probe import kept_random_state
@@ -26,7 +26,6 @@ from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.engine.swap import is_plain_layer
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.swap_block import MODEL_TYPE
 
 __all__ = ['Conversion', 'convert']
 

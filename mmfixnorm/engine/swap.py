@@ -10,9 +10,9 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmfixnorm.config import MODEL_TYPE
 from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WeightNormalized, WNConv2d, WNLinear, exchange_
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.swap_block import MODEL_TYPE
 
 __all__ = ['SwappedLayers', 'build_swapped_model', 'is_plain_layer', 'swap_']
 

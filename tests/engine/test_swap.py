@@ -8,12 +8,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmfixnorm.config import move_swap_into_model
 from mmfixnorm.core import FixNormLinear, WNConv2d, WNLinear
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.engine.swap import is_plain_layer, swap_
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.built import built_value
-from mmfixnorm.swap_block import move_swap_into_model
 
 X = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(3))
 
