@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
+from mmfixnorm.core.layer_kinds import is_fixable_weight
 from mmfixnorm.core.sharding import (
     local_part,
     mark_shards_,
@@ -122,10 +122,9 @@ def norm_fixing_parameters(
     Raises:
         ValueError: If a pattern matches none of the weights.
     """
-    types = (_ConvNd, nn.Linear) if fc else (_ConvNd,)
     candidates: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
-        weight = module._parameters.get('weight') if isinstance(module, types) else None
+        weight = module._parameters.get('weight') if is_fixable_weight(module, 'weight', fc=fc) else None
         if weight is not None and weight.requires_grad:
             candidates[f'{prefix}.weight' if prefix else 'weight'] = weight
     excluded: set[str] = set()

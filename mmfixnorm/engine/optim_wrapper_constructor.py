@@ -8,9 +8,8 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mmfixnorm.core.layer_kinds import is_linear, is_norm_layer
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import FLAG, norm_fixing_parameters
 from mmfixnorm.core.sharding import mark_shards_
@@ -19,7 +18,6 @@ from mmfixnorm.engine.scale_init_hook import fill_scales
 from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
 from mmfixnorm.errors import ConfigError
 
-_NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 _OPTIONS = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_decay_mult')
 
 
@@ -130,9 +128,9 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _kind(self, owner: nn.Module, name: str) -> str:
         is_scale = name == 'g' and isinstance(owner, WeightNormalized)
-        if isinstance(owner, _NORM_LAYERS) or name == 'bias' or is_scale:
+        if is_norm_layer(owner) or name == 'bias' or is_scale:
             return 'no_decay'
-        is_fc = isinstance(owner, nn.Linear) and name == 'weight'
+        is_fc = is_linear(owner) and name == 'weight'
         return 'fc' if is_fc and self.paramwise_cfg['lambda_fc'] is not None else 'others'
 
     def _lr_mult(self, name: str) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from mmengine.logging import print_log
 from torch import nn
 
+from mmfixnorm.core.layer_kinds import is_plain_linear
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 
 _SHOWN = 5
@@ -22,7 +23,7 @@ def warn_of_unfit_weights(model: nn.Module, in_set: Iterable[str]) -> None:
     """
     layers = [name.rpartition('.')[0] for name in in_set]
     modules = dict(model.named_modules())
-    plain = [name for name in layers if type(modules[name]) is nn.Linear]
+    plain = [name for name in layers if is_plain_linear(modules[name])]
     if plain:
         _warn(
             f'The norm-fixing set holds plain linear layers: {_shown(plain)}. Unless a normalisation follows, fixing '
