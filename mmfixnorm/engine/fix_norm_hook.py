@@ -12,10 +12,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmfixnorm.core.norm_fixing import NormAnchor, flag_, norm_fixing_parameters, warn_of_decay
-from mmfixnorm.core.sharding import mark_shards_
-from mmfixnorm.engine.scale_init_hook import fill_scales
-from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
+from mmfixnorm.core.norm_fixing import NormAnchor, flag_
+from mmfixnorm.engine.start import choose_set, config_errors, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
 
 
@@ -42,10 +40,8 @@ class FixNormHook(Hook):
     def __init__(self, fc: bool = True, exclude: Sequence[str] = (), target: float | str | None = None) -> None:
         self.fc = fc
         self.exclude = exclude
-        try:
+        with config_errors('FixNormHook.'):
             self.anchor = NormAnchor(target)
-        except ValueError as err:
-            raise ConfigError(f'FixNormHook.{err}') from err
         self._resumed: dict[str, Any] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -67,23 +63,17 @@ class FixNormHook(Hook):
                 f"optim_wrapper.type='{type(runner.optim_wrapper).__name__}'; remove one of them"
             )
         model, optimizer = unwrapped_model(runner), optimizer_of(runner)
-        if self._resumed is None:
-            fill_scales(runner.model)
-        try:
-            mark_shards_(runner.model)
+        prepare_model(runner.model)
+        with config_errors('FixNormHook: '):
             if self._resumed is None:
-                in_set = self._set(model)
-                flag_(optimizer, in_set.values())
-                warn_of_unfit_weights(model, in_set)
+                flag_(optimizer, self._set(model).values())
             else:  # the flags came with the optimizer's groups, without what had no gradient at the start
                 self.anchor.load_state_dict(self._resumed, optimizer)
-        except ValueError as err:
-            raise ConfigError(f'FixNormHook: {err}') from err
-        warn_of_decay(optimizer)
+        warn_of_set(model, optimizer)
         self.anchor.install(optimizer)
 
     def _set(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        return norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude)
+        return choose_set(model, fc=self.fc, exclude=self.exclude, named_by='FixNormHook')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['fix_norm'] = self.anchor.state_dict()

@@ -13,7 +13,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 
 from mmfixnorm.core.norm_fixing import FLAG, NormAnchor, flagged, global_norm
 from mmfixnorm.core.sharding import shard_key
-from mmfixnorm.engine.scale_init_hook import fill_scales
+from mmfixnorm.engine.start import config_errors, prepare_model
 from mmfixnorm.errors import ConfigError
 
 
@@ -43,10 +43,8 @@ class NormFixingMixin:
                 f'no parameter group is flagged for norm fixing; {type(self).__name__} needs '
                 "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
             )
-        try:
+        with config_errors('optim_wrapper.'):
             self.anchor = self.anchor_type(target)
-        except ValueError as err:
-            raise ConfigError(f'optim_wrapper.{err}') from err
 
     def attach(self, model: torch.nn.Module) -> None:
         """Look at the model that is trained, without its wrapper; called once, by the constructor.
@@ -68,7 +66,7 @@ class NormFixingMixin:
     def initialize_count_status(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         # The runner's last call before the loop: weights are initialised and loaded.
         super().initialize_count_status(model, *args, **kwargs)  # type: ignore[misc]
-        fill_scales(model)
+        prepare_model(model)
 
     def step(self, **kwargs: Any) -> None:
         self.anchor.install(self.optimizer)
@@ -98,10 +96,8 @@ class NormFixingMixin:
         for group, flag in zip(self.optimizer.param_groups, flags, strict=True):
             if flag is not None:  # the optimizer takes the checkpoint's groups, flags or not
                 group.setdefault(FLAG, flag)
-        try:
+        with config_errors('resume: '):
             self.anchor.load_state_dict(fix_norm_state, self.optimizer)
-        except ValueError as err:
-            raise ConfigError(f'resume: {err}') from err
 
     def _check_norm(self) -> None:
         # A checkpoint costs a host synchronisation anyway.

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from mmfixnorm.core.norm_fixing import NormAnchor, flagged, global_norm, rescale_, starting_norm
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.engine.start import config_errors
 
 __all__ = ['PerLayerFixNormAmpOptimWrapper', 'PerLayerFixNormOptimWrapper', 'TensorNormAnchor']
 
@@ -134,18 +134,14 @@ class _PerLayerMixin(NormFixingMixin):
 
     def __init__(self, *args: Any, targets: str | Mapping[str, float] = 'init', **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
+        with config_errors('optim_wrapper.'):
             self.anchor = TensorNormAnchor(targets=targets)
-        except ValueError as err:
-            raise ConfigError(f'optim_wrapper.{err}') from err
 
     def attach(self, model: nn.Module) -> None:
         super().attach(model)
         names = {id(param): name for name, param in model.named_parameters()}
-        try:
+        with config_errors('optim_wrapper.'):
             counts = self.anchor.take_names({names[id(t)]: t for t in flagged(self.optimizer)})
-        except ValueError as err:
-            raise ConfigError(f'optim_wrapper.{err}') from err
         for pattern, count in counts.items():
             print_log(f'targets[{pattern!r}] sets the norm of {count} weights', logger='current')
 
