@@ -24,7 +24,7 @@ from mmfixnorm.core.audit.probe import kept_random_state
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
-from mmfixnorm.engine.swap import is_plain_layer
+from mmfixnorm.engine.replace_layers import is_plain_layer
 from mmfixnorm.errors import ConfigError
 
 __all__ = ['Conversion', 'convert']

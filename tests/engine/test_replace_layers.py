@@ -11,7 +11,7 @@ from torch import nn
 from mmfixnorm.config import move_swap_into_model
 from mmfixnorm.core import FixNormLinear, WNConv2d, WNLinear
 from mmfixnorm.core.norm_fixing import flagged
-from mmfixnorm.engine.swap import is_plain_layer, swap_
+from mmfixnorm.engine.replace_layers import is_plain_layer, swap_
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.built import built_value
 
