@@ -4,7 +4,7 @@
 2. :func:`choose_set`: pick the weights, and refuse an empty set.
 3. Flag them in the optimizer: the hook in the groups that it finds, the constructor in groups that it makes.
 4. :func:`warn_of_set`: warn of weights that do not belong in the set, and of weight decay on it.
-5. Hook into ``optimizer.step``: :meth:`NormAnchor.install`.
+5. Hook into ``optimizer.step``: :meth:`NormFixer.install`.
 
 The hook takes all of them before training. The constructor takes 1 to 4 when the optimizer is built; the wrapper sets
 the scales once more when weights are initialised and loaded, and takes step 5 before each step of the optimizer, which

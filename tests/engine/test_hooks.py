@@ -36,7 +36,7 @@ def test_hook_does_what_the_wrapper_does(toy_runner):
     for p, q in zip(one.parameters(), two.parameters()):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7)
     assert norm(flagged(by_hook.optim_wrapper.optimizer)) == pytest.approx(
-        by_wrapper.optim_wrapper.anchor.target, rel=1e-6
+        by_wrapper.optim_wrapper.norm_fixer.target, rel=1e-6
     )
 
 
@@ -103,7 +103,7 @@ def test_weight_norms_and_effective_lr_reach_the_vis_backends(toy_runner):
     runner = toy_runner(custom_hooks=[dict(type='WeightNormHook', interval=1)])
     model = runner.train()
     written = scalars(runner)
-    target = runner.optim_wrapper.anchor.target
+    target = runner.optim_wrapper.norm_fixer.target
     assert written['weight_norm'] == pytest.approx([target] * 6, rel=1e-5)
     assert written['effective_lr'] == pytest.approx([0.1 / target**2] * 6, rel=1e-5)
     for name, weight in norm_fixing_parameters(model).items():
@@ -182,7 +182,7 @@ def test_average_is_evaluated_and_saved_at_full_norm(toy_runner):
 
     plain, plain_saved = run('plain', 'EMAHook')
     ours, ours_saved = run('ours', 'FixNormEMAHook')
-    target = ours.optim_wrapper.anchor.target
+    target = ours.optim_wrapper.norm_fixer.target
     assert seen['plain'][-1] < 0.99 * target
     assert plain_saved < 0.99 * target
     assert seen['ours'] == pytest.approx([target] * 4, rel=1e-5)
@@ -204,7 +204,7 @@ def test_average_at_full_norm_leaves_no_trace(toy_runner, mode):
     in_set = norm_fixing_parameters(model).values()
     getattr(hook, f'before_{mode}_epoch')(runner)
     assert not torch.equal(next(model.parameters()), before[0])  # the average is in place
-    assert norm(in_set) == pytest.approx(runner.optim_wrapper.anchor.target, rel=1e-6)
+    assert norm(in_set) == pytest.approx(runner.optim_wrapper.norm_fixer.target, rel=1e-6)
     getattr(hook, f'after_{mode}_epoch')(runner)
     after = [p for m in (model, hook.ema_model) for p in m.parameters()]
     assert all(torch.equal(p, q) for p, q in zip(after, before))
