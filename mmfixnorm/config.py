@@ -22,6 +22,11 @@ PACKAGES = {
 }
 # Import name of a toolbox and the part of this package that registers the heads for it.
 PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
+# Name of a hook to all names under which it is registered: today's, and the one that older configs have.
+HOOK_NAMES = {
+    'WeightNormLoggerHook': ['WeightNormLoggerHook', 'WeightNormHook'],
+    'WNScaleInitHook': ['WNScaleInitHook', 'ScaleInitHook'],
+}
 # Type of a model with a block `fixnorm`; `mmfixnorm.engine` registers it.
 MODEL_TYPE = 'FixNormModel'
 
@@ -82,6 +87,12 @@ def move_swap_into_model(cfg: Config) -> None:
         raise ConfigError(f"fixnorm: the model is of type '{MODEL_TYPE}' already; write it into model.fixnorm")
     cfg.model = dict(model, type=MODEL_TYPE, fixnorm=dict(block, plain_type=model.get('type')))
     cfg.pop('fixnorm')
+
+
+def hooks_of_type(cfg: Config, name: str) -> list[Mapping[str, Any]]:
+    """Return the entries of ``custom_hooks`` for a hook, under its name or a former one."""
+    names = HOOK_NAMES.get(name, [name])
+    return [hook for hook in cfg.get('custom_hooks') or [] if hook.get('type') in names]
 
 
 def message_of(err: BaseException) -> str:

@@ -16,7 +16,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
-from mmfixnorm.config import PARTS
+from mmfixnorm.config import PARTS, hooks_of_type
 from mmfixnorm.core import AuditReport, audit, fill_scales_, norm_fixing_parameters
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.errors import ConfigError
@@ -163,7 +163,7 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
         if not loaded & set(model.state_dict()):
             raise ConfigError(f'--load-from {checkpoint}: it has no tensor of this model')
     fill_scales_(model)
-    if any(hook.get('type') == 'AutoAlphaHook' for hook in cfg.get('custom_hooks') or []):
+    if hooks_of_type(cfg, 'AutoAlphaHook'):
         for module in model.modules():  # it sets alpha in a training, and no hook runs here
             if hasattr(module, 'waits_for_alpha'):
                 module.waits_for_alpha = False
@@ -185,12 +185,11 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
             dict(type=wrapper['constructor'], optim_wrapper_cfg=settings, paramwise_cfg=wrapper.get('paramwise_cfg'))
         )
         return [names[id(p)] for p in flagged(constructor(model).optimizer)]
-    for hook in cfg.get('custom_hooks') or ():
-        if hook.get('type') == 'FixNormHook':
-            try:
-                return [*norm_fixing_parameters(model, fc=hook.get('fc', True), exclude=hook.get('exclude', ()))]
-            except ValueError as err:
-                raise ConfigError(f'custom_hooks: FixNormHook: {err}') from err
+    for hook in hooks_of_type(cfg, 'FixNormHook'):
+        try:
+            return [*norm_fixing_parameters(model, fc=hook.get('fc', True), exclude=hook.get('exclude', ()))]
+        except ValueError as err:
+            raise ConfigError(f'custom_hooks: FixNormHook: {err}') from err
     return None
 
 

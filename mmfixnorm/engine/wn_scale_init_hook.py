@@ -6,11 +6,12 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmfixnorm.config import HOOK_NAMES
 from mmfixnorm.engine.start import fill_scales
 
 
-@HOOKS.register_module()
-class ScaleInitHook(Hook):
+@HOOKS.register_module(name=HOOK_NAMES['WNScaleInitHook'])
+class WNScaleInitHook(Hook):
     """Sets ``g`` of every weight-normalised layer to ``||W||_F`` before training, unless a checkpoint brought it.
 
     For models with ``conv_cfg=dict(type='WNConv2d')`` and a stock optim wrapper: ``ConvModule`` of mmcv fills weights

@@ -67,6 +67,17 @@ def test_hook_names_unfit_layers_as_the_constructor_does(toy_runner, toy_classif
     assert "plain linear layers: ['head.fc']" in capsys.readouterr().out
 
 
+# By hand: what stands in configs does not change with the table of the code.
+FORMER_NAMES = [('WeightNormLoggerHook', 'WeightNormHook'), ('WNScaleInitHook', 'ScaleInitHook')]
+
+
+@pytest.mark.parametrize('name, former', FORMER_NAMES)
+def test_a_config_with_the_former_name_of_a_hook_builds_the_hook(name, former):
+    hook = HOOKS.build(dict(type=former))
+    assert type(hook) is type(HOOKS.build(dict(type=name)))
+    assert type(hook).__name__ == name
+
+
 def test_scale_init_hook_fills_scales_that_were_written_around(toy_runner, toy_classifier):
     seen = []
 
@@ -76,7 +87,7 @@ def test_scale_init_hook_fills_scales_that_were_written_around(toy_runner, toy_c
             layer = runner.model.head.fc
             seen.append(layer.g.item() / layer.weight.norm().item())
 
-    for hooks in ([], [dict(type='ScaleInitHook')]):
+    for hooks in ([], [dict(type='WNScaleInitHook')]):
         model = toy_classifier()
         model._is_init = True
         with torch.no_grad():
@@ -96,11 +107,11 @@ def test_weight_without_a_direction_is_refused_before_training(toy_runner, toy_c
     if wrapper != 'OptimWrapper':
         cfg['constructor'] = 'FixNormOptimWrapperConstructor'
     with pytest.raises(ConfigError, match=r'model: head\.fc\.weight: .* > 0, got 0'):
-        toy_runner(wrapper=cfg, model=model, custom_hooks=[dict(type='ScaleInitHook')]).train()
+        toy_runner(wrapper=cfg, model=model, custom_hooks=[dict(type='WNScaleInitHook')]).train()
 
 
 def test_weight_norms_and_effective_lr_reach_the_vis_backends(toy_runner):
-    runner = toy_runner(custom_hooks=[dict(type='WeightNormHook', interval=1)])
+    runner = toy_runner(custom_hooks=[dict(type='WeightNormLoggerHook', interval=1)])
     model = runner.train()
     written = scalars(runner)
     target = runner.optim_wrapper.norm_fixer.target
@@ -112,7 +123,7 @@ def test_weight_norms_and_effective_lr_reach_the_vis_backends(toy_runner):
 
 
 def test_weight_norm_of_a_run_without_fixing_is_seen_to_move(toy_runner):
-    hooks = [dict(type='WeightNormHook', interval=1, per_layer=False, fc=False)]
+    hooks = [dict(type='WeightNormLoggerHook', interval=1, per_layer=False, fc=False)]
     runner = toy_runner(wrapper=dict(type='OptimWrapper'), custom_hooks=hooks)
     model = runner.train()
     values = scalars(runner)['weight_norm']
