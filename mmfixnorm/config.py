@@ -64,17 +64,17 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except (KeyError, TypeError, AssertionError) as err:
             raise ConfigError(f'--cfg-options {dict(cfg_options)}: {message_of(err)}') from err
-    move_swap_into_model(cfg)
+    move_fixnorm_into_model(cfg)
     scope = cfg.get('default_scope')
     if scope in PACKAGES and importlib.util.find_spec(scope) is None:
         raise ConfigError(f"default_scope = '{scope}': {_how_to_install(scope)}")
     return cfg
 
 
-def move_swap_into_model(cfg: Config) -> None:
-    """Turn a ``fixnorm`` block of the config itself into that of its model, in place.
+def move_fixnorm_into_model(cfg: Config) -> None:
+    """Move a ``fixnorm`` block from the top of a config into its model, in place.
 
-    Only tools of this package read the block at the top of a config; written into the model, every tool does.
+    Only the tools of this package read the block at the top; inside the model, every tool does.
 
     Raises:
         ConfigError: If the model has such a block already.

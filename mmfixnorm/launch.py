@@ -91,7 +91,7 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Exchange the optim wrapper for its automatic-mixed-precision sibling, in place.
+    """Replace the optim wrapper by its automatic-mixed-precision sibling, in place.
 
     Raises:
         ConfigError: If the wrapper of the config has no such sibling.

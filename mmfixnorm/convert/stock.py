@@ -1,4 +1,4 @@
-"""What stock configs of the toolboxes change by config keys, without exchanging a layer."""
+"""What stock configs of the toolboxes change by config keys, without replacing a layer."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from mmfixnorm.engine.epoch_seed_hook import EpochSeedHook
 from mmfixnorm.engine.fix_norm_hook import FixNormHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
-from mmfixnorm.engine.replace_layers import build_swapped_model
+from mmfixnorm.engine.replace_layers import build_with_replaced_layers
 from mmfixnorm.engine.weight_norm_logger_hook import WeightNormLoggerHook
 from mmfixnorm.engine.wn_scale_init_hook import WNScaleInitHook
 
@@ -31,5 +31,5 @@ __all__ = [
     'FixNormOptimWrapperConstructor',
     'WNScaleInitHook',
     'WeightNormLoggerHook',
-    'build_swapped_model',
+    'build_with_replaced_layers',
 ]
