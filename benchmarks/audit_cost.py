@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mmfixnorm.config_audit import audit_model, prepared_model
+from mmfixnorm.convert.audit import audit_model, prepared_model
 from mmfixnorm.launch import load_config
 
 

@@ -39,10 +39,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor
 
-from mmfixnorm.config import load_config
-from mmfixnorm.config_audit import norm_fixing_set, prepared_model
+from mmfixnorm.config import PARTS, load_config
 from mmfixnorm.convert import convert
-from mmfixnorm.convert.stock import PARTS
+from mmfixnorm.convert.audit import norm_fixing_set, prepared_model
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.errors import ConfigError
 

@@ -33,7 +33,7 @@ class MeasureHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         (ema,) = [hook for hook in runner.hooks if isinstance(hook, FixNormEMAHook)]
-        target = runner.optim_wrapper.anchor.target
+        target = runner.optim_wrapper.norm_fixer.target
         self.result['weights'] = accuracy(runner)
         ema._swap_ema_parameters()
         self.result['average'] = accuracy(runner)

@@ -50,7 +50,7 @@ from scipy import stats
 
 from mmfixnorm.cls.generated_batch import generate_batch
 from mmfixnorm.config import load_config
-from mmfixnorm.config_audit import prepared_model
+from mmfixnorm.convert.audit import prepared_model
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs/imagenet'
 BASELINE, FIXNORM = 'resnet50_wd_16xb64-100e_imagenet.py', 'resnet50_fixnorm_16xb64-100e_imagenet.py'

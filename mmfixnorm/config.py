@@ -12,7 +12,6 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.swap_block import move_swap_into_model
 
 # Import name of a toolbox and of what it stands on: the packages, maintained fork first.
 PACKAGES = {
@@ -21,6 +20,15 @@ PACKAGES = {
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
 }
+# Import name of a toolbox and the part of this package that registers the heads for it.
+PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
+# Name of a hook to all names under which it is registered: today's, and the one that older configs have.
+HOOK_NAMES = {
+    'WeightNormLoggerHook': ['WeightNormLoggerHook', 'WeightNormHook'],
+    'WNScaleInitHook': ['WNScaleInitHook', 'ScaleInitHook'],
+}
+# Type of a model with a block `fixnorm`; `mmfixnorm.engine` registers it.
+MODEL_TYPE = 'FixNormModel'
 
 
 def load_config(
@@ -56,11 +64,35 @@ def load_config(
             cfg.merge_from_dict(dict(cfg_options))
         except (KeyError, TypeError, AssertionError) as err:
             raise ConfigError(f'--cfg-options {dict(cfg_options)}: {message_of(err)}') from err
-    move_swap_into_model(cfg)
+    move_fixnorm_into_model(cfg)
     scope = cfg.get('default_scope')
     if scope in PACKAGES and importlib.util.find_spec(scope) is None:
         raise ConfigError(f"default_scope = '{scope}': {_how_to_install(scope)}")
     return cfg
+
+
+def move_fixnorm_into_model(cfg: Config) -> None:
+    """Move a ``fixnorm`` block from the top of a config into its model, in place.
+
+    Only the tools of this package read the block at the top; inside the model, every tool does.
+
+    Raises:
+        ConfigError: If the model has such a block already.
+    """
+    block = cfg.get('fixnorm')
+    if block is None:
+        return
+    model = cfg.get('model') or {}
+    if model.get('type') == MODEL_TYPE:
+        raise ConfigError(f"fixnorm: the model is of type '{MODEL_TYPE}' already; write it into model.fixnorm")
+    cfg.model = dict(model, type=MODEL_TYPE, fixnorm=dict(block, plain_type=model.get('type')))
+    cfg.pop('fixnorm')
+
+
+def hooks_of_type(cfg: Config, name: str) -> list[Mapping[str, Any]]:
+    """Return the entries of ``custom_hooks`` for a hook, under its name or a former one."""
+    names = HOOK_NAMES.get(name, [name])
+    return [hook for hook in cfg.get('custom_hooks') or [] if hook.get('type') in names]
 
 
 def message_of(err: BaseException) -> str:

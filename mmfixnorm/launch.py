@@ -26,7 +26,7 @@ from torch import nn
 
 import mmfixnorm.engine  # noqa: F401  # whatever a config imports, its tools know the optim wrappers and hooks
 from mmfixnorm.config import explain_import, load_config, message_of
-from mmfixnorm.data_checks.built import check_not_empty, leaf_datasets
+from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
@@ -91,7 +91,7 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Exchange the optim wrapper for its automatic-mixed-precision sibling, in place.
+    """Replace the optim wrapper by its automatic-mixed-precision sibling, in place.
 
     Raises:
         ConfigError: If the wrapper of the config has no such sibling.

@@ -17,7 +17,7 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.table import Table
 
-from mmfixnorm.config_audit import SET, ConfigAudit, audit_config
+from mmfixnorm.convert.audit import SET, ConfigAudit, audit_config
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import load_config
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Write a small child config that trains a plain config of mmpretrain, mmdet or mmseg with FixNorm.
 
-What to exchange is measured by the scale-invariance audit, and the child is audited before it is written: no data is
+What to replace is measured by the scale-invariance audit, and the child is audited before it is written: no data is
 needed. Exit status: 0; 2 if the config cannot be converted, with the reason.
 """
 

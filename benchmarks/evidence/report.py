@@ -21,9 +21,9 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.evidence.lab import RESULTS, read_lines
-from mmfixnorm.analysis.chart import Chart, HeatMap, Line, Panel
-from mmfixnorm.analysis.draw_png import draw_png
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
+from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
+from mmfixnorm.plot.png import draw_png
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/evidence.md'

@@ -5,8 +5,9 @@
 - :mod:`.studies`: the record of a search, read without its config;
 - :mod:`.curves`, :mod:`.grid`, :mod:`.search_progress`: the figures, computed from those numbers;
 - :mod:`.parts`, :mod:`.independence`: what is said about them;
-- :mod:`.chart`: a figure as plain data, which :mod:`.draw_png` and :mod:`.draw_html` draw;
 - :mod:`.command`: what the scripts in ``tools/analysis`` share.
+
+:mod:`mmfixnorm.plot` draws them.
 
 Nothing here builds a model: a figure is made of what was logged.
 """

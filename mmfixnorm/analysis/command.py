@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmfixnorm.analysis.chart import Chart
-from mmfixnorm.analysis.draw_html import html_page
-from mmfixnorm.analysis.draw_png import draw_png
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.plot.chart import Chart
+from mmfixnorm.plot.html import html_page
+from mmfixnorm.plot.png import draw_png
 from mmfixnorm.search._utils.files import make_folder, write_text
 
 

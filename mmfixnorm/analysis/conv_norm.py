@@ -1,4 +1,4 @@
-"""The norm of the convolutions' weights, out of what WeightNormHook has logged."""
+"""The norm of the convolutions' weights, out of what WeightNormLoggerHook has logged."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 from mmengine.config import Config
 
 from mmfixnorm.analysis.runs import Series, TrainingRun
+from mmfixnorm.config import hooks_of_type
 from mmfixnorm.errors import ConfigError
 
 
 def conv_norm(run: TrainingRun) -> tuple[Series, str]:
     """``||W_Conv||`` of a run, and how it was found.
 
-    The logged norm is that of the convolutions alone under Algorithm 1 and with ``WeightNormHook(fc=False)``. With
+    The logged norm counts the convolutions alone under Algorithm 1 and with ``WeightNormLoggerHook(fc=False)``. With
     ``fc=True`` it counts the weights of linear layers as well; ``||W_FC||``, which CrossBoundaryRiskHook logs as ``g``
     for a plain layer, is then taken out: ``sqrt(||W||^2 - ||W_FC||^2)``.
 
@@ -29,21 +30,21 @@ def conv_norm(run: TrainingRun) -> tuple[Series, str]:
         raise ConfigError(
             f'{run.work_dir}: the logged norm is that of convolutions and linear layers together, and of a '
             'weight-normalised layer only g is logged. Expected a run with weight decay or Algorithm 1 (Fig. 1), or '
-            'one without norm fixing and with WeightNormHook(fc=False)'
+            'one without norm fixing and with WeightNormLoggerHook(fc=False)'
         )
     return _without_linear(run, counted), (
-        'the norm that WeightNormHook logged counts linear layers; that of the final one (g of CrossBoundaryRiskHook), '
-        'taken for the only one, is taken out'
+        'the norm that WeightNormLoggerHook logged counts linear layers; the part of the final one (g of '
+        'CrossBoundaryRiskHook), taken for the only one, is taken out'
     )
 
 
 def _without_linear(run: TrainingRun, counted: Series) -> Series:
-    intervals = {_hook(run.cfg, name).get('interval', 50) for name in ('WeightNormHook', 'CrossBoundaryRiskHook')}
+    intervals = {_hook(run.cfg, name).get('interval', 50) for name in ('WeightNormLoggerHook', 'CrossBoundaryRiskHook')}
     if len(intervals) > 1 or _hook(run.cfg, 'CrossBoundaryRiskHook').get('layer') is not None:
         raise ConfigError(
             f'{run.work_dir}: the norm of linear layers cannot be taken out of the logged one: custom_hooks must have '
-            'WeightNormHook and CrossBoundaryRiskHook with the same interval and no layer. Or train with '
-            'WeightNormHook(fc=False)'
+            'WeightNormLoggerHook and CrossBoundaryRiskHook with the same interval and no layer. Or train with '
+            'WeightNormLoggerHook(fc=False)'
         )
     linear = dict(zip(*run.series('train', 'g'), strict=True))
     pairs = [(x, norm, linear[x]) for x, norm in zip(*counted, strict=True) if x in linear]
@@ -51,11 +52,11 @@ def _without_linear(run: TrainingRun, counted: Series) -> Series:
 
 
 def counts_linear(cfg: Config) -> bool:
-    """Whether the norm that WeightNormHook logs under this config counts linear layers as well."""
+    """Whether the norm that WeightNormLoggerHook logs under this config counts linear layers as well."""
     wrapper = cfg.get('optim_wrapper') or {}
     if _fixes_norm(cfg) and not _hook(cfg, 'FixNormHook'):
         return (wrapper.get('paramwise_cfg') or {}).get('lambda_fc') is None
-    return bool((_hook(cfg, 'FixNormHook') or _hook(cfg, 'WeightNormHook')).get('fc', True))
+    return bool((_hook(cfg, 'FixNormHook') or _hook(cfg, 'WeightNormLoggerHook')).get('fc', True))
 
 
 def _fixes_norm(cfg: Config) -> bool:
@@ -64,7 +65,7 @@ def _fixes_norm(cfg: Config) -> bool:
 
 
 def _hook(cfg: Config, name: str) -> Mapping[str, Any]:
-    hooks = [hook for hook in cfg.get('custom_hooks') or [] if hook.get('type') == name]
+    hooks = hooks_of_type(cfg, name)
     return hooks[-1] if hooks else {}
 
 

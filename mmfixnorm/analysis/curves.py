@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
-from mmfixnorm.analysis.chart import Boundary, Chart, Line, Panel
 from mmfixnorm.analysis.conv_norm import conv_norm
 from mmfixnorm.analysis.groups import Band, Curve, Group, average, unit_title
 from mmfixnorm.analysis.parts import NormParts, change, norm_parts
 from mmfixnorm.analysis.runs import Mode, Series, TrainingRun
+from mmfixnorm.plot.chart import Boundary, Chart, Line, Panel
 
 METRIC_TITLES = {'accuracy/top1': 'top-1 accuracy (%)', 'accuracy/top5': 'top-5 accuracy (%)'}
 _RULE = (

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfixnorm.analysis.chart import Chart, HeatMap
 from mmfixnorm.analysis.independence import Table, interaction, ranking_agreement, tukey_non_additivity
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.plot.chart import Chart, HeatMap
 from mmfixnorm.search.methods.base import StageKind
 from mmfixnorm.search.methods.grid import GridSearch
 from mmfixnorm.search.record.compare import Study

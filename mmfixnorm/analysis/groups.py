@@ -10,9 +10,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from mmfixnorm.analysis.chart import Line
 from mmfixnorm.analysis.runs import Series, TrainingRun, read_run
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.plot.chart import Line
 
 Band = Literal['range', 'std']
 

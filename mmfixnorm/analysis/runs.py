@@ -2,8 +2,8 @@
 
 mmengine appends a JSON line to ``<work dir>/<timestamp>/vis_data/scalars.json`` for each line of its log. A training
 line has ``iter`` (and ``epoch``, if the log processor counts epochs) and ``step``, the iterations done. A validation
-line has ``step`` alone: epochs, or iterations with ``log_metric_by_epoch=False``. WeightNormHook adds lines with the
-norm of each layer, which are not read here. Each start of a training makes a timestamp of its own.
+line has ``step`` alone: epochs, or iterations with ``log_metric_by_epoch=False``. WeightNormLoggerHook adds lines with
+the norm of each layer, which are not read here. Each start of a training makes a timestamp of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmfixnorm.search.trial.schedule import training_length
 
 SCALARS = 'vis_data/scalars.json'
 #: Who logs what is not in every log.
-WRITERS = {'weight_norm': 'WeightNormHook', 'g': 'CrossBoundaryRiskHook', 'mcbr': 'CrossBoundaryRiskHook'}
+WRITERS = {'weight_norm': 'WeightNormLoggerHook', 'g': 'CrossBoundaryRiskHook', 'mcbr': 'CrossBoundaryRiskHook'}
 
 Mode = Literal['train', 'val']
 _LAYER = 'weight_norm/'

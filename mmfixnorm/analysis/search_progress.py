@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from mmfixnorm.analysis.chart import Chart, Line, Panel, Star
+from mmfixnorm.plot.chart import Chart, Line, Panel, Star
 from mmfixnorm.search.methods.fixnorm import FixNormSearch
 from mmfixnorm.search.record.compare import Study
 from mmfixnorm.search.report.curves import alpha_curves, lr_curves

@@ -18,7 +18,7 @@ from mmpretrain.models.utils import InvertedResidual, SELayer, make_divisible
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from mmfixnorm.core.layers import WNConv2d, exchange_
+from mmfixnorm.core.layers import WNConv2d, replace_layers
 
 _BN = dict(type='BN')
 _SWISH = dict(type='SiLU')
@@ -165,13 +165,13 @@ class SEResNetV1d(ResNetV1d):
 
 
 class _WeightNormalizedSE:
-    """Exchanges both layers of every SE block for weight-normalised ones, which compute the same at the start."""
+    """Replaces both layers of every SE block by weight-normalised ones, which compute the same at the start."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         assert isinstance(self, nn.Module)
         layers = [c.conv for m in self.modules() if isinstance(m, SELayer) for c in (m.conv1, m.conv2)]
-        exchange_(self, {layer: WNConv2d.from_plain(layer) for layer in layers})
+        replace_layers(self, {layer: WNConv2d.from_plain(layer) for layer in layers})
 
 
 @MODELS.register_module()

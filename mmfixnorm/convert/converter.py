@@ -1,4 +1,4 @@
-"""Writes the child config: what to exchange is measured by the audit, and the child is audited again."""
+"""Writes the child config: the audit measures which layers to replace, and then audits the child."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from mmengine.config import Config
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mmfixnorm.config import load_config
-from mmfixnorm.config_audit import ConfigAudit, audit_model, prepared_model
+from mmfixnorm.config import MODEL_TYPE, PARTS, load_config
+from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import cover
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
-from mmfixnorm.convert.stock import PARTS, head_edits, start_edit, stored_statistics_edits, walk
+from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits, walk
 from mmfixnorm.convert.text import config_text
 from mmfixnorm.core.audit import WeightRecord
-from mmfixnorm.core.audit_probe import kept_random_state
+from mmfixnorm.core.audit.probe import kept_random_state
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
-from mmfixnorm.engine.swap import is_plain_layer
+from mmfixnorm.engine.replace_layers import is_plain_layer
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.swap_block import MODEL_TYPE
 
 __all__ = ['Conversion', 'convert']
 
@@ -163,13 +162,13 @@ class _Plan:
             built = _seeded_model(edited)
         self.model = built
         self.report = audit_model(built, edited, size=size, find_groups=False).report
-        self.swap: dict[str, str] = {}
+        self.replacements: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self.given_a_start: list[str] = []
         for record in self.report.weights:
             if record.trainable and not record.scale_invariant:
                 self._choose(record)
-        if not self.alpha_keys and not any(kind.startswith('FixNorm') for kind in self.swap.values()):
+        if not self.alpha_keys and not any(kind.startswith('FixNorm') for kind in self.replacements.values()):
             raise ConfigError(
                 'model: no classifier was found, that is a last layer whose outputs are as many as the classes of its '
                 'head and go into a softmax or sigmoid; what alpha would bound is not known'
@@ -197,7 +196,7 @@ class _Plan:
             if not layer.weight.any() and not (classifies and self._give_a_start(path, kind)):
                 self.left_out[record.name] = 'starts at zero, which has no direction'
             else:
-                self.swap[path] = f'{"FixNorm" if classifies else "WN"}{kind}'
+                self.replacements[path] = f'{"FixNorm" if classifies else "WN"}{kind}'
 
     def _give_a_start(self, path: str, kind: str) -> bool:
         """Let a classifier that starts at zero have a direction, by ``init_cfg`` of what holds it."""
@@ -249,18 +248,18 @@ class _Plan:
         return config_text(f'{os.path.basename(base)} with FixNorm.', sections), notes
 
     def _all_alpha_keys(self) -> list[str]:
-        swapped = any(kind.startswith('FixNorm') for kind in self.swap.values())
-        return [*self.alpha_keys, *(['model.fixnorm.alpha'] if swapped else [])]
+        bounded = any(kind.startswith('FixNorm') for kind in self.replacements.values())
+        return [*self.alpha_keys, *(['model.fixnorm.alpha'] if bounded else [])]
 
     def _model(self) -> dict[str, Any]:
-        if not self.swap:
+        if not self.replacements:
             return self.edit
         fixnorm: dict[str, Any] = dict(plain_type=self.cfg.model.type)
         if 'model.fixnorm.alpha' in self._all_alpha_keys():
             fixnorm['alpha'] = self.alpha
         fixnorm['swap'] = {}
-        for kind in sorted(set(self.swap.values())):
-            names = [name for name, own in self.swap.items() if own == kind]
+        for kind in sorted(set(self.replacements.values())):
+            names = [name for name, own in self.replacements.items() if own == kind]
             others = [n for n, m in self.model.named_modules() if _fits(kind, m) and n not in names]
             # A path that two kinds share would be one key.
             fixnorm['swap'].update(dict.fromkeys(cover(names, others, taken=fixnorm['swap']), kind))
@@ -278,11 +277,12 @@ class _Plan:
                 f'{", ".join(self.given_a_start)} starts at zero in the base, which has no direction to train: here '
                 "like mmpretrain's LinearClsHead."
             )
-        if self.swap:
-            plain = sum(kind.startswith('WN') for kind in self.swap.values())
+        if self.replacements:
+            plain = sum(kind.startswith('WN') for kind in self.replacements.values())
             comments.append(
-                f'{len(self.swap)} layers are exchanged while the model is built: no norm takes their scale out '
-                f'and no config key reaches them ({plain} weight-normalised, {len(self.swap) - plain} with a bound).'
+                f'{len(self.replacements)} layers are replaced while the model is built: no norm takes their scale '
+                f'out and no config key reaches them ({plain} weight-normalised, {len(self.replacements) - plain} with '
+                'a bound).'
             )
         return comments
 

@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 
+from mmfixnorm.config import hooks_of_type
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 
@@ -98,8 +99,8 @@ def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
     for hook in hooks:
         if hook.get('type') == 'EMAHook':
             hook['type'] = 'FixNormEMAHook'
-    if not any(hook.get('type') == 'WeightNormHook' for hook in hooks):
-        hooks.append(dict(type='WeightNormHook', interval=100, per_layer=False))
+    if not hooks_of_type(cfg, 'WeightNormLoggerHook'):
+        hooks.append(dict(type='WeightNormLoggerHook', interval=100, per_layer=False))
     return hooks
 
 

@@ -1,4 +1,4 @@
-"""What stock configs of the toolboxes change by config keys, without exchanging a layer."""
+"""What stock configs of the toolboxes change by config keys, without replacing a layer."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Any
 
 from torch import nn
 
-__all__ = ['PARTS', 'head_edits', 'start_edit', 'stored_statistics_edits', 'walk']
-
-PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
-"""Toolbox to what registers the heads for it."""
+__all__ = ['head_edits', 'start_edit', 'stored_statistics_edits', 'walk']
 
 _HEADS = {
     'LinearClsHead': 'FixNormLinearClsHead',

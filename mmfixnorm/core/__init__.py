@@ -12,7 +12,7 @@ from mmfixnorm.core.layers import (
     fold_,
 )
 from mmfixnorm.core.norm_fixing import (
-    NormAnchor,
+    NormFixer,
     fix_norm,
     global_norm,
     norm_fixing_parameters,
@@ -24,7 +24,7 @@ __all__ = [
     'FixNormConv2d',
     'FixNormLinear',
     'GroupRecord',
-    'NormAnchor',
+    'NormFixer',
     'WNConv2d',
     'WNLinear',
     'WeightNormalized',

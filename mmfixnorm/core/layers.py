@@ -22,9 +22,9 @@ __all__ = [
     'WNConv2d',
     'WNLinear',
     'WeightNormalized',
-    'exchange_',
     'fill_scales_',
     'fold_',
+    'replace_layers',
 ]
 
 
@@ -53,7 +53,7 @@ class WeightNormalized(nn.Module):
     def from_plain(cls, layer: nn.Linear | nn.Conv2d, **kwargs: Any) -> Self:
         """Make a layer that takes over the parameters of a plain one and computes the same, below a bound.
 
-        Draws no random numbers, so a model whose layers are exchanged starts like the one it was made from.
+        Draws no random numbers, so a model whose layers are replaced starts like the one it was made from.
 
         Args:
             layer (nn.Linear | nn.Conv2d): The plain layer; the new one has its weight and bias, the very tensors.
@@ -273,23 +273,23 @@ def fill_scales_(model: nn.Module) -> None:
             module._scale_is_own = True
 
 
-def exchange_(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> list[str]:
-    """Put layers of ``model`` in the places of others, in place.
+def replace_layers(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> list[str]:
+    """Put new layers in the places of old ones, in place.
 
     Args:
         model (nn.Module): The model. An optimizer or a wrapper around it is to be made afterwards.
-        layers (Mapping[nn.Module, nn.Module]): The new layer for each of those to go.
+        layers (Mapping[nn.Module, nn.Module]): Each layer to be replaced, and the new one.
 
     Returns:
-        list[str]: The names of the layers exchanged, a shared one under each of its names.
+        list[str]: The names of the replaced layers, a shared one under each of its names.
     """
-    exchanged = []
+    replaced = []
     for owner_name, owner in list(model.named_modules()):
         for name, child in owner._modules.items():
             if child in layers:
                 owner._modules[name] = layers[child]
-                exchanged.append(f'{owner_name}.{name}'.lstrip('.'))
-    return exchanged
+                replaced.append(f'{owner_name}.{name}'.lstrip('.'))
+    return replaced
 
 
 def fold_(model: nn.Module) -> list[str]:
@@ -300,6 +300,6 @@ def fold_(model: nn.Module) -> list[str]:
     Returns:
         list[str]: The names of the layers replaced, a shared one under each of its names.
     """
-    return exchange_(
+    return replace_layers(
         model, {layer: layer.to_plain() for layer in model.modules() if isinstance(layer, WeightNormalized)}
     )

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
+from mmfixnorm.core.layer_kinds import is_fixable_weight
 from mmfixnorm.core.sharding import (
     local_part,
     mark_shards_,
@@ -24,7 +24,7 @@ from mmfixnorm.core.sharding import (
 
 __all__ = [
     'FLAG',
-    'NormAnchor',
+    'NormFixer',
     'add_step_hooks',
     'fix_norm',
     'flag_',
@@ -122,10 +122,9 @@ def norm_fixing_parameters(
     Raises:
         ValueError: If a pattern matches none of the weights.
     """
-    types = (_ConvNd, nn.Linear) if fc else (_ConvNd,)
     candidates: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
-        weight = module._parameters.get('weight') if isinstance(module, types) else None
+        weight = module._parameters.get('weight') if is_fixable_weight(module, 'weight', fc=fc) else None
         if weight is not None and weight.requires_grad:
             candidates[f'{prefix}.weight' if prefix else 'weight'] = weight
     excluded: set[str] = set()
@@ -176,7 +175,7 @@ def flagged(optimizer: Optimizer) -> list[Tensor]:
     return [group['params'][i] for group in optimizer.param_groups for i in _positions(group)]
 
 
-class NormAnchor:
+class NormFixer:
     r"""Keeps ``||W||`` of an optimizer's flagged tensors at ``||W_0||``: ``W <- W * ||W_0|| / ||W||``.
 
     One scalar for the whole set, so layers may trade norm. Works inside the optimizer (step hooks), so a step
@@ -259,7 +258,7 @@ class NormAnchor:
         self.target, self._size, self.wants_init_norm = state_dict['target'], size, False
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles of an optimizer lose its step hooks, so a copied anchor is not installed.
+        # Copies and pickles of an optimizer lose its step hooks, so a copied NormFixer is not installed.
         return {**self.__dict__, '_optimizer': None, '_handles': []}
 
     def _capture(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -370,7 +369,7 @@ def fix_norm(
     model: nn.Module | None = None,
     exclude: Sequence[str] = (),
     target: float | str | None = None,
-) -> NormAnchor:
+) -> NormFixer:
     """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` does it.
 
     Args:
@@ -383,7 +382,7 @@ def fix_norm(
             that before the first step. Defaults to None.
 
     Returns:
-        NormAnchor: Holds the target; save its ``state_dict()`` with the optimizer's.
+        NormFixer: Holds the target; save its ``state_dict()`` with the optimizer's.
 
     Raises:
         ValueError: If the set is empty, not wholly in the optimizer, or given twice or not at all, or if the weights
@@ -392,10 +391,10 @@ def fix_norm(
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        >>> anchor = fix_norm(optimizer, model=model)
+        >>> norm_fixer = fix_norm(optimizer, model=model)
         >>> model(torch.randn(2, 1, 8, 8)).square().mean().backward()
         >>> optimizer.step()
-        >>> abs(model[0].weight.norm().item() / anchor.target - 1) < 1e-6
+        >>> abs(model[0].weight.norm().item() / norm_fixer.target - 1) < 1e-6
         True
     """
     if (params is None) == (model is None):
@@ -407,10 +406,10 @@ def fix_norm(
     optimizer, params = zero_partition(optimizer, params)
     flag_(optimizer, params)
     warn_of_decay(optimizer)
-    anchor = NormAnchor(target)
-    anchor.take_init_norm(params)
-    anchor.install(optimizer)
-    return anchor
+    norm_fixer = NormFixer(target)
+    norm_fixer.take_init_norm(params)
+    norm_fixer.install(optimizer)
+    return norm_fixer
 
 
 def warn_of_decay(optimizer: Optimizer) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
+
+from mmfixnorm.core.layer_kinds import is_batch_norm, is_weight_layer
 
 __all__ = ['stored_statistics_layers']
 
@@ -22,11 +24,12 @@ def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
     modes = {module: module.training for module in model.modules()}
     model.train()
     found = {}
-    last: tuple[str, _ConvNd | nn.Linear] | None = None
+    last: tuple[str, Any] | None = None
+    module: Any
     for name, module in model.named_modules():
-        if isinstance(module, (_ConvNd, nn.Linear)):
+        if is_weight_layer(module):
             last = name, module
-        elif isinstance(module, _BatchNorm) and last is not None:
+        elif is_batch_norm(module) and last is not None:
             stored = not module.training and module.running_mean is not None
             if stored and last[1].weight.shape[0] == module.num_features:
                 found[last[0]] = name

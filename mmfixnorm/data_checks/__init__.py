@@ -2,7 +2,7 @@
 
 - :mod:`.paths`: the files and folders that a config names;
 - :mod:`.coco`: what a COCO annotation file must hold;
-- :mod:`.built`: what a built data set says of itself;
+- :mod:`.datasets`: what a built data set says of itself;
 - :mod:`.explain`: why a data set could not be built.
 
 Nothing here imports a toolbox.

@@ -8,8 +8,8 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from mmfixnorm.data_checks.built import no_image_left
 from mmfixnorm.data_checks.coco import check_coco_file
+from mmfixnorm.data_checks.datasets import no_image_left
 from mmfixnorm.data_checks.paths import check_exists, data_paths, dataset_configs, metric_configs
 from mmfixnorm.errors import ConfigError
 

@@ -11,9 +11,9 @@ from mmfixnorm.engine.epoch_seed_hook import EpochSeedHook
 from mmfixnorm.engine.fix_norm_hook import FixNormHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
-from mmfixnorm.engine.scale_init_hook import ScaleInitHook
-from mmfixnorm.engine.swap import build_swapped_model
-from mmfixnorm.engine.weight_norm_hook import WeightNormHook
+from mmfixnorm.engine.replace_layers import build_with_replaced_layers
+from mmfixnorm.engine.weight_norm_logger_hook import WeightNormLoggerHook
+from mmfixnorm.engine.wn_scale_init_hook import WNScaleInitHook
 
 # The root registry is the one that `conv_cfg=dict(type='WNConv2d')` of every toolbox falls back to.
 for _layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d):
@@ -29,7 +29,7 @@ __all__ = [
     'FixNormHook',
     'FixNormOptimWrapper',
     'FixNormOptimWrapperConstructor',
-    'ScaleInitHook',
-    'WeightNormHook',
-    'build_swapped_model',
+    'WNScaleInitHook',
+    'WeightNormLoggerHook',
+    'build_with_replaced_layers',
 ]

@@ -12,8 +12,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmfixnorm.data_checks.built import check_annotations, check_not_empty, class_names, leaf_datasets
 from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.data_checks.datasets import check_annotations, check_not_empty, class_names, leaf_datasets
 from mmfixnorm.engine.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 

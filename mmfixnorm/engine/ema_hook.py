@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmfixnorm.core.norm_fixing import flagged, global_norm, scale_
-from mmfixnorm.engine.fix_norm_hook import find_anchor, optimizer_of
+from mmfixnorm.engine.fix_norm_hook import find_norm_fixer, optimizer_of
 
 
 @HOOKS.register_module()
@@ -42,12 +42,12 @@ class FixNormEMAHook(EMAHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         super().before_save_checkpoint(runner, checkpoint)
-        anchor = find_anchor(runner)
-        if anchor is None or anchor.target is None:
+        norm_fixer = find_norm_fixer(runner)
+        if norm_fixer is None or norm_fixer.target is None:
             return
         state = checkpoint['state_dict']
         names = self._names(runner)
-        scale = anchor.target / global_norm([state[name] for name in names])
+        scale = norm_fixer.target / global_norm([state[name] for name in names])
         for name in names:
             state[name] = state[name] * scale.to(state[name].dtype)
         checkpoint['fix_norm_ema'] = {'names': names, 'scale': scale}
@@ -66,12 +66,12 @@ class FixNormEMAHook(EMAHook):
 
     @torch.no_grad()
     def _rescale(self, runner: Runner) -> None:
-        anchor = find_anchor(runner)
-        if anchor is None or anchor.target is None:  # no training, or no step yet
+        norm_fixer = find_norm_fixer(runner)
+        if norm_fixer is None or norm_fixer.target is None:  # no training, or no step yet
             return
         tensors = flagged(optimizer_of(runner))
         self._averages = [t.detach().clone() for t in tensors]  # dividing again would not be exact
-        scale_(tensors, anchor.target / global_norm(tensors))
+        scale_(tensors, norm_fixer.target / global_norm(tensors))
 
     @torch.no_grad()
     def _restore(self, runner: Runner) -> None:

@@ -12,10 +12,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmfixnorm.core.norm_fixing import NormAnchor, flag_, norm_fixing_parameters, warn_of_decay
-from mmfixnorm.core.sharding import mark_shards_
-from mmfixnorm.engine.scale_init_hook import fill_scales
-from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
+from mmfixnorm.core.norm_fixing import NormFixer, flag_
+from mmfixnorm.engine.start import choose_set, config_errors, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
 
 
@@ -42,16 +40,14 @@ class FixNormHook(Hook):
     def __init__(self, fc: bool = True, exclude: Sequence[str] = (), target: float | str | None = None) -> None:
         self.fc = fc
         self.exclude = exclude
-        try:
-            self.anchor = NormAnchor(target)
-        except ValueError as err:
-            raise ConfigError(f'FixNormHook.{err}') from err
+        with config_errors('FixNormHook.'):
+            self.norm_fixer = NormFixer(target)
         self._resumed: dict[str, Any] | None = None
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:  # the model has not taken the weights of the checkpoint yet
-            if self.anchor.wants_init_norm:
-                self.anchor.take_init_norm([*self._set(unwrapped_model(runner)).values()])
+            if self.norm_fixer.wants_init_norm:
+                self.norm_fixer.take_init_norm([*self._set(unwrapped_model(runner)).values()])
             return
         if 'fix_norm' not in checkpoint:
             raise ConfigError(
@@ -61,39 +57,33 @@ class FixNormHook(Hook):
         self._resumed = checkpoint['fix_norm']
 
     def before_train(self, runner: Runner) -> None:
-        if find_anchor(runner) is not self.anchor:
+        if find_norm_fixer(runner) is not self.norm_fixer:
             raise ConfigError(
                 'norm fixing is set up twice: FixNormHook in custom_hooks, and '
                 f"optim_wrapper.type='{type(runner.optim_wrapper).__name__}'; remove one of them"
             )
         model, optimizer = unwrapped_model(runner), optimizer_of(runner)
-        if self._resumed is None:
-            fill_scales(runner.model)
-        try:
-            mark_shards_(runner.model)
+        prepare_model(runner.model)
+        with config_errors('FixNormHook: '):
             if self._resumed is None:
-                in_set = self._set(model)
-                flag_(optimizer, in_set.values())
-                warn_of_unfit_weights(model, in_set)
+                flag_(optimizer, self._set(model).values())
             else:  # the flags came with the optimizer's groups, without what had no gradient at the start
-                self.anchor.load_state_dict(self._resumed, optimizer)
-        except ValueError as err:
-            raise ConfigError(f'FixNormHook: {err}') from err
-        warn_of_decay(optimizer)
-        self.anchor.install(optimizer)
+                self.norm_fixer.load_state_dict(self._resumed, optimizer)
+        warn_of_set(model, optimizer)
+        self.norm_fixer.install(optimizer)
 
     def _set(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        return norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude)
+        return choose_set(model, fc=self.fc, exclude=self.exclude, named_by='FixNormHook')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        checkpoint['fix_norm'] = self.anchor.state_dict()
+        checkpoint['fix_norm'] = self.norm_fixer.state_dict()
 
 
-def find_anchor(runner: Runner) -> NormAnchor | None:
-    """The anchor of a run, from its optim wrapper or its :class:`FixNormHook`; None without norm fixing."""
-    anchor = getattr(runner.optim_wrapper, 'anchor', None)
+def find_norm_fixer(runner: Runner) -> NormFixer | None:
+    """Return the NormFixer of a run, from its optim wrapper or its :class:`FixNormHook`; None without norm fixing."""
+    norm_fixer = getattr(runner.optim_wrapper, 'norm_fixer', None)
     hooks = [hook for hook in runner.hooks if isinstance(hook, FixNormHook)]
-    return anchor or (hooks[0].anchor if hooks else None)
+    return norm_fixer or (hooks[0].norm_fixer if hooks else None)
 
 
 def optimizer_of(runner: Runner) -> torch.optim.Optimizer:

@@ -11,9 +11,9 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from mmfixnorm.core.norm_fixing import FLAG, NormAnchor, flagged, global_norm
+from mmfixnorm.core.norm_fixing import FLAG, NormFixer, flagged, global_norm
 from mmfixnorm.core.sharding import shard_key
-from mmfixnorm.engine.scale_init_hook import fill_scales
+from mmfixnorm.engine.start import config_errors, prepare_model
 from mmfixnorm.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ class NormFixingMixin:
         ConfigError: If the target is none of these, or no parameter group is flagged, which is the constructor's job.
     """
 
-    anchor_type: ClassVar[type[NormAnchor]] = NormAnchor
+    norm_fixer_type: ClassVar[type[NormFixer]] = NormFixer
     optimizer: torch.optim.Optimizer
 
     def __init__(self, *args: Any, target: float | str | None = None, **kwargs: Any) -> None:
@@ -43,10 +43,8 @@ class NormFixingMixin:
                 f'no parameter group is flagged for norm fixing; {type(self).__name__} needs '
                 "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
             )
-        try:
-            self.anchor = self.anchor_type(target)
-        except ValueError as err:
-            raise ConfigError(f'optim_wrapper.{err}') from err
+        with config_errors('optim_wrapper.'):
+            self.norm_fixer = self.norm_fixer_type(target)
 
     def attach(self, model: torch.nn.Module) -> None:
         """Look at the model that is trained, without its wrapper; called once, by the constructor.
@@ -54,30 +52,30 @@ class NormFixingMixin:
         Raises:
             ConfigError: With ``target='init'``, if the weights are sharded.
         """
-        if not self.anchor.wants_init_norm:
+        if not self.norm_fixer.wants_init_norm:
             return
         if any(shard_key(tensor) is not None for tensor in flagged(self.optimizer)):
             raise ConfigError("optim_wrapper.target='init' does not work with sharded weights; give the norm itself")
 
         # Runs before anything is loaded, whoever loads; a plain function, which copies of the model share.
         def before_loading(*args: Any) -> None:
-            self.anchor.take_init_norm(flagged(self.optimizer))
+            self.norm_fixer.take_init_norm(flagged(self.optimizer))
 
         model._register_load_state_dict_pre_hook(before_loading)
 
     def initialize_count_status(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
         # The runner's last call before the loop: weights are initialised and loaded.
         super().initialize_count_status(model, *args, **kwargs)  # type: ignore[misc]
-        fill_scales(model)
+        prepare_model(model)
 
     def step(self, **kwargs: Any) -> None:
-        self.anchor.install(self.optimizer)
+        self.norm_fixer.install(self.optimizer)
         super().step(**kwargs)  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()  # type: ignore[misc]
         self._check_norm()
-        state['fix_norm'] = self.anchor.state_dict()
+        state['fix_norm'] = self.norm_fixer.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -98,19 +96,17 @@ class NormFixingMixin:
         for group, flag in zip(self.optimizer.param_groups, flags, strict=True):
             if flag is not None:  # the optimizer takes the checkpoint's groups, flags or not
                 group.setdefault(FLAG, flag)
-        try:
-            self.anchor.load_state_dict(fix_norm_state, self.optimizer)
-        except ValueError as err:
-            raise ConfigError(f'resume: {err}') from err
+        with config_errors('resume: '):
+            self.norm_fixer.load_state_dict(fix_norm_state, self.optimizer)
 
     def _check_norm(self) -> None:
         # A checkpoint costs a host synchronisation anyway.
-        if self.anchor.target is None:
+        if self.norm_fixer.target is None:
             return
         norm = global_norm(flagged(self.optimizer)).item()
-        if not math.isclose(norm, self.anchor.target, rel_tol=1e-3):
+        if not math.isclose(norm, self.norm_fixer.target, rel_tol=1e-3):
             print_log(
-                f'The norm of the weights to fix is {norm}, its target {self.anchor.target}: '
+                f'The norm of the weights to fix is {norm}, its target {self.norm_fixer.target}: '
                 'the training has diverged, or something else writes to these weights.',
                 logger='current',
                 level=logging.ERROR,

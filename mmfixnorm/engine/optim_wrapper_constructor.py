@@ -8,18 +8,14 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mmfixnorm.core.layer_kinds import is_linear, is_norm_layer
 from mmfixnorm.core.layers import WeightNormalized
-from mmfixnorm.core.norm_fixing import FLAG, norm_fixing_parameters
-from mmfixnorm.core.sharding import mark_shards_
+from mmfixnorm.core.norm_fixing import FLAG
 from mmfixnorm.engine.optim_wrapper import NormFixingMixin
-from mmfixnorm.engine.scale_init_hook import fill_scales
-from mmfixnorm.engine.set_warnings import warn_of_unfit_weights
+from mmfixnorm.engine.start import choose_set, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
 
-_NORM_LAYERS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
 _OPTIONS = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_decay_mult')
 
 
@@ -52,14 +48,11 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     paramwise_cfg: dict[str, Any]
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        try:
-            mark_shards_(model)
-        except ValueError as err:
-            raise ConfigError(str(err)) from err
         inner = getattr(model, 'module', model)
-        if getattr(inner, 'is_init', False):  # FlexibleRunner builds the optimizer after the initialisation
-            fill_scales(model)
+        # FlexibleRunner builds the optimizer after the initialisation, the Runner before it.
+        prepare_model(model, initialised=getattr(inner, 'is_init', False))
         optim_wrapper = super().__call__(model)
+        warn_of_set(inner, optim_wrapper.optimizer)
         if isinstance(optim_wrapper, NormFixingMixin):
             optim_wrapper.attach(inner)
         return optim_wrapper
@@ -98,13 +91,12 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     ) -> None:
         """Append the groups for all parameters of ``module`` to ``params``."""
         lambda_fc = self.paramwise_cfg['lambda_fc']
-        in_set = norm_fixing_parameters(module, fc=lambda_fc is None, exclude=self.paramwise_cfg.get('exclude', ()))
-        if not in_set:
-            raise ConfigError(
-                'the norm-fixing set is empty: the model has no trainable conv'
-                f'{"" if lambda_fc is not None else " or FC"} weight that '
-                'optim_wrapper.paramwise_cfg.exclude leaves over; there is nothing to fix'
-            )
+        in_set = choose_set(
+            module,
+            fc=lambda_fc is None,
+            exclude=self.paramwise_cfg.get('exclude', ()),
+            named_by='optim_wrapper.paramwise_cfg',
+        )
         settings: dict[str, dict[str, Any]] = {
             'norm_fixing': {FLAG: True, 'weight_decay': 0.0},
             'fc': {'weight_decay': lambda_fc},
@@ -126,13 +118,13 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             for (group_kind, lr_mult), group in sorted(groups.items(), key=lambda item: item[0]):
                 if group_kind == kind:
                     params.append(group if lr_mult == 1 else {**group, 'lr': self.base_lr * lr_mult})
-        self._report(module, in_set, groups)
+        _log_groups(groups)
 
     def _kind(self, owner: nn.Module, name: str) -> str:
         is_scale = name == 'g' and isinstance(owner, WeightNormalized)
-        if isinstance(owner, _NORM_LAYERS) or name == 'bias' or is_scale:
+        if is_norm_layer(owner) or name == 'bias' or is_scale:
             return 'no_decay'
-        is_fc = isinstance(owner, nn.Linear) and name == 'weight'
+        is_fc = is_linear(owner) and name == 'weight'
         return 'fc' if is_fc and self.paramwise_cfg['lambda_fc'] is not None else 'others'
 
     def _lr_mult(self, name: str) -> float:
@@ -140,16 +132,11 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         matches = sorted(key for key in keys if key in name)
         return float(keys[max(matches, key=len)].get('lr_mult', 1.0)) if matches else 1.0
 
-    def _report(
-        self,
-        model: nn.Module,
-        in_set: dict[str, nn.Parameter],
-        groups: dict[tuple[str, float], dict[str, Any]],
-    ) -> None:
-        sizes = ', '.join(
-            f'{kind} {len(group["params"])} tensors ({sum(p.numel() for p in group["params"])} elements'
-            + (f', lr x {lr_mult:g})' if lr_mult != 1 else ')')
-            for (kind, lr_mult), group in groups.items()
-        )
-        print_log(f'FixNorm parameter groups: {sizes}', logger='current')
-        warn_of_unfit_weights(model, in_set)
+
+def _log_groups(groups: dict[tuple[str, float], dict[str, Any]]) -> None:
+    sizes = ', '.join(
+        f'{kind} {len(group["params"])} tensors ({sum(p.numel() for p in group["params"])} elements'
+        + (f', lr x {lr_mult:g})' if lr_mult != 1 else ')')
+        for (kind, lr_mult), group in groups.items()
+    )
+    print_log(f'FixNorm parameter groups: {sizes}', logger='current')

@@ -7,7 +7,7 @@ import mmfixnorm.engine  # noqa: F401  # registers optim wrappers, hooks and lay
 from mmfixnorm.peers.bounded_weight_norm import MeanOnlyBatchNorm2d, NormBoundedConv2d
 from mmfixnorm.peers.exponential_lr import ExponentialGrowthLR
 from mmfixnorm.peers.lr_correction import LRCorrectionHook, PerLayerGroupsOptimWrapperConstructor
-from mmfixnorm.peers.per_layer import PerLayerFixNormAmpOptimWrapper, PerLayerFixNormOptimWrapper, TensorNormAnchor
+from mmfixnorm.peers.per_layer import PerLayerFixNormAmpOptimWrapper, PerLayerFixNormOptimWrapper, TensorNormFixer
 from mmfixnorm.peers.projected import build_adamp, build_sgdp
 from mmfixnorm.peers.shifted_l2 import ShiftedL2Hook
 
@@ -20,7 +20,7 @@ __all__ = [
     'PerLayerFixNormOptimWrapper',
     'PerLayerGroupsOptimWrapperConstructor',
     'ShiftedL2Hook',
-    'TensorNormAnchor',
+    'TensorNormFixer',
     'build_adamp',
     'build_sgdp',
 ]

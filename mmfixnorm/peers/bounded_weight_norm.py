@@ -24,7 +24,7 @@ class NormBoundedConv2d(WeightNormalized, nn.Conv2d):
 
     In front of a full batch normalisation it is a plain convolution without weight decay, as both forget the length
     of a channel; the authors use it in place of the variance, with :class:`MeanOnlyBatchNorm2d`. mmcv's ``ConvModule``
-    fills weights behind the layers' back: add ``ScaleInitHook``.
+    fills weights behind the layers' back: add ``WNScaleInitHook``.
 
     Hoffer et al., "Norm matters", NeurIPS 2018. Read: the abstract and the authors' code (eladhoffer/norm_matters),
     not the text. There ``rho`` is the mean of the channels' norms (``models/bwn_alt.py``), or the channels keep
@@ -35,7 +35,7 @@ class NormBoundedConv2d(WeightNormalized, nn.Conv2d):
         >>> custom_imports = dict(imports=['mmfixnorm.peers'])
         >>> model = dict(backbone=dict(
         ...     conv_cfg=dict(type='NormBoundedConv2d'), norm_cfg=dict(type='MeanOnlyBatchNorm2d')))
-        >>> custom_hooks = [dict(type='ScaleInitHook')]
+        >>> custom_hooks = [dict(type='WNScaleInitHook')]
     """
 
     forward = WNConv2d.forward

@@ -54,10 +54,10 @@ class LRCorrectionHook(Hook):
     set for the time of ``optimizer.step`` and put back, so schedulers, accumulation and skipped steps are not
     disturbed.
 
-    The reference is a work dir in which ``WeightNormHook(per_layer=True)`` has recorded; between recordings the norm is
-    linear, before the first it starts from this run's own start, as both have the same initialisation. Its iterations
-    are compared to this run's: use the same schedule and batch size. Start norms are saved in checkpoints under
-    ``'lr_correction'`` and required on resume. One host synchronisation in each step.
+    The reference is a work dir in which ``WeightNormLoggerHook(per_layer=True)`` has recorded; between recordings the
+    norm is linear, before the first it starts from this run's own start, as both have the same initialisation. Its
+    iterations are compared to this run's: use the same schedule and batch size. Start norms are saved in checkpoints
+    under ``'lr_correction'`` and required on resume. One host synchronisation in each step.
 
     Hoffer et al., "Norm matters: efficient and accurate normalization schemes in deep networks", NeurIPS 2018. Read:
     the abstract and the authors' code (eladhoffer/norm_matters, ``normmatters_wd``), not the text. There the norms are

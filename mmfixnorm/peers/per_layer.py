@@ -13,17 +13,17 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import NormAnchor, flagged, global_norm, rescale_, starting_norm
+from mmfixnorm.core.norm_fixing import NormFixer, flagged, global_norm, rescale_, starting_norm
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.engine.start import config_errors
 
-__all__ = ['PerLayerFixNormAmpOptimWrapper', 'PerLayerFixNormOptimWrapper', 'TensorNormAnchor']
+__all__ = ['PerLayerFixNormAmpOptimWrapper', 'PerLayerFixNormOptimWrapper', 'TensorNormFixer']
 
 
-class TensorNormAnchor(NormAnchor):
+class TensorNormFixer(NormFixer):
     r"""Keeps the norm of each flagged tensor: :math:`W_l \leftarrow W_l \, N_l / \|W_l\|` after each step.
 
-    Layers cannot trade norm, unlike under :class:`~mmfixnorm.core.NormAnchor`, where the optimizer decides who has how
+    Layers cannot trade norm, unlike under :class:`~mmfixnorm.core.NormFixer`, where the optimizer decides who has how
     much; so the effective learning rate :math:`\eta / N_l^2` of each layer is set (eq. 4). The joint norm is that of
     the start under each of the three ways to choose ``N_l``, with :math:`\sum_l N_l^2 = \|W_0\|^2`:
 
@@ -127,25 +127,21 @@ def _checked(targets: Any) -> str | dict[str, float]:
 
 
 class _PerLayerMixin(NormFixingMixin):
-    """Takes ``targets``, and tells the anchor the names of the weights."""
+    """Takes ``targets``, and gives the :class:`TensorNormFixer` the names of the weights."""
 
-    anchor_type: ClassVar[type[NormAnchor]] = TensorNormAnchor
-    anchor: TensorNormAnchor
+    norm_fixer_type: ClassVar[type[NormFixer]] = TensorNormFixer
+    norm_fixer: TensorNormFixer
 
     def __init__(self, *args: Any, targets: str | Mapping[str, float] = 'init', **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        try:
-            self.anchor = TensorNormAnchor(targets=targets)
-        except ValueError as err:
-            raise ConfigError(f'optim_wrapper.{err}') from err
+        with config_errors('optim_wrapper.'):
+            self.norm_fixer = TensorNormFixer(targets=targets)
 
     def attach(self, model: nn.Module) -> None:
         super().attach(model)
         names = {id(param): name for name, param in model.named_parameters()}
-        try:
-            counts = self.anchor.take_names({names[id(t)]: t for t in flagged(self.optimizer)})
-        except ValueError as err:
-            raise ConfigError(f'optim_wrapper.{err}') from err
+        with config_errors('optim_wrapper.'):
+            counts = self.norm_fixer.take_names({names[id(t)]: t for t in flagged(self.optimizer)})
         for pattern, count in counts.items():
             print_log(f'targets[{pattern!r}] sets the norm of {count} weights', logger='current')
 
@@ -156,7 +152,7 @@ class PerLayerFixNormOptimWrapper(_PerLayerMixin, FixNormOptimWrapper):
 
     Takes the same arguments but for ``target``, and ``targets``: whether each keeps its own norm (``'init'``, the
     default), all have the same (``'equal'``), or some other ones (``{regular expression: factor}``); see
-    :class:`TensorNormAnchor`. A run is resumed only from a checkpoint of the same wrapper with the same targets.
+    :class:`TensorNormFixer`. A run is resumed only from a checkpoint of the same wrapper with the same targets.
     :class:`FixNormEMAHook` puts back the joint norm of an average, not that of each layer.
 
     Hoffer et al., "Norm matters: efficient and accurate normalization schemes in deep networks", NeurIPS 2018, bound

@@ -1,4 +1,4 @@
-"""Reads the norms that WeightNormHook has written down in a work dir."""
+"""Reads the norms that WeightNormLoggerHook has written down in a work dir."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read_norm_curves(work_dir: str) -> dict[str, NormCurve]:
     that began anew replaces it.
 
     Args:
-        work_dir (str): Work dir of a run with ``WeightNormHook(per_layer=True)``.
+        work_dir (str): Work dir of a run with ``WeightNormLoggerHook(per_layer=True)``.
 
     Returns:
         dict[str, NormCurve]: By the name of the parameter.
@@ -62,7 +62,7 @@ def read_norm_curves(work_dir: str) -> dict[str, NormCurve]:
     if not recorded:
         raise ConfigError(
             f'LRCorrectionHook.reference: no norms of single weights in {work_dir!r}/*/vis_data/scalars.json; record '
-            "them in the run with weight decay by dict(type='WeightNormHook', interval=1, per_layer=True)"
+            "them in the run with weight decay by dict(type='WeightNormLoggerHook', interval=1, per_layer=True)"
         )
     return {name: NormCurve(norms) for name, norms in recorded.items() if norms}
 

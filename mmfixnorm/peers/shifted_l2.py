@@ -13,8 +13,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import add_step_hooks, flag_, flagged, norm_fixing_parameters
+from mmfixnorm.core.norm_fixing import add_step_hooks, flag_, flagged
 from mmfixnorm.engine.fix_norm_hook import optimizer_of, unwrapped_model
+from mmfixnorm.engine.start import choose_set, config_errors
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.checks import require_no_decay
 
@@ -86,10 +87,9 @@ class ShiftedL2Hook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         optimizer = optimizer_of(runner)
-        try:
-            flag_(optimizer, norm_fixing_parameters(unwrapped_model(runner), fc=self.fc, exclude=self.exclude).values())
-        except ValueError as err:
-            raise ConfigError(f'ShiftedL2Hook: {err}') from err
+        in_set = choose_set(unwrapped_model(runner), fc=self.fc, exclude=self.exclude, named_by='ShiftedL2Hook')
+        with config_errors('ShiftedL2Hook: '):
+            flag_(optimizer, in_set.values())
         require_no_decay(optimizer, 'ShiftedL2Hook')
         for handle in self._handles:  # of an earlier call of runner.train()
             handle.remove()

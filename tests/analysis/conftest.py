@@ -15,7 +15,7 @@ BY_EPOCH = """
 train_cfg = dict(by_epoch=True, max_epochs=4)
 model = dict(type='ImageClassifier', head=dict(type='LinearClsHead'))
 optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))
-custom_hooks = [dict(type='WeightNormHook', interval=2), dict(type='CrossBoundaryRiskHook', interval=2)]
+custom_hooks = [dict(type='WeightNormLoggerHook', interval=2), dict(type='CrossBoundaryRiskHook', interval=2)]
 """
 
 

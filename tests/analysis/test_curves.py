@@ -11,7 +11,10 @@ from mmfixnorm.analysis.groups import read_groups
 from mmfixnorm.analysis.runs import read_run
 from mmfixnorm.errors import ConfigError
 
-HOOKS = "custom_hooks = [dict(type='WeightNormHook', interval=2{}), dict(type='CrossBoundaryRiskHook', interval=2{})]\n"
+HOOKS = (
+    "custom_hooks = [dict(type='WeightNormLoggerHook', interval=2{}), "
+    "dict(type='CrossBoundaryRiskHook', interval=2{})]\n"
+)
 CONV_ONLY = 'train_cfg = dict(max_epochs=4)\n' + HOOKS.format(', fc=False', '')
 
 
@@ -40,6 +43,7 @@ def norms(write_log, lines):
     'text',
     [
         config(norm_hook=', fc=False'),
+        config(norm_hook=', fc=False').replace('WeightNormLoggerHook', 'WeightNormHook'),  # a run of before the name
         config(wrapper='FixNormOptimWrapper', options='lambda_fc=1e-4'),
         config(more="custom_hooks += [dict(type='FixNormHook', fc=False)]\n"),
     ],

@@ -98,7 +98,7 @@ def test_prefixes_of_a_log_with_hierarchy_are_taken_off(write_log):
 @pytest.mark.parametrize(
     ('mode', 'key', 'message'),
     [
-        ('train', 'weight_norm', "no train line has 'weight_norm' .* WeightNormHook in custom_hooks writes it"),
+        ('train', 'weight_norm', "no train line has 'weight_norm' .* WeightNormLoggerHook in custom_hooks writes it"),
         ('val', 'mcbr', "no val line has 'mcbr' .* CrossBoundaryRiskHook in custom_hooks writes it"),
         ('val', 'accuracy/top5', r"no val line has 'accuracy/top5' \(they have: a, data_time, step, time\)$"),
         ('train', 'loss', '1 epoch.* expected two epochs in a row'),

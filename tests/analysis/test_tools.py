@@ -19,7 +19,7 @@ TOY = ROOT / 'tests/tools/toy.py'
 WD = f"""
 _base_ = ['{TOY}']
 optim_wrapper = dict(_delete_=True, optimizer=dict(type='SGD', lr=0.2, weight_decay=0.4))
-custom_hooks = [dict(type='WeightNormHook', interval=1, fc=False)]
+custom_hooks = [dict(type='WeightNormLoggerHook', interval=1, fc=False)]
 default_hooks = dict(logger=dict(type='LoggerHook', interval=1))
 train_cfg = dict(max_epochs=6)
 """

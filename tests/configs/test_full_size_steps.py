@@ -61,7 +61,7 @@ def test_one_training_step_on_a_real_image(path, load, real_data, tmp_path, trai
             assert g.item() < layer.scale_bound, name  # the bound is not in the way at the start
 
     if '_fixnorm' in path.stem:
-        assert runner.optim_wrapper.anchor.target == pytest.approx(start.norm, rel=1e-6)
+        assert runner.optim_wrapper.norm_fixer.target == pytest.approx(start.norm, rel=1e-6)
         assert joint_norm(flagged(runner.optim_wrapper.optimizer)) == pytest.approx(start.norm, rel=1e-6)
 
 
@@ -93,6 +93,6 @@ def test_the_norm_to_keep_is_that_of_the_pretrained_backbone(path, load, tmp_pat
 
     from_file = {name: state[name.removeprefix('backbone.')] for name in in_set if name.startswith('backbone.')}
     heads = [weight for name, weight in in_set.items() if name not in from_file]
-    assert optim_wrapper.anchor.target == pytest.approx(joint_norm([*from_file.values(), *heads]), rel=1e-6)
+    assert optim_wrapper.norm_fixer.target == pytest.approx(joint_norm([*from_file.values(), *heads]), rel=1e-6)
     assert joint_norm([*from_file.values()]) > joint_norm(heads)
-    assert joint_norm(flagged(optim_wrapper.optimizer)) == pytest.approx(optim_wrapper.anchor.target, rel=1e-6)
+    assert joint_norm(flagged(optim_wrapper.optimizer)) == pytest.approx(optim_wrapper.norm_fixer.target, rel=1e-6)

@@ -73,5 +73,5 @@ def test_one_training_step_on_real_images(path, load, photos, tmp_path, train_on
     if any(part in path.stem for part in PLAIN):
         assert not in_set
     else:
-        assert runner.optim_wrapper.anchor.target == pytest.approx(start.norm, rel=1e-6)
+        assert runner.optim_wrapper.norm_fixer.target == pytest.approx(start.norm, rel=1e-6)
         assert joint_norm(in_set) == pytest.approx(start.norm, rel=1e-6)

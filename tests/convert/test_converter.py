@@ -6,8 +6,8 @@ import pytest
 from mmengine.config import Config
 
 from mmfixnorm.config import load_config
-from mmfixnorm.config_audit import prepared_model
 from mmfixnorm.convert import convert
+from mmfixnorm.convert.audit import prepared_model
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 
@@ -82,7 +82,7 @@ def child_of(tmp_path, text, base=WD) -> str:
     return str(tmp_path / 'child.py')
 
 
-def test_layers_that_no_config_key_reaches_are_exchanged_while_the_model_is_built(tmp_path) -> None:
+def test_layers_that_no_config_key_reaches_are_replaced_while_the_model_is_built(tmp_path) -> None:
     done = convert(child_of(tmp_path, STACKED), str(tmp_path / 'new.py'), alpha=0.5, size=16)
     model = Config.fromfile(tmp_path / 'new.py').model
     assert model.type == 'FixNormModel'
@@ -121,7 +121,7 @@ model = dict(
 """
 
 
-def test_two_kinds_of_layers_that_one_pattern_would_fit_are_both_exchanged(tmp_path) -> None:
+def test_two_kinds_of_layers_that_one_pattern_would_fit_are_both_replaced(tmp_path) -> None:
     done = convert(child_of(tmp_path, MIXED), str(tmp_path / 'new.py'), size=16)
     # All of ConvNeXt's: the stem, one more downsampling; a depthwise convolution and two linear layers in each block.
     assert len(done.weight_normalized) == 2 + 2 * 3

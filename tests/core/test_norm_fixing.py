@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmfixnorm.core import FixNormLinear, NormAnchor, fix_norm, global_norm, norm_fixing, norm_fixing_parameters
+from mmfixnorm.core import FixNormLinear, NormFixer, fix_norm, global_norm, norm_fixing, norm_fixing_parameters
 from mmfixnorm.core.norm_fixing import FLAG, flag_, flagged, scale_
 
 
@@ -219,13 +219,13 @@ def test_shared_and_frozen_weights_count_once_and_not_at_all():
 def test_target_is_taken_at_the_first_step_not_before():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
-    assert anchor.target is None
+    norm_fixer = fix_norm(optimizer, model=model)
+    assert norm_fixer.target is None
     with torch.no_grad():
         model[0].weight.mul_(3)  # as a checkpoint loaded after the optimizer was built would
     start = float64_norm(flagged(optimizer))
     step(model, optimizer)
-    assert anchor.target == pytest.approx(start, rel=1e-6)
+    assert norm_fixer.target == pytest.approx(start, rel=1e-6)
 
 
 def test_given_target_is_kept():
@@ -240,24 +240,24 @@ def test_unused_weight_leaves_the_set_and_is_not_touched():
     model = small_net()
     unused = nn.Linear(4, 4)
     optimizer = torch.optim.SGD([*model.parameters(), *unused.parameters()], lr=0.1)
-    anchor = fix_norm(optimizer, params=[*norm_fixing_parameters(model).values(), unused.weight])
+    norm_fixer = fix_norm(optimizer, params=[*norm_fixing_parameters(model).values(), unused.weight])
     before, start = unused.weight.clone(), float64_norm(norm_fixing_parameters(model).values())
     step(model, optimizer)
     assert torch.equal(unused.weight, before)
-    assert anchor.target == pytest.approx(start, rel=1e-6)
+    assert norm_fixer.target == pytest.approx(start, rel=1e-6)
 
 
 def test_weight_frozen_in_mid_training_stays_and_the_whole_norm_too():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
     model[0].weight.requires_grad_(False)
     before = model[0].weight.clone()
     for i in range(5):
         step(model, optimizer, i)
     assert torch.equal(model[0].weight, before)
-    assert float64_norm(flagged(optimizer)) == pytest.approx(anchor.target, rel=1e-5)
+    assert float64_norm(flagged(optimizer)) == pytest.approx(norm_fixer.target, rel=1e-5)
 
 
 def test_everything_else_is_left_to_the_optimizer():
@@ -277,11 +277,11 @@ def test_everything_else_is_left_to_the_optimizer():
 def test_repeated_fixing_does_not_drift():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
     before = [p.clone() for p in flagged(optimizer)]
     for _ in range(2000):
-        anchor._hold_(optimizer, (), {})
+        norm_fixer._hold_(optimizer, (), {})
     for p, q in zip(flagged(optimizer), before):
         torch.testing.assert_close(p, q, rtol=3e-7, atol=0)
 
@@ -290,9 +290,9 @@ def test_fused_step_with_inf_gradients_changes_no_bit():
     skip_without_fused('sgd_fused')
     model = small_net()
     optimizer = OPTIMIZERS['sgd_fused'](model.parameters())
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
-    anchor.target *= 2  # so that fixing, were it done, would be seen
+    norm_fixer.target *= 2  # so that fixing, were it done, would be seen
     before = [p.clone() for p in model.parameters()]
     scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
     scaler.scale(loss_of(model, batch())).backward()
@@ -305,14 +305,14 @@ def test_fused_step_with_inf_gradients_changes_no_bit():
 def test_copied_optimizer_is_served_after_installing_again():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
     for duplicate in (copy.deepcopy, lambda o: pickle.loads(pickle.dumps(o))):
-        twin_model, twin, twin_anchor = duplicate((model, optimizer, anchor))
+        twin_model, twin, twin_fixer = duplicate((model, optimizer, norm_fixer))
         assert flagged(twin)[0] is twin_model[0].weight
-        twin_anchor.install(twin)
+        twin_fixer.install(twin)
         step(twin_model, twin, seed=3)
-        assert float64_norm(flagged(twin)) == pytest.approx(anchor.target, rel=1e-6)
+        assert float64_norm(flagged(twin)) == pytest.approx(norm_fixer.target, rel=1e-6)
 
 
 def test_norm_is_fixed_though_the_compiler_of_an_old_torch_takes_the_step_hooks_away(monkeypatch):
@@ -322,28 +322,28 @@ def test_norm_is_fixed_though_the_compiler_of_an_old_torch_takes_the_step_hooks_
     monkeypatch.setattr(norm_fixing, '_TORCH_VERSION', (2, 1))
     model = small_net()
     optimizer = Momentum(model.parameters(), lr=0.1)
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     Momentum.step = Momentum.step.__wrapped__  # what torch 2.1 does at the first torch.compile
     for i in range(3):
         step(model, optimizer, i)
-    assert float64_norm(flagged(optimizer)) == pytest.approx(anchor.target, rel=1e-6)
+    assert float64_norm(flagged(optimizer)) == pytest.approx(norm_fixer.target, rel=1e-6)
 
 
 def test_installing_twice_hooks_once_and_remove_ends_it():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
-    anchor.install(optimizer)
+    norm_fixer = fix_norm(optimizer, model=model)
+    norm_fixer.install(optimizer)
     assert len(optimizer._optimizer_step_post_hooks) == 1
-    anchor.remove()
+    norm_fixer.remove()
     assert len(optimizer._optimizer_step_post_hooks) == 0
 
 
 def test_resumed_run_is_bit_identical_and_keeps_the_first_target():
-    def run(steps, model, optimizer, anchor, first=0):
+    def run(steps, model, optimizer, norm_fixer, first=0):
         for i in range(first, first + steps):
             step(model, optimizer, i)
-        return model, optimizer, anchor
+        return model, optimizer, norm_fixer
 
     def start():
         model = small_net()
@@ -354,10 +354,10 @@ def test_resumed_run_is_bit_identical_and_keeps_the_first_target():
     half = run(3, *start())
     saved = pickle.dumps([part.state_dict() for part in half])
     again = start()
-    model_state, optimizer_state, anchor_state = pickle.loads(saved)
+    model_state, optimizer_state, fixer_state = pickle.loads(saved)
     again[0].load_state_dict(model_state)
     again[1].load_state_dict(optimizer_state)
-    again[2].load_state_dict(anchor_state, again[1])
+    again[2].load_state_dict(fixer_state, again[1])
     run(3, *again, first=3)
     assert again[2].target == straight[2].target
     for p, q in zip(again[0].state_dict().values(), straight[0].state_dict().values()):
@@ -367,24 +367,24 @@ def test_resumed_run_is_bit_identical_and_keeps_the_first_target():
 def test_target_of_another_set_is_refused():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
     other = sgd(model)
     flag_(other, [model[0].weight])
     with pytest.raises(ValueError, match='checkpoint has 3 tensors with 270 elements, this run has 1 with 36'):
-        NormAnchor().load_state_dict(anchor.state_dict(), other)
+        NormFixer().load_state_dict(norm_fixer.state_dict(), other)
 
 
 def test_a_state_that_does_not_say_whose_norm_it_holds_is_that_of_the_set():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
-    state = anchor.state_dict()
+    state = norm_fixer.state_dict()
     assert state.pop('per') == 'set'  # early versions did not write it
-    fresh = NormAnchor()
+    fresh = NormFixer()
     fresh.load_state_dict(state, optimizer)
-    assert fresh.target == anchor.target
+    assert fresh.target == norm_fixer.target
     with pytest.raises(ValueError, match='kept the norm per tensor, this one keeps it per set'):
         fresh.load_state_dict(state | {'per': 'tensor'}, optimizer)
 
@@ -412,12 +412,12 @@ def test_hooks_around_the_step_see_the_weights_before_and_after_it():
 def test_step_compiles_and_keeps_the_norm():
     model = small_net()
     optimizer = sgd(model)
-    anchor = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
     compiled = torch.compile(lambda seed: step(model, optimizer, seed), backend='eager')
     for i in range(3):
         compiled(i)
-        assert float64_norm(flagged(optimizer)) == pytest.approx(anchor.target, rel=1e-6)
+        assert float64_norm(flagged(optimizer)) == pytest.approx(norm_fixer.target, rel=1e-6)
 
 
 @pytest.mark.parametrize('value', [0.0, math.nan, math.inf])

@@ -57,6 +57,6 @@ def test_scaled_weights_with_scaled_lr_follow_the_same_path(classifier):
             loss = model(*batch(i % 2), mode='loss')['loss']
             wrapper.update_params(loss)
             losses[-1].append(loss.item())
-        assert wrapper.anchor.target == pytest.approx(c * start, rel=1e-9)
+        assert wrapper.norm_fixer.target == pytest.approx(c * start, rel=1e-9)
     assert losses[0] == pytest.approx(losses[1], rel=1e-7)
     assert abs(losses[0][-1] - losses[0][0]) > 0.1  # there was a path

@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import get_installed_path
 
-from mmfixnorm.core import WeightNormalized
+from mmfixnorm.core import NormFixer, WeightNormalized
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.launch import load_config
 
@@ -71,6 +71,7 @@ def test_loop_of_plain_pytorch_keeps_the_norm(blocks):
     model.add_module('fc', torch.nn.Linear(512, 10))
     scope = {'torch': torch, 'model': model}
     exec(code, scope)
+    (fixer,) = [value for value in scope.values() if isinstance(value, NormFixer)]
     model(torch.randn(4, 512)).square().mean().backward()
     scope['optimizer'].step()
-    assert model.fc.weight.norm().item() == pytest.approx(scope['anchor'].target, rel=1e-5)
+    assert model.fc.weight.norm().item() == pytest.approx(fixer.target, rel=1e-5)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+import mmfixnorm.engine  # noqa: F401  # each file of this folder can be run alone
 from mmfixnorm.core import FixNormLinear
 
 

@@ -46,7 +46,7 @@ def main(out, batch):
         inputs = torch.randn(batch, 1, 6, 6, generator=generator)
         labels = torch.randint(3, (batch,), generator=generator)
         model.train_step(dict(inputs=inputs[rank::world], labels=labels[rank::world]), wrapper)
-    torch.save(dict(weights=model.module.state_dict(), target=wrapper.anchor.target), f'{out}/{world}_{rank}.pth')
+    torch.save(dict(weights=model.module.state_dict(), target=wrapper.norm_fixer.target), f'{out}/{world}_{rank}.pth')
     dist.destroy_process_group()
 
 

@@ -74,7 +74,7 @@ def test_step_skipped_by_the_loss_scaler_changes_no_bit(toy_classifier, toy_data
         wrapper.update_params(loss * math.inf if infinite else loss)
 
     update(infinite=False)
-    start, before = wrapper.anchor.target, weights(model)
+    start, before = wrapper.norm_fixer.target, weights(model)
     for _ in range(3):
         update(infinite=True)
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
@@ -90,7 +90,7 @@ def test_first_step_skipped_by_the_scaler_still_gives_the_right_target(toy_class
     start = norm(norm_fixing_parameters(model).values())
     for factor in (math.inf, 1.0):
         wrapper.update_params(model(**batch_of(toy_data(), 0, 8), mode='loss')['loss'] * factor)
-    assert wrapper.anchor.target == pytest.approx(start, rel=1e-6)
+    assert wrapper.norm_fixer.target == pytest.approx(start, rel=1e-6)
 
 
 def test_clipping_comes_before_the_step_and_the_fixing_after(toy_classifier, toy_data):
@@ -115,7 +115,9 @@ def test_param_schedulers_replace_step_on_the_instance_and_fixing_goes_on(toy_ru
     assert 'step' in vars(runner.optim_wrapper)  # mmengine's counter, not our method
     lr = runner.optim_wrapper.get_lr()['lr']
     assert lr[0] == pytest.approx(0.05 * (1 + math.cos(5 / 6 * math.pi)))
-    assert norm(norm_fixing_parameters(model).values()) == pytest.approx(runner.optim_wrapper.anchor.target, rel=1e-6)
+    assert norm(norm_fixing_parameters(model).values()) == pytest.approx(
+        runner.optim_wrapper.norm_fixer.target, rel=1e-6
+    )
 
 
 def test_compiled_train_step_follows_the_eager_one(toy_classifier, toy_data):
@@ -128,7 +130,7 @@ def test_compiled_train_step_follows_the_eager_one(toy_classifier, toy_data):
         step(batch, compiled_wrapper)
     for p, q in zip(eager.parameters(), compiled.parameters()):
         torch.testing.assert_close(p, q)
-    assert norm(flagged(compiled_wrapper.optimizer)) == pytest.approx(eager_wrapper.anchor.target, rel=1e-6)
+    assert norm(flagged(compiled_wrapper.optimizer)) == pytest.approx(eager_wrapper.norm_fixer.target, rel=1e-6)
 
 
 def test_replaced_or_copied_optimizer_is_fixed_as_well(toy_classifier, toy_data):
@@ -137,10 +139,10 @@ def test_replaced_or_copied_optimizer_is_fixed_as_well(toy_classifier, toy_data)
     model.train_step(batch_of(toy_data(), 0, 8), wrapper)
     model, wrapper = copy.deepcopy((model, wrapper))  # drops the step hooks
     model.train_step(batch_of(toy_data(), 8, 8), wrapper)
-    assert norm(flagged(wrapper.optimizer)) == pytest.approx(wrapper.anchor.target, rel=1e-6)
+    assert norm(flagged(wrapper.optimizer)) == pytest.approx(wrapper.norm_fixer.target, rel=1e-6)
     wrapper.optimizer = torch.optim.SGD(wrapper.optimizer.param_groups, lr=0.1)
     model.train_step(batch_of(toy_data(), 0, 8), wrapper)
-    assert norm(flagged(wrapper.optimizer)) == pytest.approx(wrapper.anchor.target, rel=1e-6)
+    assert norm(flagged(wrapper.optimizer)) == pytest.approx(wrapper.norm_fixer.target, rel=1e-6)
 
 
 def test_target_follows_init_and_load_from(toy_runner, toy_classifier, tmp_path):
@@ -152,7 +154,7 @@ def test_target_follows_init_and_load_from(toy_runner, toy_classifier, tmp_path)
     runner = toy_runner(load_from=str(tmp_path / 'start.pth'))
     runner.train()
     expected = norm(norm_fixing_parameters(start).values())
-    assert runner.optim_wrapper.anchor.target == pytest.approx(expected, rel=1e-6)
+    assert runner.optim_wrapper.norm_fixer.target == pytest.approx(expected, rel=1e-6)
 
 
 def test_scales_written_around_the_layers_are_filled_before_training(toy_runner, toy_classifier):
@@ -201,8 +203,10 @@ def test_resume_keeps_the_target_though_the_checkpoint_holds_other_weights(toy_r
     torch.save(state, f'{first.work_dir}/epoch_1.pth')
     second = toy_runner('second', load_from=f'{first.work_dir}/epoch_1.pth', resume=True)
     model = second.train()
-    assert second.optim_wrapper.anchor.target == first.optim_wrapper.anchor.target
-    assert norm(norm_fixing_parameters(model).values()) == pytest.approx(first.optim_wrapper.anchor.target, rel=1e-6)
+    assert second.optim_wrapper.norm_fixer.target == first.optim_wrapper.norm_fixer.target
+    assert norm(norm_fixing_parameters(model).values()) == pytest.approx(
+        first.optim_wrapper.norm_fixer.target, rel=1e-6
+    )
 
 
 def test_flags_that_a_checkpoint_lacks_are_stamped_again(toy_classifier, toy_data):

@@ -51,7 +51,7 @@ def train(toy_runner, float64_classifier, forget_runs):
     def train_(work_dir, wrapper, reference=None, interval=1):
         forget_runs()
         rates, weights = [], []
-        hooks = [dict(type='WeightNormHook', interval=interval)]
+        hooks = [dict(type='WeightNormLoggerHook', interval=interval)]
         hooks += [dict(type='LRCorrectionHook', reference=reference)] if reference else []
         runner = toy_runner(
             work_dir,
@@ -176,7 +176,7 @@ def test_a_later_start_goes_on_or_replaces(tmp_path, later, expected):
 
 def test_a_reference_without_norms_says_how_to_record_them(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"no norms of single weights in .*type='WeightNormHook', interval=1, per_layer"
+        ConfigError, match=r"no norms of single weights in .*type='WeightNormLoggerHook', interval=1, per_layer"
     ):
         read_norm_curves(str(tmp_path / 'nowhere'))
 
@@ -215,7 +215,7 @@ def test_groups_that_do_not_fit_are_refused(net, tmp_path, cfg, message):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(toy_runner, cut_and_resumed):
-    recording = [dict(type='WeightNormHook', interval=2)]
+    recording = [dict(type='WeightNormLoggerHook', interval=2)]
     reference = toy_runner('reference', wrapper=DECAY, custom_hooks=recording)
     reference.train()
     hooks = [dict(type='LRCorrectionHook', reference=reference.work_dir)]

@@ -9,7 +9,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 
 from mmfixnorm.core.norm_fixing import flag_, flagged
-from mmfixnorm.peers import TensorNormAnchor
+from mmfixnorm.peers import TensorNormFixer
 
 SGD = dict(type='SGD', lr=0.5, momentum=0.9, nesterov=True)
 PER_LAYER = dict(type='PerLayerFixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor')
@@ -130,12 +130,12 @@ def test_a_fused_step_with_infinite_gradients_changes_no_bit(net):
     model = net().float()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
     flag_(optimizer, model.convs())
-    anchor = TensorNormAnchor()
-    anchor.install(optimizer)
+    norm_fixer = TensorNormFixer()
+    norm_fixer.install(optimizer)
     x = torch.randn(8, 1, 8, 8)
     model(x).square().mean().backward()
     optimizer.step()
-    anchor.norms = [2 * norm for norm in anchor.norms]  # so that fixing, were it done, would be seen
+    norm_fixer.norms = [2 * norm for norm in norm_fixer.norms]  # so that fixing, were it done, would be seen
     before = [p.clone() for p in model.parameters()]
     scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
     scaler.scale(model(x).square().mean()).backward()
@@ -205,8 +205,8 @@ def test_a_weight_without_a_direction_is_refused(net):
 
 
 def test_the_order_of_the_patterns_is_no_difference(net):
-    one, two = (TensorNormAnchor(targets=targets) for targets in ({'a': 1, 'b': 2.0}, {'b': 2, 'a': 1.0}))
-    assert one.per == two.per != TensorNormAnchor(targets={'a': 2, 'b': 1}).per
+    one, two = (TensorNormFixer(targets=targets) for targets in ({'a': 1, 'b': 2.0}, {'b': 2, 'a': 1.0}))
+    assert one.per == two.per != TensorNormFixer(targets={'a': 2, 'b': 1}).per
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_names_are_required_where_targets_go_by_name(net):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     flag_(optimizer, model.convs())
-    TensorNormAnchor(targets={'0': 2.0}).install(optimizer)
+    TensorNormFixer(targets={'0': 2.0}).install(optimizer)
     model.loss(0).backward()
     with pytest.raises(ValueError, match='take_names has not told'):
         optimizer.step()

@@ -29,13 +29,13 @@ def step(engine, chunk):
 
 
 def zero(regime):
-    engine, anchor = engine_of(stage=int(regime[-1]), groups=1 if 'mixed' in regime else 2)
-    return lambda chunk: step(engine, chunk), lambda: start_of(engine.module), anchor
+    engine, norm_fixer = engine_of(stage=int(regime[-1]), groups=1 if 'mixed' in regime else 2)
+    return lambda chunk: step(engine, chunk), lambda: start_of(engine.module), norm_fixer
 
 
 def resumed(regime):
     """Goes on in a new engine after the third step."""
-    engine, anchor = engine_of(stage=1)
+    engine, norm_fixer = engine_of(stage=1)
     steps = 0
 
     def step_and_resume(chunk):
@@ -46,11 +46,11 @@ def resumed(regime):
             folder = [tempfile.mkdtemp()]
             dist.broadcast_object_list(folder)
             engine.save_checkpoint(folder[0])
-            engine, new_anchor = engine_of(stage=1)
+            engine, new_fixer = engine_of(stage=1)
             engine.load_checkpoint(folder[0])
-            new_anchor.load_state_dict(anchor.state_dict(), engine.optimizer.optimizer)
+            new_fixer.load_state_dict(norm_fixer.state_dict(), engine.optimizer.optimizer)
 
-    return step_and_resume, lambda: start_of(engine.module), anchor
+    return step_and_resume, lambda: start_of(engine.module), norm_fixer
 
 
 if __name__ == '__main__':

@@ -39,7 +39,7 @@ def ddp(regime):
         plain = revert_sync_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(plain)).double()
     model = MMDistributedDataParallel(plain)
     wrapper = wrap(model)
-    return lambda chunk: model.train_step(data_of(chunk), wrapper), lambda: start_of(plain), wrapper.anchor
+    return lambda chunk: model.train_step(data_of(chunk), wrapper), lambda: start_of(plain), wrapper.norm_fixer
 
 
 def fsdp(regime):
@@ -62,7 +62,7 @@ def fsdp(regime):
         with FullyShardedDataParallel.summon_full_params(model):
             return {n.replace('_fsdp_wrapped_module.', ''): p.clone() for n, p in start_of(model).items()}
 
-    return lambda chunk: step_by_wrapper(model, chunk, wrapper), weights, wrapper.anchor
+    return lambda chunk: step_by_wrapper(model, chunk, wrapper), weights, wrapper.norm_fixer
 
 
 def fsdp2(regime):
@@ -74,18 +74,18 @@ def fsdp2(regime):
     fully_shard(model.backbone, mesh=mesh)
     fully_shard(model, mesh=mesh)
     optimizer = sgd(model.parameters())
-    anchor = fix_norm(optimizer, model=model)
-    return lambda chunk: step_by_optimizer(model, chunk, optimizer), lambda: whole(model), anchor
+    norm_fixer = fix_norm(optimizer, model=model)
+    return lambda chunk: step_by_optimizer(model, chunk, optimizer), lambda: whole(model), norm_fixer
 
 
 def train(regime):
     builder = next(build for name, build in BUILDERS.items() if regime.startswith(name))
     rank, world = dist.get_rank(), dist.get_world_size()
     try:
-        step, weights, anchor = builder(regime)
+        step, weights, norm_fixer = builder(regime)
         for x, y in batches():
             step((x.chunk(world)[rank], y.chunk(world)[rank]))
-        return dict(weights=weights(), state=anchor.state_dict())
+        return dict(weights=weights(), state=norm_fixer.state_dict())
     except ValueError as err:
         return dict(error=str(err))
 

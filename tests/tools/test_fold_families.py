@@ -100,7 +100,7 @@ def test_a_checkpoint_of_a_config_of_this_package_fits_the_stock_config(tmp_path
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', CHANGED)
-def test_a_stock_config_with_heads_or_layers_exchanged_folds_back(tmp_path, name) -> None:
+def test_a_stock_config_with_heads_or_layers_replaced_folds_back(tmp_path, name) -> None:
     ours = write_child(name, CHANGED[name], tmp_path / 'ours.py')
     assert check(ours, config_file(name), tmp_path)
 

@@ -109,7 +109,7 @@ DIGITS = TOOLS.parent / 'configs/digits/retinanet_r18-thin-fpn_fixnorm_1xb16-120
 DETECTOR = f"""
 _base_ = [{str(DIGITS)!r}]
 custom_imports = dict(imports=['mmfixnorm.det', 'toy_task'])
-custom_hooks = [dict(type='ScaleInitHook'), dict(type='ClassCheckHook'), dict(type='SaveEachRank')]
+custom_hooks = [dict(type='WNScaleInitHook'), dict(type='ClassCheckHook'), dict(type='SaveEachRank')]
 model = dict(bbox_head=dict(num_classes=2), test_cfg=dict(score_thr=0.0))
 few = dict(data_root='data', metainfo=dict(classes=('red', 'blue')))
 train_dataloader = dict(batch_size=1, dataset=dict(ann_file='train.json', data_prefix=dict(img='train'), **few))

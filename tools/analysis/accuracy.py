@@ -8,10 +8,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmfixnorm.analysis.chart import Chart
 from mmfixnorm.analysis.command import add_run_arguments, new_parser, run_tool
 from mmfixnorm.analysis.curves import accuracy_chart
 from mmfixnorm.analysis.groups import read_groups
+from mmfixnorm.plot.chart import Chart
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -9,9 +9,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from mmfixnorm.analysis.chart import Chart
 from mmfixnorm.analysis.command import add_study_argument, new_parser, run_tool
 from mmfixnorm.analysis.grid import grid_chart, read_grid
+from mmfixnorm.plot.chart import Chart
 from mmfixnorm.search.record.compare import read_studies
 
 

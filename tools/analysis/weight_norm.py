@@ -1,17 +1,17 @@
 #!/usr/bin/env python
 """Fig. 1 left: norm of the convolutions' weights against epoch, with its two parts.
 
-Needs WeightNormHook in the trainings' custom_hooks. Exit status: 0 done, 2 a mistake to put right.
+Needs WeightNormLoggerHook in the trainings' custom_hooks. Exit status: 0 done, 2 a mistake to put right.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from mmfixnorm.analysis.chart import Chart
 from mmfixnorm.analysis.command import add_run_arguments, new_parser, run_tool
 from mmfixnorm.analysis.curves import weight_norm_chart
 from mmfixnorm.analysis.groups import read_groups
+from mmfixnorm.plot.chart import Chart
 
 
 def build_parser() -> argparse.ArgumentParser:

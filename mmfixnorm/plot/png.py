@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmfixnorm.analysis.chart import Chart, HeatMap, Panel
-from mmfixnorm.analysis.palette import colour, white_on
+from mmfixnorm.plot.chart import Chart, HeatMap, Panel
+from mmfixnorm.plot.palette import colour, white_on
 
 _PANEL_INCHES = (6.4, 4.2)
 _MARKERS = {'row': 's', 'column': 'o'}

@@ -11,8 +11,8 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.subplots import make_subplots
 
-from mmfixnorm.analysis.chart import Chart, HeatMap, Line, Panel
-from mmfixnorm.analysis.palette import colour, white_on
+from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
+from mmfixnorm.plot.palette import colour, white_on
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>

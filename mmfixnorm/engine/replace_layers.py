@@ -1,4 +1,4 @@
-"""Layers exchanged while a model is built, for models that no config key gives other layers."""
+"""Layers replaced while a model is built, for models whose layers no config key changes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WeightNormalized, WNConv2d, WNLinear, exchange_
+from mmfixnorm.config import MODEL_TYPE
+from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WeightNormalized, WNConv2d, WNLinear, replace_layers
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.swap_block import MODEL_TYPE
 
-__all__ = ['SwappedLayers', 'build_swapped_model', 'is_plain_layer', 'swap_']
+__all__ = ['ReplacedLayers', 'build_with_replaced_layers', 'is_plain_layer', 'replace_layers_by_path']
 
 _TYPES: dict[str, type[WeightNormalized]] = {
     layer.__name__: layer for layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d)
@@ -29,8 +29,8 @@ _PLAIN = (
 
 
 @dataclass
-class SwappedLayers:
-    """What was exchanged in a model, kept as its attribute ``fixnorm``.
+class ReplacedLayers:
+    """The layers that were replaced in a model, kept as its attribute ``fixnorm``.
 
     Attributes:
         layers: The new layers by the name of the module.
@@ -40,20 +40,20 @@ class SwappedLayers:
 
     @property
     def alpha(self) -> float:
-        """The bound that the layers have: how a search proves that its alpha took effect.
+        """The bound of the layers, which a search reads back to check that its alpha took effect.
 
         Raises:
             ConfigError: If no layer has one, or if they have different ones.
         """
         alphas = {layer.alpha for layer in self.layers.values() if isinstance(layer, (FixNormLinear, FixNormConv2d))}
         if len(alphas) != 1:
-            raise ConfigError(f'model.fixnorm.alpha: the layers swapped in have the bounds {sorted(alphas)}, not one')
+            raise ConfigError(f'model.fixnorm.alpha: the replaced layers have the bounds {sorted(alphas)}, not one')
         return alphas.pop()
 
 
 @MODELS.register_module(MODEL_TYPE)
-def build_swapped_model(*, fixnorm: Mapping[str, Any], **model: Any) -> nn.Module:
-    """Build a model and exchange layers of it, before anything wraps it or takes its parameters.
+def build_with_replaced_layers(*, fixnorm: Mapping[str, Any], **model: Any) -> nn.Module:
+    """Build a model and replace layers of it, before anything wraps it or takes its parameters.
 
     To be used as ``type`` of the model, so that it acts wherever a model is built from a config: by the Runner of
     any toolbox's own tools, for training, testing and test-time augmentation, and by ``init_detector`` and the like.
@@ -64,10 +64,10 @@ def build_swapped_model(*, fixnorm: Mapping[str, Any], **model: Any) -> nn.Modul
         fixnorm (dict): With
 
             - ``plain_type`` (str): The ``type`` of the model.
-            - ``swap`` (dict): Paths of layers to what comes in their place, ``'WNLinear'``, ``'WNConv2d'``,
+            - ``swap`` (dict): Paths of layers to the layers that replace them, ``'WNLinear'``, ``'WNConv2d'``,
               ``'FixNormLinear'``, ``'FixNormConv2d'``, or a dict with ``type`` and ``alpha``. A path is a regular
               expression for the whole name as in ``named_modules()``. Of the layers that it matches, those of the
-              right kind are exchanged.
+              right kind are replaced.
             - ``alpha`` (float, optional): Bound of the FixNorm layers that name none.
         **model: The config of the model, without its ``type``.
 
@@ -89,12 +89,12 @@ def build_swapped_model(*, fixnorm: Mapping[str, Any], **model: Any) -> nn.Modul
         if not fixnorm.get(key):
             raise ConfigError(f'model.fixnorm.{key}: must be set, got {fixnorm.get(key)!r}')
     built = MODELS.build(dict(model, type=fixnorm['plain_type']))
-    built.fixnorm = swap_(built, fixnorm['swap'], alpha=fixnorm.get('alpha'))
+    built.fixnorm = replace_layers_by_path(built, fixnorm['swap'], alpha=fixnorm.get('alpha'))
     return built
 
 
-def swap_(model: nn.Module, swap: Mapping[str, Any], *, alpha: float | None = None) -> SwappedLayers:
-    """Exchange layers of ``model`` by path, in place; see :func:`build_swapped_model`."""
+def replace_layers_by_path(model: nn.Module, swap: Mapping[str, Any], *, alpha: float | None = None) -> ReplacedLayers:
+    """Replace layers of ``model`` by path, in place; see :func:`build_with_replaced_layers`."""
     chosen: dict[str, tuple[str, WeightNormalized]] = {}
     new: dict[nn.Module, WeightNormalized] = {}
     modules = dict(model.named_modules())
@@ -104,22 +104,22 @@ def swap_(model: nn.Module, swap: Mapping[str, Any], *, alpha: float | None = No
         matched = {name: m for name, m in modules.items() if re.fullmatch(path, name)}
         layers = {name: m for name, m in matched.items() if isinstance(m, plain)}
         if not layers:
-            seen = {name: type(m).__name__ for name, m in [*matched.items()][:3]} or 'no module at all'
-            raise ConfigError(f'model.fixnorm.swap[{path!r}]: must match an nn.{plain.__name__}, it matches {seen}')
+            matches = {name: type(m).__name__ for name, m in [*matched.items()][:3]} or 'no module at all'
+            raise ConfigError(f'model.fixnorm.swap[{path!r}]: must match an nn.{plain.__name__}, it matches {matches}')
         for name, layer in layers.items():
             if name in chosen:
                 raise ConfigError(f'model.fixnorm.swap: {chosen[name][0]!r} and {path!r} both match {name}')
             if not is_plain_layer(layer):
                 raise ConfigError(
                     f'model.fixnorm.swap[{path!r}]: {name} is a {type(layer).__name__}, which computes something of '
-                    f'its own; only nn.{plain.__name__} can be exchanged. Leave its weight out of the set instead: '
+                    f'its own; only nn.{plain.__name__} can be replaced. Leave its weight out of the set instead: '
                     'optim_wrapper.paramwise_cfg.exclude'
                 )
             if layer not in new:  # one module may have several names
                 new[layer] = kind.from_plain(layer, **arguments)
             chosen[name] = path, new[layer]
-    exchange_(model, new)
-    return SwappedLayers({name: layer for name, (_, layer) in chosen.items()})
+    replace_layers(model, new)
+    return ReplacedLayers({name: layer for name, (_, layer) in chosen.items()})
 
 
 def is_plain_layer(layer: nn.Module) -> bool:

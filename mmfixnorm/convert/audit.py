@@ -16,6 +16,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
+from mmfixnorm.config import PARTS, hooks_of_type
 from mmfixnorm.core import AuditReport, audit, fill_scales_, norm_fixing_parameters
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.errors import ConfigError
@@ -25,8 +26,6 @@ __all__ = ['SET', 'ConfigAudit', 'audit_config', 'audit_model', 'norm_fixing_set
 
 SET = 'norm-fixing set'
 """Name of the group that holds the norm-fixing set of the config."""
-
-_PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,7 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
         if not loaded & set(model.state_dict()):
             raise ConfigError(f'--load-from {checkpoint}: it has no tensor of this model')
     fill_scales_(model)
-    if any(hook.get('type') == 'AutoAlphaHook' for hook in cfg.get('custom_hooks') or []):
+    if hooks_of_type(cfg, 'AutoAlphaHook'):
         for module in model.modules():  # it sets alpha in a training, and no hook runs here
             if hasattr(module, 'waits_for_alpha'):
                 module.waits_for_alpha = False
@@ -186,20 +185,19 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
             dict(type=wrapper['constructor'], optim_wrapper_cfg=settings, paramwise_cfg=wrapper.get('paramwise_cfg'))
         )
         return [names[id(p)] for p in flagged(constructor(model).optimizer)]
-    for hook in cfg.get('custom_hooks') or ():
-        if hook.get('type') == 'FixNormHook':
-            try:
-                return [*norm_fixing_parameters(model, fc=hook.get('fc', True), exclude=hook.get('exclude', ()))]
-            except ValueError as err:
-                raise ConfigError(f'custom_hooks: FixNormHook: {err}') from err
+    for hook in hooks_of_type(cfg, 'FixNormHook'):
+        try:
+            return [*norm_fixing_parameters(model, fc=hook.get('fc', True), exclude=hook.get('exclude', ()))]
+        except ValueError as err:
+            raise ConfigError(f'custom_hooks: FixNormHook: {err}') from err
     return None
 
 
 def _toolbox(cfg: Config) -> Any:
     scope = cfg.get('default_scope')
-    if scope not in _PARTS:
-        raise ConfigError(f'default_scope must be one of {sorted(_PARTS)}, got {scope!r}')
-    return import_module(f'{_PARTS[scope]}.generated_batch')
+    if scope not in PARTS:
+        raise ConfigError(f'default_scope must be one of {sorted(PARTS)}, got {scope!r}')
+    return import_module(f'{PARTS[scope]}.generated_batch')
 
 
 def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManager[None]:

@@ -9,13 +9,14 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmfixnorm.config import HOOK_NAMES
 from mmfixnorm.core.norm_fixing import flagged, global_norm, norm_fixing_parameters
 from mmfixnorm.engine.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.errors import ConfigError
 
 
-@HOOKS.register_module()
-class WeightNormHook(Hook):
+@HOOKS.register_module(name=HOOK_NAMES['WeightNormLoggerHook'])
+class WeightNormLoggerHook(Hook):
     """Logs the norm of the norm-fixing set, of each of its tensors, and the effective learning rate.
 
     Every ``interval`` iterations and at the end of an epoch, after the step and before LoggerHook:
@@ -62,7 +63,7 @@ class WeightNormHook(Hook):
         fixed = {names[id(t)]: t for t in flagged(optimizer)}
         named = fixed or dict(norm_fixing_parameters(model, fc=self.fc))
         if not named:
-            raise ConfigError('WeightNormHook: the model has no trainable conv or FC weight to measure')
+            raise ConfigError('WeightNormLoggerHook: the model has no trainable conv or FC weight to measure')
         first = next(iter(named.values()))
         lr = next(group['lr'] for group in optimizer.param_groups if any(p is first for p in group['params']))
         return named, float(lr)

@@ -5,28 +5,13 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
-from torch import nn
 
-from mmfixnorm.core.layers import fill_scales_
-from mmfixnorm.core.sharding import whole_parameters
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.config import HOOK_NAMES
+from mmfixnorm.engine.start import fill_scales
 
 
-def fill_scales(model: nn.Module) -> None:
-    """:func:`fill_scales_` for a model of a run, which may be sharded.
-
-    Raises:
-        ConfigError: If a weight is all zero or not finite.
-    """
-    try:
-        with whole_parameters(model):
-            fill_scales_(model)
-    except ValueError as err:
-        raise ConfigError(f'model: {err}') from err
-
-
-@HOOKS.register_module()
-class ScaleInitHook(Hook):
+@HOOKS.register_module(name=HOOK_NAMES['WNScaleInitHook'])
+class WNScaleInitHook(Hook):
     """Sets ``g`` of every weight-normalised layer to ``||W||_F`` before training, unless a checkpoint brought it.
 
     For models with ``conv_cfg=dict(type='WNConv2d')`` and a stock optim wrapper: ``ConvModule`` of mmcv fills weights

@@ -4,13 +4,9 @@ import json
 import math
 import re
 
-import pytest
-
-from mmfixnorm.analysis.chart import Boundary, Chart, HeatMap, Line, Panel, Star
-from mmfixnorm.analysis.command import write_chart
-from mmfixnorm.analysis.draw_html import draw_html, html_page
-from mmfixnorm.analysis.draw_png import draw_png
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.plot.chart import Boundary, Chart, HeatMap, Line, Panel, Star
+from mmfixnorm.plot.html import draw_html, html_page
+from mmfixnorm.plot.png import draw_png
 
 GAP = Line('with a gap', [1.0, 2.0, 3.0], [5.5, math.nan, 7.25], colour=1, markers=True)
 BAND = Line('banded', [1.0, 2.0, 3.0], [4.0, 5.0, 6.0], band=([3.0, 4.0, 5.0], [5.0, 6.0, 7.0]), steps=True)
@@ -111,17 +107,3 @@ def test_the_heat_map_of_the_html_is_the_same():
     assert list(zip(columns.x, columns.y)) == [('lr = 0.4', 'α = 1'), ('lr = 1', 'α = 8')]
     assert [a.text for a in figure.layout.annotations][-1] == '76.00<br>±1'
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ('learning rate', 'alpha')
-
-
-@pytest.mark.parametrize('name', ['fig', 'fig.png', 'fig.html', 'fig.v2'])
-def test_both_files_are_written_beside_each_other(tmp_path, name):
-    files = write_chart(STACKED, tmp_path / 'new' / name)
-    stem = 'fig.v2' if name == 'fig.v2' else 'fig'
-    assert sorted(p.name for p in (tmp_path / 'new').iterdir()) == [f'{stem}.html', f'{stem}.png']
-    assert files.png.read_bytes().startswith(b'\x89PNG')
-
-
-def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
-    (tmp_path / 'file').touch()
-    with pytest.raises(ConfigError, match='--out: cannot write to .*file'):
-        write_chart(STACKED, tmp_path / 'file/fig')

@@ -1,4 +1,4 @@
-"""Layers exchanged while a model is built."""
+"""Layers replaced while a model is built."""
 
 import copy
 
@@ -8,19 +8,19 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
+from mmfixnorm.config import move_fixnorm_into_model
 from mmfixnorm.core import FixNormLinear, WNConv2d, WNLinear
 from mmfixnorm.core.norm_fixing import flagged
-from mmfixnorm.engine.swap import is_plain_layer, swap_
+from mmfixnorm.engine.replace_layers import is_plain_layer, replace_layers_by_path
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.trial.readback import built_value
-from mmfixnorm.swap_block import move_swap_into_model
 
 X = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(3))
 
 
 @pytest.fixture
-def swapped(toy_classifier):
-    """Builds the toy classifier from a config, with layers exchanged; every model starts from the same numbers."""
+def replaced(toy_classifier):
+    """Builds the toy classifier from a config, with layers replaced; every model starts from the same numbers."""
     plain_type = type(toy_classifier())
 
     def build(swap, **fixnorm):
@@ -31,8 +31,8 @@ def swapped(toy_classifier):
     return build
 
 
-def test_the_model_computes_what_the_plain_one_does_and_has_its_tensors(swapped) -> None:
-    model = swapped({'head.fc': dict(type='FixNormLinear', alpha=100.0), r'backbone\.[03]': 'WNConv2d'})
+def test_the_model_computes_what_the_plain_one_does_and_has_its_tensors(replaced) -> None:
+    model = replaced({'head.fc': dict(type='FixNormLinear', alpha=100.0), r'backbone\.[03]': 'WNConv2d'})
     torch.manual_seed(0)
     plain = type(model)(fc=nn.Linear(6, 3))
     assert [type(m) for m in (model.head.fc, model.backbone[0], model.backbone[3])] == [
@@ -52,8 +52,8 @@ def test_the_model_computes_what_the_plain_one_does_and_has_its_tensors(swapped)
     torch.testing.assert_close(model(X), before)
 
 
-def test_it_is_done_before_a_runner_takes_the_parameters(swapped, toy_runner) -> None:
-    model = swapped({'head.fc': 'FixNormLinear'}, alpha=2.0)
+def test_it_is_done_before_a_runner_takes_the_parameters(replaced, toy_runner) -> None:
+    model = replaced({'head.fc': 'FixNormLinear'}, alpha=2.0)
     g = model.head.fc.g.item()
     runner = toy_runner(model=model, epochs=1)
     runner.train()
@@ -63,14 +63,14 @@ def test_it_is_done_before_a_runner_takes_the_parameters(swapped, toy_runner) ->
     assert model.head.fc.g.item() != g
 
 
-def test_alpha_is_read_back_from_the_layers_themselves(swapped) -> None:
-    model = swapped({'head.fc': 'FixNormLinear'}, alpha=2.0)
+def test_alpha_is_read_back_from_the_layers_themselves(replaced) -> None:
+    model = replaced({'head.fc': 'FixNormLinear'}, alpha=2.0)
     assert built_value(model, 'model.fixnorm.alpha') == 2.0
     model.head.fc.alpha = 7.0
     assert built_value(model, 'model.fixnorm.alpha') == 7.0
     assert copy.deepcopy(model).fixnorm.alpha == 7.0
     with pytest.raises(ConfigError, match=r'have the bounds \[\]'):
-        swapped({'head.fc': 'WNLinear'}).fixnorm.alpha  # noqa: B018
+        replaced({'head.fc': 'WNLinear'}).fixnorm.alpha  # noqa: B018
 
 
 @pytest.mark.parametrize(
@@ -86,30 +86,30 @@ def test_alpha_is_read_back_from_the_layers_themselves(swapped) -> None:
         (dict(swap={'head.fc': 'WNLinear'}, alphas=1), r"takes plain_type, swap and alpha, got \['alphas'\]"),
     ],
 )
-def test_a_mistake_is_told_with_its_key(swapped, fixnorm, message) -> None:
+def test_a_mistake_is_told_with_its_key(replaced, fixnorm, message) -> None:
     with pytest.raises(ConfigError, match=message):
-        swapped(**fixnorm)
+        replaced(**fixnorm)
 
 
 def test_a_layer_that_computes_something_of_its_own_is_refused() -> None:
     attention = nn.MultiheadAttention(4, 2)  # uses the weight of out_proj and never calls it
     assert not is_plain_layer(attention.out_proj)
     with pytest.raises(ConfigError, match='out_proj is a NonDynamicallyQuantizableLinear'):
-        swap_(attention, {'out_proj': 'WNLinear'})
+        replace_layers_by_path(attention, {'out_proj': 'WNLinear'})
     assert is_plain_layer(nn.Linear(2, 2))
 
 
-def test_a_shared_layer_is_exchanged_once_under_all_its_names() -> None:
+def test_a_shared_layer_is_replaced_once_under_all_its_names() -> None:
     layer = nn.Linear(3, 3)
     model = nn.ModuleDict(dict(a=layer, b=layer))
-    swap_(model, {'a': 'WNLinear'})
+    replace_layers_by_path(model, {'a': 'WNLinear'})
     assert isinstance(model['a'], WNLinear)
     assert model['a'] is model['b']
 
 
 def test_the_block_of_the_config_goes_into_its_model() -> None:
     cfg = Config(dict(model=dict(type='ImageClassifier', head=dict(x=1)), fixnorm=dict(swap={'head.fc': 'WNLinear'})))
-    move_swap_into_model(cfg)
+    move_fixnorm_into_model(cfg)
     assert cfg.to_dict() == dict(
         model=dict(
             type='FixNormModel',
@@ -119,9 +119,9 @@ def test_the_block_of_the_config_goes_into_its_model() -> None:
     )
     cfg.fixnorm = dict(swap={'head.fc': 'WNLinear'})
     with pytest.raises(ConfigError, match='write it into model.fixnorm'):
-        move_swap_into_model(cfg)
+        move_fixnorm_into_model(cfg)
     plain = Config(dict(model=dict(type='A')))
-    move_swap_into_model(plain)
+    move_fixnorm_into_model(plain)
     assert plain.to_dict() == dict(model=dict(type='A'))
 
 

@@ -9,19 +9,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmfixnorm.core.audit_probe import Probe, audited_weights, change, kept_random_state
-from mmfixnorm.core.audit_trace import SCALE, Path, Trace, compare_traces
+from mmfixnorm.core.audit.causes import (
+    BIAS,
+    INVARIANT,
+    STORED_STATISTICS,
+    STORED_STATISTICS_AND_BIAS,
+    UNEXPLAINED,
+    UNUSED,
+    Cause,
+    cause_on_path,
+    disagreement,
+    shared_weight,
+)
+from mmfixnorm.core.audit.probe import Probe, audited_weights, change, kept_random_state
+from mmfixnorm.core.audit.report import AuditReport, GroupRecord, WeightRecord
+from mmfixnorm.core.audit.trace import SCALE, Path, Trace, compare_traces
 from mmfixnorm.core.norm_fixing import global_norm
 
-__all__ = ['AuditReport', 'GroupRecord', 'WeightRecord', 'audit']
+__all__ = ['audit']
 
 SCALES = (0.25, 0.5, 2.0, 4.0)
 _IDENTITY = {torch.float64: 1e-4, torch.float32: 5e-2}
@@ -31,82 +43,6 @@ _VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
 # What an epsilon may change, of the outputs and of the change by another direction of the weight.
 _EPSILON = 0.02
-
-
-@dataclass(frozen=True)
-class WeightRecord:
-    """What was measured for one weight tensor.
-
-    Attributes:
-        name: As in ``named_parameters()``.
-        scale_invariant: Whether ``f(cW) = f(W)``, with everything else as it is.
-        cause: ``'invariant'``, or why not: ``'no_norm'``, ``'stored_statistics'``, ``'bias'``, ``'second_path'``,
-            ``'activation'``, ``'shared'``, ``'disagreement'``; ``'unused'`` and ``'frozen'`` for tensors that are in
-            no norm-fixing set whatever was measured.
-        reason: The same in words, with the layers concerned.
-        advice: What to do; empty if there is nothing to do.
-        identity: ``|<W, dL/dW>| * sqrt(n) / (||W|| ||dL/dW||)``: of order 1 for a weight like any other, 0 for a
-            scale-invariant one; None without a gradient.
-        deviation: Largest relative change of an output over the scales ``c`` that were tried.
-        trainable: ``requires_grad``.
-        also: Other names of a shared tensor.
-        parts: For the joint input weight of an attention: whether its ``q``, ``k`` and ``v`` are scale-invariant.
-    """
-
-    name: str
-    scale_invariant: bool
-    cause: str
-    reason: str
-    advice: str
-    identity: float | None
-    deviation: float
-    trainable: bool
-    also: tuple[str, ...] = ()
-    parts: Mapping[str, bool] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class GroupRecord:
-    """What was measured for several tensors multiplied by the same ``c``, as norm fixing does with its set.
-
-    Attributes:
-        name: What the group was called, or ``'found ...'`` for those that the audit found.
-        weights: Names of its tensors.
-        scale_invariant: Whether the outputs stay the same.
-        deviation: Largest relative change of an output over the scales that were tried.
-        failing: Those of the weights that are not scale-invariant by themselves.
-    """
-
-    name: str
-    weights: tuple[str, ...]
-    scale_invariant: bool
-    deviation: float
-    failing: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class AuditReport:
-    """What :func:`audit` found.
-
-    Attributes:
-        weights: One record per weight tensor, in the order of ``named_parameters()``.
-        groups: The groups asked for, then those found: tensors that fail alone and hold together.
-        dtype: What was computed in.
-        epsilon_effect: Largest relative change of an output when the weights that are scale-invariant become twice
-            as large with the epsilons of the norm layers as they are. The audit itself makes them small.
-    """
-
-    weights: tuple[WeightRecord, ...]
-    groups: tuple[GroupRecord, ...]
-    dtype: str
-    epsilon_effect: float
-
-    def __getitem__(self, name: str) -> WeightRecord:
-        return next(record for record in self.weights if name in (record.name, *record.also))
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def audit(
@@ -195,7 +131,7 @@ class _Experiment:
         self.parts: dict[str, dict[str, bool]] = {}
         self.deviation: dict[str, float] = dict.fromkeys(self.names, 0.0)
         self.invariant: dict[str, bool] = {}
-        self.causes: dict[str, tuple[str, str, str]] = {}
+        self.causes: dict[str, Cause] = {}
         self._steps: dict[str, tuple[int, Path]] = {}
         self._tracer = Trace(probe.model)
 
@@ -207,7 +143,7 @@ class _Experiment:
         self.identity = {n: None if first[n] is None else max(first[n], second[n] or 0.0) for n in self.names}  # type: ignore[type-var]
         flat = [n for n, value in self.identity.items() if value is not None and value <= tolerance]
         for name in self._not_flat_together(flat):
-            self.causes[name] = ('disagreement', '', '')
+            self.causes[name] = Cause('disagreement', '', '')
         for name in self.names:
             if name in flat and name not in self.causes:
                 self.invariant[name] = True
@@ -260,14 +196,14 @@ class _Experiment:
         if identity is None:
             self.invariant[name] = deviation <= _CHANGE[dtype]
             if self.invariant[name] and self.probe.change_by_noise(name) <= _CHANGE[dtype]:
-                self.causes[name] = _UNUSED
+                self.causes[name] = UNUSED
         elif self._only_epsilon(name, deviation):
             self.invariant[name] = True
             self.causes.pop(name, None)
         else:
             self.invariant[name] = False
             if identity <= _IDENTITY[dtype] or deviation <= _VISIBLE[dtype]:
-                self.causes[name] = _disagreement(identity, deviation)
+                self.causes[name] = disagreement(identity, deviation)
 
     def _only_epsilon(self, name: str, deviation: float) -> bool:
         """Whether what is left is an epsilon that no attribute of a module holds.
@@ -292,17 +228,17 @@ class _Experiment:
     def explain(self) -> None:
         """Find the causes of failures, those that explain many tensors at once first."""
         self._explain_shared()
-        self._explain_by(['batch_statistics'], lambda n: _STORED)
-        self._explain_by(['without_biases'], self._bias_text)
-        self._explain_by(['batch_statistics', 'without_biases'], lambda n: _STORED_AND_BIAS)
+        self._explain_by(['batch_statistics'], STORED_STATISTICS)
+        self._explain_by(['without_biases'], BIAS)
+        self._explain_by(['batch_statistics', 'without_biases'], STORED_STATISTICS_AND_BIAS)
         self._trace(self._open())
         for name in self._open():
-            self.causes[name] = _from_path(self._steps[name][1])
+            self.causes[name] = cause_on_path(self._steps[name][1])
 
     def _open(self) -> list[str]:
         return [name for name in self.names if not self.invariant[name] and name not in self.causes]
 
-    def _explain_by(self, interventions: Sequence[str], text: Callable[[str], tuple[str, str, str]]) -> None:
+    def _explain_by(self, interventions: Sequence[str], cause: Cause) -> None:
         """What becomes invariant under an intervention failed for what the intervention took away."""
         names = self._open()
         if not names:
@@ -312,19 +248,11 @@ class _Experiment:
                 stack.enter_context(getattr(self.probe, intervention)())
             gradients = self.probe.gradients(1)
         flat = [n for n in names if (g := gradients[n]) is not None and self._flat(n, g)]
-        self.causes.update({name: text(name) for name in flat})
+        self.causes.update(dict.fromkeys(flat, cause))
 
     def _flat(self, name: str, gradient: Tensor) -> bool:
         identity = self._identity(name, gradient)
         return identity is not None and identity <= _IDENTITY[self.probe.dtype]
-
-    def _bias_text(self, name: str) -> tuple[str, str, str]:
-        return (
-            'bias',
-            'a bias in between: the norm that follows sees the scaled weight plus a constant, through something that '
-            'is not linear',
-            'take the bias away (bias=False), or make the layer weight-normalised (WN)',
-        )
 
     def _explain_shared(self) -> None:
         for name in self._open():
@@ -334,11 +262,8 @@ class _Experiment:
                 gradients = self.probe.gradients(1)
                 flat = {use: (g := gradients[use]) is not None and self._flat(use, g) for use in uses}
             if any(flat.values()):
-                bad, good = ([use for use in uses if flat[use] is kind] for kind in (False, True))
-                self.causes[name] = (
-                    'shared',
-                    f'shared: it is scale-invariant as {", ".join(good)} but not as {", ".join(bad)}',
-                    'follow the other use by a norm layer as well, or leave the tensor out of the set',
+                self.causes[name] = shared_weight(
+                    [use for use in uses if flat[use]], [use for use in uses if not flat[use]]
                 )
 
     def _trace(self, names: Sequence[str]) -> None:
@@ -404,7 +329,7 @@ class _Experiment:
         return tuple(self._record(name) for name in self.names)
 
     def _record(self, name: str) -> WeightRecord:
-        cause, reason, advice = self.causes.get(name) or (_INVARIANT if self.invariant[name] else _UNEXPLAINED)
+        cause, reason, advice = self.causes.get(name) or (INVARIANT if self.invariant[name] else UNEXPLAINED)
         if '{name}' in advice:
             advice = advice.format(name=f'^{re.escape(name)}$')
         frozen = name in self.probe.frozen
@@ -427,54 +352,3 @@ class _Experiment:
             also=also,
             parts=self.parts.get(name, {}),
         )
-
-
-_OUT = "leave it out of the norm-fixing set (exclude=[r'{name}'])"
-_INVARIANT = ('invariant', 'its scale has no effect on the outputs', '')
-_UNEXPLAINED = ('no_norm', 'its scale has an effect on the outputs', f'WN, or {_OUT}')
-_UNUSED = (
-    'unused',
-    'not reached: the outputs do not depend on it with this batch, so nothing could be measured',
-    'nothing: a tensor without a gradient leaves the set at the first step',
-)
-_STORED = (
-    'stored_statistics',
-    'the norm layer that follows runs on stored statistics, which is an affine map',
-    f'train the norm layer on batch statistics (norm_eval=False, not frozen), or WN, or {_OUT}',
-)
-_STORED_AND_BIAS = (
-    'stored_statistics',
-    'the norm layer that follows runs on stored statistics, and there is a bias in between',
-    f'train the norm layer on batch statistics and take the bias away, or WN, or {_OUT}',
-)
-
-
-def _disagreement(identity: float, deviation: float) -> tuple[str, str, str]:
-    return (
-        'disagreement',
-        f'the two measures disagree: the identity says {identity:.1e}, and the outputs change by {deviation:.1e}; '
-        'the function is not smooth here, or part of it has no gradient',
-        _OUT,
-    )
-
-
-def _from_path(path: Path) -> tuple[str, str, str]:
-    """Cause, reason and advice from what became of the scale."""
-    at = ''
-    if path.breaker is not None:
-        at = f' ({path.breaker.name}{f" in {path.breaker.module}" if path.breaker.module else ""})'
-    if path.absorbed:
-        reason = 'reaches the loss by a second path: a norm layer takes its scale out on one path and not on another'
-        return 'second_path', reason, f'WN, or {_OUT}'
-    if path.breaker is not None and path.meets_norm and path.sums:
-        reason = f'reaches the loss by a second path: it is added to what does not scale with it{at}, before any norm'
-        return 'second_path', reason, f'WN, a norm layer before the sum, or {_OUT}'
-    if path.breaker is not None and path.meets_norm:
-        reason = f'something in between is not homogeneous{at}, so the norm that follows comes too late'
-        return 'activation', reason, f'WN, or {_OUT}'
-    if path.last_layer and path.classifies:
-        return 'no_norm', 'no norm layer follows: it feeds a softmax or sigmoid classifier', 'FixNorm (last layer)'
-    if path.last_layer and path.breaker is None:
-        reason = 'no norm layer follows: its output is an output of the model'
-        return 'no_norm', reason, f'FixNorm if a softmax or sigmoid takes these outputs, else WN, or {_OUT}'
-    return 'no_norm', 'no norm layer follows', f'WN, or {_OUT}'

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+
+from mmfixnorm.core.layer_kinds import is_audited_weight
 
 __all__ = ['Probe', 'audited_weights', 'change', 'kept_random_state', 'weight_names']
 
@@ -29,17 +30,9 @@ def weight_names(model: nn.Module) -> dict[str, nn.Parameter]:
     for prefix, module in model.named_modules(remove_duplicate=False):
         parametrized = hasattr(module, 'parametrizations')
         for name, param in module.named_parameters(recurse=parametrized, remove_duplicate=False):
-            if param.ndim >= 2 and _is_weight(module, name):
+            if param.ndim >= 2 and is_audited_weight(module, name):
                 found[f'{prefix}.{name}'.lstrip('.')] = param
     return found
-
-
-def _is_weight(module: nn.Module, name: str) -> bool:
-    if isinstance(module, nn.MultiheadAttention):
-        return name.endswith('_proj_weight')
-    # Deformable convolutions derive from nn.Module alone.
-    is_layer = isinstance(module, (_ConvNd, nn.Linear)) or hasattr(module, 'kernel_size')
-    return is_layer and (name == 'weight' or name.startswith('parametrizations.weight.'))
 
 
 def audited_weights(model: nn.Module) -> dict[str, list[str]]:

@@ -1,0 +1,137 @@
+"""How norm fixing starts: the steps, in the order in which the optim wrapper and :class:`FixNormHook` take them.
+
+1. :func:`prepare_model`: note which process holds which shard, and set the scales of weight-normalised layers.
+2. :func:`choose_set`: pick the weights, and refuse an empty set.
+3. Flag them in the optimizer: the hook in the groups that it finds, the constructor in groups that it makes.
+4. :func:`warn_of_set`: warn of weights that do not belong in the set, and of weight decay on it.
+5. Hook into ``optimizer.step``: :meth:`NormFixer.install`.
+
+The hook takes all of them before training. The constructor takes 1 to 4 when the optimizer is built; the wrapper sets
+the scales once more when weights are initialised and loaded, and takes step 5 before each step of the optimizer, which
+may have been replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from mmengine.logging import print_log
+from torch import nn
+from torch.optim import Optimizer
+
+from mmfixnorm.core.layer_kinds import is_plain_linear
+from mmfixnorm.core.layers import fill_scales_
+from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters, warn_of_decay
+from mmfixnorm.core.sharding import mark_shards_, whole_parameters
+from mmfixnorm.core.stored_statistics import stored_statistics_layers
+from mmfixnorm.errors import ConfigError
+
+__all__ = ['choose_set', 'config_errors', 'fill_scales', 'prepare_model', 'warn_of_set']
+
+_SHOWN = 5
+
+
+@contextmanager
+def config_errors(named_by: str) -> Iterator[None]:
+    """Turn a ``ValueError`` of the core into a :class:`ConfigError` that begins with ``named_by``."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as err:
+        raise ConfigError(f'{named_by}{err}') from err
+
+
+def prepare_model(model: nn.Module, *, initialised: bool = True) -> None:
+    """Note which process holds which shard of a parameter, and set the scales of weight-normalised layers.
+
+    Args:
+        model (nn.Module): The model as the run has it, wrapped or not.
+        initialised (bool): Whether its weights are there already; scales are set only then. Defaults to True.
+
+    Raises:
+        ConfigError: If the weights are sharded in a way that hides them, or a weight has no direction.
+    """
+    with config_errors(''):
+        mark_shards_(model)
+    if initialised:
+        fill_scales(model)
+
+
+def fill_scales(model: nn.Module) -> None:
+    """:func:`fill_scales_` for a model of a run, which may be sharded.
+
+    Raises:
+        ConfigError: If a weight is all zero or not finite.
+    """
+    with config_errors('model: '), whole_parameters(model):
+        fill_scales_(model)
+
+
+def choose_set(model: nn.Module, *, fc: bool, exclude: Sequence[str], named_by: str) -> dict[str, nn.Parameter]:
+    """Pick the weights of the norm-fixing set, by name.
+
+    Args:
+        model (nn.Module): The model, without a wrapper.
+        fc (bool): Whether weights of linear layers belong to the set.
+        exclude (Sequence[str]): Regular expressions of weight names to leave out.
+        named_by (str): The config key or the hook that has ``fc`` and ``exclude``, for messages.
+
+    Raises:
+        ConfigError: If the set is empty, or a pattern matches no weight.
+    """
+    with config_errors(f'{named_by}: '):
+        in_set = norm_fixing_parameters(model, fc=fc, exclude=exclude)
+    if not in_set:
+        raise ConfigError(
+            f'{named_by}: the norm-fixing set is empty: the model has no trainable conv{" or FC" if fc else ""} weight '
+            f'that its option exclude leaves over; there is nothing to fix'
+        )
+    return in_set
+
+
+def warn_of_set(model: nn.Module, optimizer: Optimizer) -> None:
+    """Warn of weights of the set that are known not to be scale-invariant, and of weight decay on the set.
+
+    Args:
+        model (nn.Module): The model, without a wrapper.
+        optimizer (Optimizer): With the set flagged in its groups.
+    """
+    names = {id(param): name for name, param in model.named_parameters()}
+    warn_of_unfit_weights(model, [names[id(weight)] for weight in flagged(optimizer)])
+    warn_of_decay(optimizer)
+
+
+def warn_of_unfit_weights(model: nn.Module, in_set: Iterable[str]) -> None:
+    """Warn, naming the layers, of weights in the set that are known not to be scale-invariant.
+
+    Args:
+        model (nn.Module): The model, without a wrapper.
+        in_set (Iterable[str]): Names of the parameters in the norm-fixing set.
+    """
+    layers = [name.rpartition('.')[0] for name in in_set]
+    modules = dict(model.named_modules())
+    plain = [name for name in layers if is_plain_linear(modules[name])]
+    if plain:
+        _warn(
+            f'The norm-fixing set holds plain linear layers: {_shown(plain)}. Unless a normalisation follows, fixing '
+            'their norm changes what the model can say: use a FixNorm head, lambda_fc (Algorithm 1), or exclude.'
+        )
+    stored = stored_statistics_layers(model)
+    affine = [name for name in layers if name in stored]
+    if affine:
+        _warn(
+            f'The norm-fixing set holds layers whose batch normalisation runs on stored statistics: {_shown(affine)}. '
+            'It is an affine map there, so they are not scale-invariant: train it (norm_eval=False), or leave them '
+            'out with exclude.'
+        )
+
+
+def _shown(names: list[str]) -> str:
+    return f'{names[:_SHOWN]}{f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""}'
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
