@@ -25,6 +25,13 @@ _PAGE = """<!DOCTYPE html>
 </body></html>
 """
 _PANEL_PIXELS = (620, 420)
+#: Marker of a best point, without its colour.
+STAR = dict(symbol='star', size=15)
+
+
+def new_figure(title: str, **layout: Any) -> go.Figure:
+    """Make an empty figure in the style of all figures here."""
+    return go.Figure(layout=go.Layout(template='plotly_white', title=title, **layout))
 
 
 def html_page(chart: Chart) -> str:
@@ -65,7 +72,7 @@ def _draw_panel(figure: go.Figure, panel: Panel, place: dict[str, int]) -> None:
             trace.showlegend = bool(trace.showlegend) and trace.name not in named
             figure.add_trace(trace, **place)
     for star in panel.stars:
-        marker = dict(symbol='star', size=15, color=colour(star.colour))
+        marker = dict(STAR, color=colour(star.colour))
         figure.add_trace(go.Scatter(x=[star.x], y=[star.y], mode='markers', marker=marker, name=star.name), **place)
     left = min(line.x[0] for line in panel.lines)
     for boundary in panel.boundaries:

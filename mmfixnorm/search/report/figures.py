@@ -5,30 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
-from plotly.colors import qualitative
 
+from mmfixnorm.plot.html import STAR, new_figure
+from mmfixnorm.plot.palette import colour
 from mmfixnorm.search.record.state import Progress
 from mmfixnorm.search.report.curves import AlphaCurve, LrCurve, PointMap, ValidationCurve
 
-_COLOURS = qualitative.D3
-_LAYOUT = dict(template='plotly_white', height=420, margin=dict(l=60, r=20, t=50, b=50))
+_SIZE = dict(height=420, margin=dict(l=60, r=20, t=50, b=50))
 _MANY = 200  # from here on markers are only blots
 
 
 def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
     """Draw the metric against learning rate; a shaded band under each round shows the range it searched."""
-    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against learning rate'))
+    figure = new_figure(f'{metric} against learning rate', **_SIZE)
     figure.update_layout(yaxis_title=metric, yaxis_domain=[0.22, 1])
     figure.update_layout(xaxis_title='learning rate', xaxis_anchor='y2')  # below the ranges
     figure.update_layout(yaxis2=dict(domain=[0, 0.16], anchor='x', title='range', autorange='reversed'))
     for i, curve in enumerate(curves):
-        colour = _COLOURS[i % len(_COLOURS)]
+        ink = colour(i)
         figure.add_scatter(
             x=curve.lrs,
             y=curve.values,
             name=curve.name,
             mode='lines+markers' if curve.joined else 'markers',
-            line_color=colour,
+            line_color=ink,
             marker_size=8,
             connectgaps=False,
         )
@@ -37,7 +37,7 @@ def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
             y=[curve.name, curve.name],
             yaxis='y2',
             mode='lines',
-            line=dict(color=colour, width=8),
+            line=dict(color=ink, width=8),
             opacity=0.4,
             showlegend=False,
             hovertemplate='%{x}',
@@ -47,7 +47,7 @@ def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
                 x=[curve.best_lr],
                 y=[curve.values[curve.lrs.index(curve.best_lr)]],
                 mode='markers',
-                marker=dict(color=colour, size=15, symbol='star'),
+                marker=dict(STAR, color=ink),
                 name=f'{curve.name}: best' + (', bound of the next' if i + 1 < len(curves) else ''),
             )
         if curve.diverged:
@@ -64,7 +64,7 @@ def draw_lr_curves(curves: Sequence[LrCurve], metric: str) -> go.Figure:
 
 def draw_alpha_curves(curves: Sequence[AlphaCurve], metric: str) -> go.Figure:
     """Draw the metric against alpha, on a log axis."""
-    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against alpha'))
+    figure = new_figure(f'{metric} against alpha', **_SIZE)
     figure.update_layout(xaxis_title='alpha', yaxis_title=metric)
     alphas = sorted({a for curve in curves for a in curve.alphas})
     figure.update_xaxes(type='log', tickvals=alphas, ticktext=[f'{a:g}' for a in alphas])
@@ -74,7 +74,7 @@ def draw_alpha_curves(curves: Sequence[AlphaCurve], metric: str) -> go.Figure:
             y=curve.values,
             name=f'lr {curve.lr:g}',
             mode='lines+markers',
-            line_color=_COLOURS[i % len(_COLOURS)],
+            line_color=colour(i),
             marker_size=8,
             customdata=curve.lengths,
             hovertemplate='alpha %{x}: %{y}<br>length %{customdata:g} T_max',
@@ -85,7 +85,7 @@ def draw_alpha_curves(curves: Sequence[AlphaCurve], metric: str) -> go.Figure:
 
 def draw_point_map(points: PointMap, metric: str) -> go.Figure:
     """Draw the points in the plane of the two numbers, both on a log axis; the colour is the value."""
-    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} against learning rate and {points.other}'))
+    figure = new_figure(f'{metric} against learning rate and {points.other}', **_SIZE)
     figure.update_xaxes(type='log', title='learning rate')
     figure.update_yaxes(type='log', title=points.other)
     diverged = [value is None for value in points.values]
@@ -111,14 +111,14 @@ def draw_point_map(points: PointMap, metric: str) -> go.Figure:
 
 def draw_progress(progress: Mapping[str, Progress], metric: str) -> go.Figure:
     """Draw the best value so far against cost (Fig. 5, left): one line for each search, by its name."""
-    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'best {metric} so far against cost'))
+    figure = new_figure(f'best {metric} so far against cost', **_SIZE)
     figure.update_layout(xaxis_title='cost in T_max', yaxis_title=metric)
     for i, (name, (cost, best)) in enumerate(progress.items()):
         figure.add_scatter(
             x=cost,
             y=best,
             mode='lines+markers' if len(cost) <= _MANY else 'lines',
-            line=dict(shape='hv', color=_COLOURS[i % len(_COLOURS)]),
+            line=dict(shape='hv', color=colour(i)),
             name=name,
             hovertemplate='%{y} after %{x} T_max',
         )
@@ -129,7 +129,7 @@ def draw_progress(progress: Mapping[str, Progress], metric: str) -> go.Figure:
 
 def draw_validation_curves(curves: Sequence[ValidationCurve], metric: str, unit: str) -> go.Figure:
     """Draw the metric against epochs or iterations; the trials of a stage have one colour."""
-    figure = go.Figure(layout=go.Layout(**_LAYOUT, title=f'{metric} in the course of each training'))
+    figure = new_figure(f'{metric} in the course of each training', **_SIZE)
     figure.update_layout(xaxis_title=unit, yaxis_title=metric, hovermode='closest')
     for i, stage in enumerate(dict.fromkeys(curve.stage for curve in curves)):
         of_stage = [curve for curve in curves if curve.stage == stage]
@@ -140,7 +140,7 @@ def draw_validation_curves(curves: Sequence[ValidationCurve], metric: str, unit:
             text=[curve.key for curve in of_stage for _ in (*curve.steps, None)],
             name=stage,
             mode='lines+markers' if len(of_stage) <= _MANY else 'lines',
-            line=dict(color=_COLOURS[i % len(_COLOURS)], width=1.5 if len(of_stage) <= _MANY else 0.5),
+            line=dict(color=colour(i), width=1.5 if len(of_stage) <= _MANY else 0.5),
             marker_size=4,
             connectgaps=False,
             hovertemplate='%{text}: %{y} at %{x}',
