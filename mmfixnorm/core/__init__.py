@@ -8,8 +8,8 @@ from mmfixnorm.core.layers import (
     WeightNormalized,
     WNConv2d,
     WNLinear,
-    fill_scales_,
-    fold_,
+    fill_scales,
+    fold_layers,
 )
 from mmfixnorm.core.norm_fixing import (
     NormFixer,
@@ -31,9 +31,9 @@ __all__ = [
     'WeightRecord',
     'audit',
     'cross_boundary_risk',
-    'fill_scales_',
+    'fill_scales',
     'fix_norm',
-    'fold_',
+    'fold_layers',
     'global_norm',
     'norm_fixing_parameters',
     'stored_statistics_layers',
