@@ -293,7 +293,7 @@ class NormFixer:
 
 @torch.no_grad()
 def scale_unless_skipped_(tensors: Sequence[Tensor], factor: Tensor, optimizer: Optimizer) -> None:
-    """Multiply tensors in place by a 0-d tensor after a step of ``optimizer``, unless a loss scaler skipped the step."""
+    """Multiply tensors in place by a 0-d tensor after a step, unless a loss scaler made ``optimizer`` skip it."""
     found_inf = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
     if found_inf is not None:
         factor = torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
