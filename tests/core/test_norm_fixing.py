@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmfixnorm.core import FixNormLinear, NormFixer, fix_norm, global_norm, norm_fixing, norm_fixing_parameters
-from mmfixnorm.core.norm_fixing import FLAG, flag_set, flagged, scale_
+from mmfixnorm.core import FixNormLinear, NormFixer, fix_norm, norm_fixing, norm_fixing_parameters
+from mmfixnorm.core.norm_fixing import FLAG, flag_set, flagged, global_norm, scale_
 
 
 def small_net(alpha=1.0):
