@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmfixnorm.core.layers import WeightNormalized, fold_
+from mmfixnorm.core.layers import WeightNormalized, fold_layers
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
@@ -58,7 +58,7 @@ def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
             f'{listing(missing)}; it is of a plain model, or of another config'
         )
     _load_into(model, state, filename)
-    fold_(model)
+    fold_layers(model)
     folded = {key: value.detach().cpu() for key, value in model.state_dict().items()}
     if broken := [key for key, value in folded.items() if not _is_finite(value)]:
         raise ConfigError(f'{filename}: not finite after folding: {listing(broken)}; the training has diverged')

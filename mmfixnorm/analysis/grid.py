@@ -161,9 +161,9 @@ def independence_notes(grid: Grid) -> list[str]:
 
 
 def _left_out(grid: Grid, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> list[str]:
-    left = [f'alpha {alpha:g}' for i, alpha in enumerate(grid.alphas) if i not in rows]
-    left += [f'lr {lr:g}' for j, lr in enumerate(grid.lrs) if j not in columns]
-    return [f'left out of the tests, as trainings diverged or are missing: {", ".join(left)}'] if left else []
+    excluded = [f'alpha {alpha:g}' for i, alpha in enumerate(grid.alphas) if i not in rows]
+    excluded += [f'lr {lr:g}' for j, lr in enumerate(grid.lrs) if j not in columns]
+    return [f'left out of the tests, as trainings diverged or are missing: {", ".join(excluded)}'] if excluded else []
 
 
 def _additivity_note(table: Table) -> str:

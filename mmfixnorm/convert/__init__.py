@@ -1,5 +1,6 @@
-"""From a plain config of a toolbox to a small child config that trains it with FixNorm."""
+"""From a plain config of a toolbox to a small child config that trains it with FixNorm; the audit of a config."""
 
+from mmfixnorm.convert.audit import ConfigAudit, audit_config
 from mmfixnorm.convert.converter import Conversion, convert
 
-__all__ = ['Conversion', 'convert']
+__all__ = ['ConfigAudit', 'Conversion', 'audit_config', 'convert']

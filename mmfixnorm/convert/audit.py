@@ -17,7 +17,7 @@ from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
 from mmfixnorm.config import PARTS, hooks_of_type
-from mmfixnorm.core import AuditReport, audit, fill_scales_, norm_fixing_parameters
+from mmfixnorm.core import AuditReport, audit, fill_scales, norm_fixing_parameters
 from mmfixnorm.core.norm_fixing import flagged
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
@@ -162,7 +162,7 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
         loaded = {key.removeprefix('module.') for key in state.get('state_dict', state)}
         if not loaded & set(model.state_dict()):
             raise ConfigError(f'--load-from {checkpoint}: it has no tensor of this model')
-    fill_scales_(model)
+    fill_scales(model)
     if hooks_of_type(cfg, 'AutoAlphaHook'):
         for module in model.modules():  # it sets alpha in a training, and no hook runs here
             if hasattr(module, 'waits_for_alpha'):

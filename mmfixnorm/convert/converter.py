@@ -15,12 +15,12 @@ from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS, load_config
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
-from mmfixnorm.convert.patterns import cover
+from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits, walk
 from mmfixnorm.convert.text import config_text
 from mmfixnorm.core.audit import WeightRecord
-from mmfixnorm.core.audit.probe import kept_random_state
+from mmfixnorm.core.audit.probe import preserve_random_state
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
@@ -100,8 +100,8 @@ def convert(
             file.write(text)
         child = load_config(beside)
         model = _seeded_model(child)
-        found = audit_model(model, child, size=size, explain=False)
-        if found.failing:
+        audited = audit_model(model, child, size=size, explain=False)
+        if audited.failing:
             raise _not_passed(audit_model(model, child, size=size, find_groups=False))
         os.replace(beside, out)
     except OSError as err:
@@ -112,7 +112,7 @@ def convert(
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WeightNormalized)}
     return Conversion(
         text=text,
-        in_set=found.norm_fixing_set or (),
+        in_set=audited.norm_fixing_set or (),
         weight_normalized=tuple(name for name, m in layers.items() if not hasattr(m, 'alpha')),
         classifiers=tuple(name for name, m in layers.items() if hasattr(m, 'alpha')),
         left_out=plan.left_out,
@@ -139,10 +139,10 @@ def _check(cfg: Config) -> None:
     check_optim_wrapper(cfg)
 
 
-def _not_passed(found: ConfigAudit) -> ConfigError:
-    shown = '; '.join(f'{name}: {found.report[name].reason}' for name in found.failing[:3])
+def _not_passed(audited: ConfigAudit) -> ConfigError:
+    shown = '; '.join(f'{name}: {audited.report[name].reason}' for name in audited.failing[:3])
     return ConfigError(
-        f'the converted config does not pass the audit: {len(found.failing)} of {len(found.norm_fixing_set or ())} '
+        f'the converted config does not pass the audit: {len(audited.failing)} of {len(audited.norm_fixing_set or ())} '
         f'weights of its norm-fixing set are not scale-invariant ({shown}); convert it by hand'
     )
 
@@ -262,13 +262,15 @@ class _Plan:
             names = [name for name, own in self.replacements.items() if own == kind]
             others = [n for n, m in self.model.named_modules() if _fits(kind, m) and n not in names]
             # A path that two kinds share would be one key.
-            fixnorm['swap'].update(dict.fromkeys(cover(names, others, taken=fixnorm['swap']), kind))
+            fixnorm['swap'].update(dict.fromkeys(patterns_for(names, others, taken=fixnorm['swap']), kind))
         return {**self.edit, 'type': MODEL_TYPE, 'fixnorm': fixnorm}
 
     def _excluded(self) -> list[str]:
         in_set = norm_fixing_parameters(self.model)
         names = [name for name in self.left_out if name in in_set]
-        return [f'^{pattern}$'.removesuffix('.*$') for pattern in cover(names, [n for n in in_set if n not in names])]
+        return [
+            f'^{pattern}$'.removesuffix('.*$') for pattern in patterns_for(names, [n for n in in_set if n not in names])
+        ]
 
     def _model_comments(self) -> list[str]:
         comments = [_STORED] if self.trains_bn else []
@@ -295,7 +297,7 @@ class _Plan:
 
 def _seeded_model(cfg: Config) -> nn.Module:
     """The same weights each time, so that an audit of the child asks what that of the plain model did."""
-    with kept_random_state():
+    with preserve_random_state():
         set_random_seed(0)
         return prepared_model(cfg)
 

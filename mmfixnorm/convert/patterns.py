@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator
 
-__all__ = ['cover']
+__all__ = ['patterns_for']
 
 
-def cover(names: Collection[str], others: Collection[str], taken: Collection[str] = ()) -> list[str]:
+def patterns_for(names: Collection[str], others: Collection[str], taken: Collection[str] = ()) -> list[str]:
     r"""Regular expressions that fully match all of ``names``, each by one of them, and none of ``others``.
 
     None of them is one of ``taken``: as keys, equal ones would be one. The one that matches most of what is left
@@ -17,7 +17,7 @@ def cover(names: Collection[str], others: Collection[str], taken: Collection[str
 
     Example:
         >>> names = [f'backbone.layer{i}.se.conv{j}' for i in range(4) for j in range(2)]
-        >>> cover(names, ['backbone.layer0.conv1', 'head.fc'])
+        >>> patterns_for(names, ['backbone.layer0.conv1', 'head.fc'])
         ['.*\\.se\\..*']
     """
     candidates: dict[str, int] = {}
@@ -29,18 +29,18 @@ def cover(names: Collection[str], others: Collection[str], taken: Collection[str
         for pattern in candidates
         if pattern not in taken and not any(re.fullmatch(pattern, other) for other in others)
     }
-    left, found = set(names), []
-    while left:
+    uncovered, chosen = set(names), []
+    while uncovered:
         # Most names, then the simplest kind, then the shortest; the text decides ties, so that runs agree.
-        fresh = [p for p in matches if matches[p] <= left]  # the one of a name alone always is
+        fresh = [p for p in matches if matches[p] <= uncovered]  # the one of a name alone always is
         best = min(fresh, key=lambda p: (-len(matches[p]), candidates[p], len(p), p))
-        gained = set(matches[best])
+        covered = set(matches[best])
         # A dot that stands for any character does no harm in one name, and reads better.
-        single = gained.pop() if len(gained) == 1 else ''
+        single = covered.pop() if len(covered) == 1 else ''
         alone = single.replace('.', '').isidentifier() and not any(re.fullmatch(single, other) for other in others)
-        found.append(single if alone else best)
-        left -= matches[best]
-    return found
+        chosen.append(single if alone else best)
+        uncovered -= matches[best]
+    return chosen
 
 
 def _patterns(name: str) -> Iterator[str]:

@@ -126,9 +126,9 @@ def search_block(
 def _metric(cfg: Config) -> str | None:
     evaluators = cfg.get('val_evaluator') or []
     for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-        found = _METRICS.get(str(evaluator.get('type')).rpartition('.')[2])
-        if found is not None:
-            prefix, name = found
+        metric = _METRICS.get(str(evaluator.get('type')).rpartition('.')[2])
+        if metric is not None:
+            prefix, name = metric
             own = evaluator.get('metric') or evaluator.get('iou_metrics')
             own = own[0] if isinstance(own, (list, tuple)) else own
             prefix = evaluator.get('prefix') or prefix

@@ -1,6 +1,9 @@
-"""The method in plain PyTorch: layers, norm fixing, cross-boundary risk, audit. Imports no OpenMMLab package."""
+"""The method in plain PyTorch: layers, norm fixing, cross-boundary risk, audit. Imports no OpenMMLab package.
 
-from mmfixnorm.core.audit import AuditReport, GroupRecord, WeightRecord, audit
+Exported here: what a training script calls. Everything else is imported from its module.
+"""
+
+from mmfixnorm.core.audit import AuditReport, audit
 from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
 from mmfixnorm.core.layers import (
     FixNormConv2d,
@@ -8,33 +11,25 @@ from mmfixnorm.core.layers import (
     WeightNormalized,
     WNConv2d,
     WNLinear,
-    fill_scales_,
-    fold_,
+    fill_scales,
+    fold_layers,
+    replace_layers,
 )
-from mmfixnorm.core.norm_fixing import (
-    NormFixer,
-    fix_norm,
-    global_norm,
-    norm_fixing_parameters,
-)
-from mmfixnorm.core.stored_statistics import stored_statistics_layers
+from mmfixnorm.core.norm_fixing import NormFixer, fix_norm, norm_fixing_parameters
 
 __all__ = [
     'AuditReport',
     'FixNormConv2d',
     'FixNormLinear',
-    'GroupRecord',
     'NormFixer',
     'WNConv2d',
     'WNLinear',
     'WeightNormalized',
-    'WeightRecord',
     'audit',
     'cross_boundary_risk',
-    'fill_scales_',
+    'fill_scales',
     'fix_norm',
-    'fold_',
-    'global_norm',
+    'fold_layers',
     'norm_fixing_parameters',
-    'stored_statistics_layers',
+    'replace_layers',
 ]

@@ -22,8 +22,8 @@ __all__ = [
     'WNConv2d',
     'WNLinear',
     'WeightNormalized',
-    'fill_scales_',
-    'fold_',
+    'fill_scales',
+    'fold_layers',
     'replace_layers',
 ]
 
@@ -38,7 +38,7 @@ class WeightNormalized(nn.Module):
     ``g`` is set to ``||W||_F`` whenever ``W`` is filled: by :meth:`reset_parameters`, by a function handed to
     :meth:`torch.nn.Module.apply` (so also by an ``init_cfg`` of mmengine) and by a checkpoint without ``g``.
     The layer then computes what the plain layer would. A checkpoint with ``g`` brings its own. Code that writes
-    to ``layer.weight`` directly calls :meth:`reset_scale` afterwards, or :func:`fill_scales_` on the model.
+    to ``layer.weight`` directly calls :meth:`reset_scale` afterwards, or :func:`fill_scales` on the model.
     """
 
     weight: Tensor
@@ -96,7 +96,7 @@ class WeightNormalized(nn.Module):
 
     @torch.no_grad()
     def set_scale_(self, value: float) -> None:
-        """Set ``g`` to a value of its own, which :func:`fill_scales_` leaves as it is.
+        """Set ``g`` to a value of its own, which :func:`fill_scales` leaves as it is.
 
         ``0.0`` is the counterpart of a plain layer that starts with a weight of zero: ``W`` keeps a direction.
         """
@@ -249,7 +249,7 @@ def _arguments(layer: nn.Linear | nn.Conv2d) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def fill_scales_(model: nn.Module) -> None:
+def fill_scales(model: nn.Module) -> None:
     """Set every ``g`` of ``model`` to ``||W||_F``, but for those that are their own (a checkpoint brought them).
 
     For code that fills weights without telling the layers, as ``ConvModule`` of mmcv does. To be called once,
@@ -292,7 +292,7 @@ def replace_layers(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> l
     return replaced
 
 
-def fold_(model: nn.Module) -> list[str]:
+def fold_layers(model: nn.Module) -> list[str]:
     """Replace every weight-normalised layer in ``model`` by its plain equivalent, in place.
 
     The state of the result fits the model that was built with plain layers.

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from mmfixnorm.core.layer_kinds import is_fixable_weight
 from mmfixnorm.core.sharding import (
     local_part,
-    mark_shards_,
+    mark_shards,
     shard_key,
     sum_over_shards_,
     zero_partition,
@@ -27,12 +27,12 @@ __all__ = [
     'NormFixer',
     'add_step_hooks',
     'fix_norm',
-    'flag_',
+    'flag_set',
     'flagged',
     'global_norm',
     'norm_fixing_parameters',
-    'rescale_',
     'scale_',
+    'scale_unless_skipped_',
     'starting_norm',
     'tensor_norm',
     'warn_of_decay',
@@ -51,7 +51,7 @@ def global_norm(tensors: Sequence[Tensor]) -> Tensor:
     process measures its part; then it takes one all-reduce of a scalar for each way of sharding.
 
     Raises:
-        ValueError: If there are no tensors, or if one is a shard of FSDP that :func:`mark_shards_` has not seen.
+        ValueError: If there are no tensors, or if one is a shard of FSDP that :func:`mark_shards` has not seen.
     """
     if not tensors:
         raise ValueError('the norm of no tensors is asked for; the norm-fixing set is empty')
@@ -144,23 +144,23 @@ def norm_fixing_parameters(
     return {name: candidates[name] for name in unique.values()}
 
 
-def flag_(optimizer: Optimizer, params: Iterable[Tensor]) -> None:
+def flag_set(optimizer: Optimizer, params: Iterable[Tensor]) -> None:
     """Flag ``params`` in the groups of ``optimizer`` as the norm-fixing set.
 
     Raises:
         ValueError: If a tensor is not among the optimizer's, or if there is none.
     """
-    wanted = {id(p) for p in params}
-    if not wanted:
+    in_set = {id(p) for p in params}
+    if not in_set:
         raise ValueError('the norm-fixing set is empty: no trainable conv or FC weight was given')
-    found = 0
+    num_flagged = 0
     for group in optimizer.param_groups:
-        positions = [i for i, p in enumerate(group['params']) if id(p) in wanted]
-        found += len(positions)
+        positions = [i for i, p in enumerate(group['params']) if id(p) in in_set]
+        num_flagged += len(positions)
         group[FLAG] = positions
-    if found != len(wanted):
+    if num_flagged != len(in_set):
         raise ValueError(
-            f'{len(wanted) - found} of the {len(wanted)} tensors to fix are not in the optimizer; '
+            f'{len(in_set) - num_flagged} of the {len(in_set)} tensors to fix are not in the optimizer; '
             'give it all of them, or leave them out of the set'
         )
 
@@ -212,7 +212,7 @@ class NormFixer:
         if self._optimizer is optimizer:
             return
         self.remove()
-        self._handles = add_step_hooks(optimizer, self._capture, self._hold_)
+        self._handles = add_step_hooks(optimizer, self._capture, self._hold)
         self._optimizer = optimizer
 
     def take_init_norm(self, tensors: Sequence[Tensor]) -> None:
@@ -279,7 +279,7 @@ class NormFixer:
         self.target = norm if self.target is None else self.target
 
     @torch.no_grad()
-    def _hold_(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _hold(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         tensors = flagged(optimizer)
         free = [t for t in tensors if t.requires_grad]
         if not free:
@@ -288,12 +288,12 @@ class NormFixer:
         if len(free) < len(tensors):
             frozen = global_norm([t for t in tensors if not t.requires_grad])
             target = (target**2 - frozen.square()).clamp(min=0).sqrt()
-        rescale_(optimizer, free, target / global_norm(free))
+        scale_unless_skipped_(free, target / global_norm(free), optimizer)
 
 
 @torch.no_grad()
-def rescale_(optimizer: Optimizer, tensors: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply tensors in place by a 0-d tensor after a step, unless the loss scaler made the step do nothing."""
+def scale_unless_skipped_(tensors: Sequence[Tensor], factor: Tensor, optimizer: Optimizer) -> None:
+    """Multiply tensors in place by a 0-d tensor after a step, unless a loss scaler made ``optimizer`` skip it."""
     found_inf = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
     if found_inf is not None:
         factor = torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
@@ -401,10 +401,10 @@ def fix_norm(
         raise ValueError('give either params=... or model=...')
     if params is None:
         assert model is not None
-        mark_shards_(model)
+        mark_shards(model)
         params = norm_fixing_parameters(model, exclude=exclude).values()
     optimizer, params = zero_partition(optimizer, params)
-    flag_(optimizer, params)
+    flag_set(optimizer, params)
     warn_of_decay(optimizer)
     norm_fixer = NormFixer(target)
     norm_fixer.take_init_norm(params)

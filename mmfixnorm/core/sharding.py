@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 __all__ = [
     'local_part',
-    'mark_shards_',
+    'mark_shards',
     'shard_key',
     'sum_over_shards_',
     'whole_parameters',
@@ -23,7 +23,7 @@ __all__ = [
 _GROUP = '_fix_norm_shard_group'
 
 
-def mark_shards_(model: nn.Module) -> None:
+def mark_shards(model: nn.Module) -> None:
     """Note on every parameter that FSDP has sharded over which process group it is; DTensors say so themselves.
 
     Does nothing for a model without FSDP modules (the ones of ``fully_shard`` are none).
@@ -65,7 +65,7 @@ def shard_key(tensor: Tensor) -> Hashable:
     if getattr(tensor, '_fsdp_flattened', False) and not hasattr(tensor, _GROUP):
         raise ValueError(
             'a weight of the norm-fixing set is a shard of FSDP, and nothing says over which processes; '
-            'give fix_norm the model (model=...), or call mark_shards_(model) first'
+            'give fix_norm the model (model=...), or call mark_shards(model) first'
         )
     return getattr(tensor, _GROUP, None)
 
@@ -103,15 +103,15 @@ def zero_partition(optimizer: Any, params: Iterable[Tensor]) -> tuple[Any, list[
             'set at a time, or keeps the weights where they cannot be reached. Set zero_optimization.stage to 1 or 2 '
             'without offload_optimizer, or use FSDP with use_orig_params=True, or DDP'
         )
-    wanted = {id(p) for p in params}
+    in_set = {id(p) for p in params}
     for number, group in enumerate(optimizer.bit16_groups):
-        if {id(p) for p in group} == wanted:
+        if {id(p) for p in group} == in_set:
             partition = optimizer.single_partition_of_fp32_groups[number]
             setattr(partition, _GROUP, optimizer.real_dp_process_group[number])
             return optimizer.optimizer, [partition]
     raise ValueError(
         f'DeepSpeed ZeRO flattens each parameter group, and none of its {len(optimizer.bit16_groups)} groups is '
-        f'exactly the norm-fixing set of {len(wanted)} tensors; give the optimizer the set as one group of its own: '
+        f'exactly the norm-fixing set of {len(in_set)} tensors; give the optimizer the set as one group of its own: '
         '[dict(params=in_set), dict(params=others)]'
     )
 

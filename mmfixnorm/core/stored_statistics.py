@@ -23,7 +23,7 @@ def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
     """
     modes = {module: module.training for module in model.modules()}
     model.train()
-    found = {}
+    norm_of_layer = {}
     last: tuple[str, Any] | None = None
     module: Any
     for name, module in model.named_modules():
@@ -32,8 +32,8 @@ def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
         elif is_batch_norm(module) and last is not None:
             stored = not module.training and module.running_mean is not None
             if stored and last[1].weight.shape[0] == module.num_features:
-                found[last[0]] = name
+                norm_of_layer[last[0]] = name
             last = None
     for module, mode in modes.items():
         module.training = mode
-    return found
+    return norm_of_layer

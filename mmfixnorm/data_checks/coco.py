@@ -53,23 +53,23 @@ def category_names(ann_file: str, key: str) -> list[str]:
     return [str(category['name']) for category in _read_json(ann_file, key)['categories']]
 
 
-def check_categories(ann_file: str, key: str, found: Sequence[str], classes: Sequence[str]) -> None:
+def check_categories(ann_file: str, key: str, categories: Sequence[str], classes: Sequence[str]) -> None:
     """Check that an annotation file has all classes.
 
     Args:
         ann_file (str): The file.
         key (str): Its config key, which ends in ``.ann_file``.
-        found (Sequence[str]): Names of its categories.
+        categories (Sequence[str]): Names of its categories.
         classes (Sequence[str]): ``metainfo['classes']`` of the data set.
 
     Raises:
         ConfigError: It lacks some.
     """
-    missing = [name for name in classes if name not in found]
+    missing = [name for name in classes if name not in categories]
     if missing:
         raise ConfigError(
             f'{key}: {ann_file!r} lacks {len(missing)} of the {len(classes)} classes of the data set: '
-            f'{listing(missing)}. Its categories are {listing(found)}. Name those to use in '
+            f'{listing(missing)}. Its categories are {listing(categories)}. Name those to use in '
             f'{key.removesuffix("ann_file")}metainfo.classes, and set num_classes of the heads to their number'
         )
 

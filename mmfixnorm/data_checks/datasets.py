@@ -74,11 +74,11 @@ def check_annotations(dataset: Any, key: str) -> int:
     Raises:
         ConfigError: The file lacks some.
     """
-    classes, found = class_names(dataset, key), getattr(dataset, 'cat_ids', None)
+    classes, category_ids = class_names(dataset, key), getattr(dataset, 'cat_ids', None)
     ann_file = getattr(dataset, 'ann_file', None)
-    if classes is None or found is None or not isinstance(ann_file, str):
+    if classes is None or category_ids is None or not isinstance(ann_file, str):
         return 0
-    if len(found) < len(classes) and os.path.isfile(ann_file):
+    if len(category_ids) < len(classes) and os.path.isfile(ann_file):
         names = category_names(ann_file, f'{key}.ann_file')
         check_categories(ann_file, f'{key}.ann_file', names, classes)
-    return len(set(getattr(dataset, 'cat_img_map', ())) - set(found))
+    return len(set(getattr(dataset, 'cat_img_map', ())) - set(category_ids))

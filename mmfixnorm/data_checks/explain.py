@@ -44,14 +44,14 @@ def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
 
 def _coco_files(cfg: Any, mode: str) -> list[tuple[str, str, Any]]:
     """Key, path and classes of the annotation files that must be COCO's."""
-    paths, found = data_paths(cfg, [mode]), []
+    paths, files = data_paths(cfg, [mode]), []
     for key, dataset in dataset_configs(cfg, mode):
         kind = _dataset_class(dataset)
         if _reads_coco(kind):
             own = (dataset.get('metainfo') or {}).get('classes')
-            found.append((f'{key}.ann_file', own or getattr(kind, 'METAINFO', {}).get('classes')))
-    found += [(f'{key}.ann_file', None) for key, m in metric_configs(cfg, mode) if 'Coco' in str(m.get('type'))]
-    return [(key, paths[key], classes) for key, classes in found if key in paths]
+            files.append((f'{key}.ann_file', own or getattr(kind, 'METAINFO', {}).get('classes')))
+    files += [(f'{key}.ann_file', None) for key, m in metric_configs(cfg, mode) if 'Coco' in str(m.get('type'))]
+    return [(key, paths[key], classes) for key, classes in files if key in paths]
 
 
 def _reads_coco(kind: Any) -> bool:

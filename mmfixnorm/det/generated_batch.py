@@ -38,8 +38,8 @@ def generate_batch(
     generator = torch.Generator().manual_seed(seed)
     preprocessor: Any = model.data_preprocessor
     preprocessor.batch_augments = None
-    found = (getattr(module, 'num_classes', None) for module in model.modules())
-    classes = max((n for n in found if isinstance(n, int)), default=1)
+    class_counts = (getattr(module, 'num_classes', None) for module in model.modules())
+    classes = max((n for n in class_counts if isinstance(n, int)), default=1)
     samples = [_sample(i, size, classes, dtype, generator) for i in range(images)]
     pixels = torch.randint(256, (images, 3, *size), generator=generator, dtype=torch.uint8)
     return dict(inputs=[*pixels], data_samples=samples)

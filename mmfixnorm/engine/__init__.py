@@ -1,7 +1,11 @@
-"""FixNorm in mmengine: optim wrappers, their constructor, hooks, and the layers in the root registry."""
+"""FixNorm in mmengine: optim wrappers, their constructor, hooks, and the layers in the root registry.
+
+Importing this package registers all of them. Exported here: the classes that a config names.
+"""
 
 from mmengine.registry import MODELS
 
+import mmfixnorm.engine.replace_layers  # noqa: F401  # registers the model type FixNormModel
 from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear
 from mmfixnorm.engine.auto_alpha_hook import AutoAlphaHook
 from mmfixnorm.engine.class_check_hook import ClassCheckHook
@@ -11,7 +15,6 @@ from mmfixnorm.engine.epoch_seed_hook import EpochSeedHook
 from mmfixnorm.engine.fix_norm_hook import FixNormHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
-from mmfixnorm.engine.replace_layers import build_with_replaced_layers
 from mmfixnorm.engine.weight_norm_logger_hook import WeightNormLoggerHook
 from mmfixnorm.engine.wn_scale_init_hook import WNScaleInitHook
 
@@ -31,5 +34,4 @@ __all__ = [
     'FixNormOptimWrapperConstructor',
     'WNScaleInitHook',
     'WeightNormLoggerHook',
-    'build_with_replaced_layers',
 ]

@@ -44,7 +44,7 @@ class ClassCheckHook(Hook):
 
     def __init__(self) -> None:
         self._label_rules: set[tuple[int, int]] = set()
-        self._seen: set[str] = set()
+        self._checked_modes: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
         self._check(runner, 'train')
@@ -69,7 +69,7 @@ class ClassCheckHook(Hook):
     def _check(self, runner: Runner, mode: str) -> None:
         model = unwrapped_model(runner)
         self._label_rules = label_rules(model)
-        if mode in self._seen:  # validation of a run that trains
+        if mode in self._checked_modes:  # validation of a run that trains
             return
         loader = getattr(getattr(runner, f'{mode}_loop'), 'dataloader', None)
         for key, dataset in leaf_datasets(getattr(loader, 'dataset', None), f'{mode}_dataloader.dataset'):
@@ -83,7 +83,7 @@ class ClassCheckHook(Hook):
                     f'{key}.ann_file: {unused} categories of {dataset.ann_file!r} are not in '
                     f'{key}.metainfo.classes; their boxes are not used'
                 )
-        self._seen.add(mode)
+        self._checked_modes.add(mode)
 
 
 def heads(model: nn.Module) -> dict[str, Any]:
@@ -147,9 +147,9 @@ def check_masks(data_batch: Any, rules: set[tuple[int, int]], void: int | None =
         mask = getattr(getattr(sample, 'gt_sem_seg', None), 'data', None)
         if not isinstance(mask, Tensor) or not mask.numel():
             continue
-        found = labels_in(mask)
+        labels = labels_in(mask)
         for limit, ignored in rules:
-            beyond = [n for n in found if not 0 <= n < limit and n not in (ignored, void)]
+            beyond = [n for n in labels if not 0 <= n < limit and n not in (ignored, void)]
             if beyond:
                 file = getattr(sample, 'seg_map_path', None) or getattr(sample, 'img_path', 'a mask')
                 raise ConfigError(

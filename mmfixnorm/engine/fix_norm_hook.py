@@ -12,7 +12,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmfixnorm.core.norm_fixing import NormFixer, flag_
+from mmfixnorm.core.norm_fixing import NormFixer, flag_set
 from mmfixnorm.engine.start import choose_set, config_errors, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
 
@@ -66,7 +66,7 @@ class FixNormHook(Hook):
         prepare_model(runner.model)
         with config_errors('FixNormHook: '):
             if self._resumed is None:
-                flag_(optimizer, self._set(model).values())
+                flag_set(optimizer, self._set(model).values())
             else:  # the flags came with the optimizer's groups, without what had no gradient at the start
                 self.norm_fixer.load_state_dict(self._resumed, optimizer)
         warn_of_set(model, optimizer)

@@ -22,13 +22,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmfixnorm.core.layer_kinds import is_plain_linear
-from mmfixnorm.core.layers import fill_scales_
+from mmfixnorm.core.layers import fill_scales
 from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters, warn_of_decay
-from mmfixnorm.core.sharding import mark_shards_, whole_parameters
+from mmfixnorm.core.sharding import mark_shards, whole_parameters
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 from mmfixnorm.errors import ConfigError
 
-__all__ = ['choose_set', 'config_errors', 'fill_scales', 'prepare_model', 'warn_of_set']
+__all__ = ['choose_set', 'config_errors', 'fill_scales_of_run', 'prepare_model', 'warn_of_set']
 
 _SHOWN = 5
 
@@ -55,19 +55,19 @@ def prepare_model(model: nn.Module, *, initialised: bool = True) -> None:
         ConfigError: If the weights are sharded in a way that hides them, or a weight has no direction.
     """
     with config_errors(''):
-        mark_shards_(model)
+        mark_shards(model)
     if initialised:
-        fill_scales(model)
+        fill_scales_of_run(model)
 
 
-def fill_scales(model: nn.Module) -> None:
-    """:func:`fill_scales_` for a model of a run, which may be sharded.
+def fill_scales_of_run(model: nn.Module) -> None:
+    """:func:`fill_scales` for a model of a run, which may be sharded.
 
     Raises:
         ConfigError: If a weight is all zero or not finite.
     """
     with config_errors('model: '), whole_parameters(model):
-        fill_scales_(model)
+        fill_scales(model)
 
 
 def choose_set(model: nn.Module, *, fc: bool, exclude: Sequence[str], named_by: str) -> dict[str, nn.Parameter]:

@@ -7,7 +7,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmfixnorm.config import HOOK_NAMES
-from mmfixnorm.engine.start import fill_scales
+from mmfixnorm.engine.start import fill_scales_of_run
 
 
 @HOOKS.register_module(name=HOOK_NAMES['WNScaleInitHook'])
@@ -24,4 +24,4 @@ class WNScaleInitHook(Hook):
     priority = 'VERY_HIGH'  # before any hook that reads or copies the scales
 
     def before_train(self, runner: Runner) -> None:
-        fill_scales(runner.model)
+        fill_scales_of_run(runner.model)

@@ -143,10 +143,10 @@ class ExponentialGrowthLR(_ParamScheduler):
             if group.get(FLAG):
                 self.decays[position] = self._next(position, group)
                 if self.decays[position][0] * self.rescale_at <= 1:
-                    self._put_back_(optimizer, position, group)
+                    self._rescale(optimizer, position, group)
 
     @torch.no_grad()
-    def _put_back_(self, optimizer: Optimizer, position: int, group: dict[str, Any]) -> None:
+    def _rescale(self, optimizer: Optimizer, position: int, group: dict[str, Any]) -> None:
         length, velocity = self.decays[position]
         growth = 2.0 ** round(-math.log2(length))
         torch._foreach_mul_(group['params'], 1 / growth)

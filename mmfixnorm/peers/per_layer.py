@@ -13,7 +13,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import NormFixer, flagged, global_norm, rescale_, starting_norm
+from mmfixnorm.core.norm_fixing import NormFixer, flagged, global_norm, scale_unless_skipped_, starting_norm
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
 from mmfixnorm.engine.start import config_errors
 
@@ -104,10 +104,10 @@ class TensorNormFixer(NormFixer):
         self.norms = [joint * share / math.hypot(*shares) for share in shares]
 
     @torch.no_grad()
-    def _hold_(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _hold(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for tensor, norm in zip(flagged(optimizer), self.norms, strict=True):
             if tensor.requires_grad:
-                rescale_(optimizer, [tensor], norm / global_norm([tensor]))
+                scale_unless_skipped_([tensor], norm / global_norm([tensor]), optimizer)
 
 
 def _checked(targets: Any) -> str | dict[str, float]:

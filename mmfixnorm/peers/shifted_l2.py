@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import add_step_hooks, flag_, flagged
+from mmfixnorm.core.norm_fixing import add_step_hooks, flag_set, flagged
 from mmfixnorm.engine.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.engine.start import choose_set, config_errors
 from mmfixnorm.errors import ConfigError
@@ -89,13 +89,13 @@ class ShiftedL2Hook(Hook):
         optimizer = optimizer_of(runner)
         in_set = choose_set(unwrapped_model(runner), fc=self.fc, exclude=self.exclude, named_by='ShiftedL2Hook')
         with config_errors('ShiftedL2Hook: '):
-            flag_(optimizer, in_set.values())
+            flag_set(optimizer, in_set.values())
         require_no_decay(optimizer, 'ShiftedL2Hook')
         for handle in self._handles:  # of an earlier call of runner.train()
             handle.remove()
-        self._handles = add_step_hooks(optimizer, self._add_gradients_)
+        self._handles = add_step_hooks(optimizer, self._add_gradients)
 
-    def _add_gradients_(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _add_gradients(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if getattr(optimizer, 'grad_scale', None) is not None:
             raise ConfigError('ShiftedL2Hook: the gradients are still scaled; set optim_wrapper.optimizer.fused=False')
         for weight in flagged(optimizer):

@@ -30,8 +30,8 @@ def generate_batch(
     generator = torch.Generator().manual_seed(seed)
     preprocessor: Any = model.data_preprocessor
     preprocessor.size, preprocessor.size_divisor, preprocessor.batch_augments = size, None, None
-    found = (getattr(module, 'num_classes', None) for module in model.modules())
-    classes = max((n for n in found if isinstance(n, int)), default=2)
+    class_counts = (getattr(module, 'num_classes', None) for module in model.modules())
+    classes = max((n for n in class_counts if isinstance(n, int)), default=2)
     samples = []
     for _ in range(images):
         # Blocks of 8 x 8 pixels, so that neighbours agree.

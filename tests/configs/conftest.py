@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmfixnorm.core import fill_scales_
+from mmfixnorm.core import fill_scales
 from mmfixnorm.core.norm_fixing import flagged
 
 
@@ -62,7 +62,7 @@ def alive() -> Callable[[nn.Module], nn.Module]:
                 module.eps = 1e-12  # the only part of a BN that sees a scale
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
-        fill_scales_(model)
+        fill_scales(model)
         model.double().train()
         return model
 

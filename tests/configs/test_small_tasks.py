@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfixnorm.core import WeightNormalized
-from mmfixnorm.core.layers import fill_scales_
+from mmfixnorm.core.layers import fill_scales
 from mmfixnorm.core.norm_fixing import flagged, global_norm
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 from mmfixnorm.search.methods import parse_settings
@@ -102,7 +102,7 @@ def model_of(cfg: Config) -> nn.Module:
     importlib.import_module(f'{cfg.default_scope}.utils').register_all_modules(init_default_scope=False)
     model = importlib.import_module(f'{cfg.default_scope}.registry').MODELS.build(cfg.model)
     model.init_weights()
-    fill_scales_(model)
+    fill_scales(model)
     return model.train()
 
 

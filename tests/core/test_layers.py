@@ -7,7 +7,7 @@ import torch
 from mmengine.model import BaseModule, initialize
 from torch import nn
 
-from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales_, fold_
+from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales, fold_layers
 
 CONV_CASES = {
     'plain': dict(),
@@ -167,7 +167,7 @@ def test_scale_is_the_norm_after_a_plain_checkpoint(make):
 def test_checkpoint_with_a_scale_brings_its_own(make):
     layer, state = make(), {**make().state_dict(), 'g': torch.tensor([42.0])}
     layer.load_state_dict(state)
-    fill_scales_(layer)
+    fill_scales(layer)
     assert layer.g.item() == 42.0
 
 
@@ -183,10 +183,10 @@ def test_scale_of_a_weight_that_does_not_fit_is_not_taken_alone():
 def test_fill_scales_catches_up_with_a_direct_write_once(make):
     layer = make()
     nn.init.normal_(layer.weight, std=3.0)
-    fill_scales_(nn.ModuleList([layer]))
+    fill_scales(nn.ModuleList([layer]))
     norm_equals_scale(layer)
     nn.init.constant_(layer.g, 42.0)
-    fill_scales_(nn.ModuleList([layer]))
+    fill_scales(nn.ModuleList([layer]))
     assert layer.g.item() == 42.0
 
 
@@ -204,7 +204,7 @@ def test_scale_of_a_large_layer_is_its_norm_to_the_last_digits():
 def test_fill_scales_leaves_a_scale_that_was_set(make):
     layer = make()
     layer.set_scale_(0.0)
-    fill_scales_(layer)
+    fill_scales(layer)
     assert layer.g.item() == 0
     x = torch.randn(2, 6, 5, 5) if layer.weight.ndim == 4 else torch.randn(2, 6)
     layer(x).square().sum().backward()
@@ -217,7 +217,7 @@ def test_fill_scales_refuses_a_weight_without_a_direction(value):
     model = nn.Sequential(nn.ReLU(), WNConv2d(2, 3, 1))
     nn.init.constant_(model[1].weight, value)
     with pytest.raises(ValueError, match=r'1\.weight: .* finite and > 0, got (0.0|nan)'):
-        fill_scales_(model)
+        fill_scales(model)
 
 
 PLAIN = {nn.Linear: (6, 4), nn.Conv2d: (6, 4, 3)}
@@ -261,7 +261,7 @@ def test_folded_model_is_plain_and_computes_the_same(g):
         layer.set_scale_(g)
     x = torch.randn(2, 3, 6, 6)
     expected = model(x)
-    assert fold_(model) == ['0', '1', '4', '2.1']
+    assert fold_layers(model) == ['0', '1', '4', '2.1']
     assert [type(m) for m in (model[0], model[1], model[4])] == [nn.Conv2d, nn.Conv2d, nn.Linear]
     assert model[1] is model[2][1]
     assert not [key for key in model.state_dict() if key.endswith('.g')]

@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmfixnorm.core import FixNormLinear, NormFixer, fix_norm, global_norm, norm_fixing, norm_fixing_parameters
-from mmfixnorm.core.norm_fixing import FLAG, flag_, flagged, scale_
+from mmfixnorm.core import FixNormLinear, NormFixer, fix_norm, norm_fixing, norm_fixing_parameters
+from mmfixnorm.core.norm_fixing import FLAG, flag_set, flagged, global_norm, scale_
 
 
 def small_net(alpha=1.0):
@@ -281,7 +281,7 @@ def test_repeated_fixing_does_not_drift():
     step(model, optimizer)
     before = [p.clone() for p in flagged(optimizer)]
     for _ in range(2000):
-        norm_fixer._hold_(optimizer, (), {})
+        norm_fixer._hold(optimizer, (), {})
     for p, q in zip(flagged(optimizer), before):
         torch.testing.assert_close(p, q, rtol=3e-7, atol=0)
 
@@ -370,7 +370,7 @@ def test_target_of_another_set_is_refused():
     norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
     other = sgd(model)
-    flag_(other, [model[0].weight])
+    flag_set(other, [model[0].weight])
     with pytest.raises(ValueError, match='checkpoint has 3 tensors with 270 elements, this run has 1 with 36'):
         NormFixer().load_state_dict(norm_fixer.state_dict(), other)
 

@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from mmfixnorm.core import FixNormConv2d, WNConv2d, fill_scales_, norm_fixing_parameters
+from mmfixnorm.core import FixNormConv2d, WNConv2d, fill_scales, norm_fixing_parameters
 from mmfixnorm.det import FixNormDenseHeadMixin, FixNormFCOSHead, FixNormRetinaHead, WNRetinaHead
 
 CLASSES, CHANNELS = 5, 16
@@ -55,7 +55,7 @@ def built(kind, seed=0, **cfg):
     torch.manual_seed(seed)
     head = MODELS.build(dict(type=kind, **copy.deepcopy(cfg)))
     head.init_weights()
-    fill_scales_(head)
+    fill_scales(head)
     return head
 
 
@@ -154,7 +154,7 @@ def test_another_dense_head_takes_three_lines():
     for head in (ours, stock):
         torch.manual_seed(0)
         head.init_weights()
-    fill_scales_(ours)
+    fill_scales(ours)
     for mine, reference in zip(ours(features()), stock(features()), strict=True):
         torch.testing.assert_close(mine, reference)
     assert type(ours.atss_cls) is FixNormConv2d

@@ -8,7 +8,7 @@ from mmcv.cnn import ConvModule
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from mmfixnorm.core import fill_scales_, fold_
+from mmfixnorm.core import fill_scales, fold_layers
 from mmfixnorm.peers import MeanOnlyBatchNorm2d, NormBoundedConv2d
 
 ARGUMENTS = {
@@ -69,7 +69,7 @@ def test_a_layer_made_from_a_plain_one_or_folded_keeps_what_it_computes():
     x = torch.randn(2, 6, 8, 8, dtype=torch.float64)
     expected = layer(x)
     model = nn.Sequential(layer)
-    fold_(model)
+    fold_layers(model)
     assert type(model[0]) is nn.Conv2d
     torch.testing.assert_close(model(x), expected)
 
@@ -90,7 +90,7 @@ def test_conv_module_builds_both_and_the_scale_follows_its_init():
     )
     assert type(module.conv) is NormBoundedConv2d
     assert type(module.norm) is MeanOnlyBatchNorm2d
-    fill_scales_(module)
+    fill_scales(module)
     assert module.conv.g.item() == pytest.approx(module.conv.weight.norm().item(), rel=1e-6)
     assert module(torch.randn(2, 3, 8, 8)).shape == (2, 8, 6, 6)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from mmfixnorm.core.norm_fixing import flag_, flagged
+from mmfixnorm.core.norm_fixing import flag_set, flagged
 from mmfixnorm.peers import TensorNormFixer
 
 SGD = dict(type='SGD', lr=0.5, momentum=0.9, nesterov=True)
@@ -129,7 +129,7 @@ def test_a_fused_step_with_infinite_gradients_changes_no_bit(net):
         pytest.skip(f'torch {torch.__version__} has no fused SGD')
     model = net().float()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=True)
-    flag_(optimizer, model.convs())
+    flag_set(optimizer, model.convs())
     norm_fixer = TensorNormFixer()
     norm_fixer.install(optimizer)
     x = torch.randn(8, 1, 8, 8)
@@ -236,7 +236,7 @@ def test_it_is_said_how_many_weights_a_pattern_sets(net, capsys):
 def test_names_are_required_where_targets_go_by_name(net):
     model = net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    flag_(optimizer, model.convs())
+    flag_set(optimizer, model.convs())
     TensorNormFixer(targets={'0': 2.0}).install(optimizer)
     model.loss(0).backward()
     with pytest.raises(ValueError, match='take_names has not told'):

@@ -6,7 +6,7 @@ from mmseg.registry import MODELS
 from mmseg.structures import SegDataSample
 from torch import nn
 
-from mmfixnorm.core import FixNormConv2d, WNConv2d, fill_scales_, norm_fixing_parameters
+from mmfixnorm.core import FixNormConv2d, WNConv2d, fill_scales, norm_fixing_parameters
 from mmfixnorm.seg import BaseOCHead, FixNormDecodeHeadMixin
 
 COMMON = dict(channels=6, num_classes=5, norm_cfg=dict(type='BN', eps=1e-12), align_corners=False)
@@ -46,7 +46,7 @@ def samples() -> list[SegDataSample]:
 def test_a_stock_checkpoint_gives_the_stock_heads_logits_and_losses(name, alpha):
     stock, head = stock_head(name), fixnorm_head(name, alpha)
     head.load_state_dict(stock.state_dict())
-    fill_scales_(head)
+    fill_scales(head)
     inputs, targets, results = features(), samples(), []
     for model in (stock, head):
         torch.manual_seed(1)  # the same dropout
@@ -101,7 +101,7 @@ def sensitive_weights(head: nn.Module) -> set[str]:
     """The weights of the norm-fixing set whose scale changes the logits in training."""
     head = head.double().train()
     inputs = features(torch.float64)
-    fill_scales_(head)
+    fill_scales(head)
     expected = head(inputs)
     found = set()
     for name, weight in norm_fixing_parameters(head).items():
@@ -170,7 +170,7 @@ def test_the_classifier_gets_the_stock_init_and_its_scale_follows(name):
     assert head.conv_seg.bias.abs().max() == 0
     norm = head.conv_seg.weight.norm().item()
     assert head.conv_seg.g.item() == pytest.approx(norm, rel=1e-6)
-    fill_scales_(head)
+    fill_scales(head)
     assert head.conv_seg.g.item() == pytest.approx(norm, rel=1e-6)
 
 
@@ -178,7 +178,7 @@ def test_the_classifier_gets_the_stock_init_and_its_scale_follows(name):
 def test_the_first_step_moves_every_weight_of_the_set(name):
     head = fixnorm_head(name)
     head.init_weights()
-    fill_scales_(head)
+    fill_scales(head)
     before = {key: p.detach().clone() for key, p in norm_fixing_parameters(head).items()}
     optimizer = torch.optim.SGD(head.parameters(), lr=1.0)
     loss = head.loss(features(), samples(), None)['loss_ce']
@@ -195,7 +195,7 @@ def test_a_checkpoint_with_a_projection_of_zero_is_refused_by_name():
     head = fixnorm_head('BaseOCHead')
     head.load_state_dict(plain.state_dict())
     with pytest.raises(ValueError, match=r'object_context\.out_project\.weight: the norm .* got 0'):
-        fill_scales_(head)
+        fill_scales(head)
 
 
 @heads

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfixnorm.convert.audit import audit_config
+from mmfixnorm.convert import audit_config
 from mmfixnorm.launch import load_config
 
 ROOT = Path(__file__).resolve().parents[2]

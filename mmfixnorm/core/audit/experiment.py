@@ -28,7 +28,7 @@ from mmfixnorm.core.audit.causes import (
     disagreement,
     shared_weight,
 )
-from mmfixnorm.core.audit.probe import Probe, audited_weights, change, kept_random_state
+from mmfixnorm.core.audit.probe import Probe, audited_weights, change, preserve_random_state
 from mmfixnorm.core.audit.report import AuditReport, GroupRecord, WeightRecord
 from mmfixnorm.core.audit.trace import SCALE, Path, Trace, compare_traces
 from mmfixnorm.core.norm_fixing import global_norm
@@ -95,15 +95,15 @@ def audit(
         [('0.weight', True), ('3.weight', False)]
     """
     _check(model, groups or {}, dtype, scales)
-    with kept_random_state():
+    with preserve_random_state():
         experiment = _Experiment(Probe(model, inputs, dtype, seed), tuple(scales))
         experiment.measure()
         if explain:
             experiment.explain()
-        found = [experiment.group(name, names) for name, names in (groups or {}).items()]
-        found += experiment.find_groups() if explain and find_groups else []
+        records = [experiment.group(name, names) for name, names in (groups or {}).items()]
+        records += experiment.find_groups() if explain and find_groups else []
         effect = experiment.probe.epsilon_effect([n for n, flat in experiment.invariant.items() if flat])
-        return AuditReport(experiment.records(), tuple(found), str(dtype).removeprefix('torch.'), effect)
+        return AuditReport(experiment.records(), tuple(records), str(dtype).removeprefix('torch.'), effect)
 
 
 def _check(model: nn.Module, groups: Mapping[str, Sequence[str]], dtype: torch.dtype, scales: Sequence[float]) -> None:
@@ -299,16 +299,16 @@ class _Experiment:
     def find_groups(self) -> list[GroupRecord]:
         """Tensors that fail alone and hold together: those whose signals are added before a norm."""
         failing = [name for name in self.names if not self.invariant[name]]
-        found: list[GroupRecord] = []
+        groups: list[GroupRecord] = []
         taken: set[str] = set()
         for seed in failing:
             if seed in taken or seed not in self._steps or not self._steps[seed][1].sums:
                 continue
             names = self._grow([seed], [n for n in failing if n in self._steps and n not in taken])
-            if len(names) > 1 and (record := self.group(f'found {len(found) + 1}', names)).scale_invariant:
-                found.append(record)
+            if len(names) > 1 and (record := self.group(f'found {len(groups) + 1}', names)).scale_invariant:
+                groups.append(record)
                 taken.update(names)
-        return found
+        return groups
 
     def _grow(self, names: list[str], candidates: Sequence[str]) -> list[str]:
         """Add the tensors that meet the group's signal in a sum, until the whole passes or none is left."""

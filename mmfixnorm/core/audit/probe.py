@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmfixnorm.core.layer_kinds import is_audited_weight
 
-__all__ = ['Probe', 'audited_weights', 'change', 'kept_random_state', 'weight_names']
+__all__ = ['Probe', 'audited_weights', 'change', 'preserve_random_state', 'weight_names']
 
 _EPS_NAMES = ('eps', 'epsilon', 'variance_epsilon')
 # Small enough that a variance of 1e-6 hides the epsilon, large enough that a channel whose variance is zero but for
@@ -26,13 +26,13 @@ _MEASURABLE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
 def weight_names(model: nn.Module) -> dict[str, nn.Parameter]:
     """Every weight tensor of the convolutions, linear layers and attentions, under each of its names."""
-    found = {}
+    weights = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         parametrized = hasattr(module, 'parametrizations')
         for name, param in module.named_parameters(recurse=parametrized, remove_duplicate=False):
             if param.ndim >= 2 and is_audited_weight(module, name):
-                found[f'{prefix}.{name}'.lstrip('.')] = param
-    return found
+                weights[f'{prefix}.{name}'.lstrip('.')] = param
+    return weights
 
 
 def audited_weights(model: nn.Module) -> dict[str, list[str]]:
@@ -137,8 +137,8 @@ class Probe:
             # No output may outweigh the others: one loss can be a thousand times another.
             size = outputs[i].detach().norm().clamp(min=floor)
             total = total + (weight.to(outputs[i]) * outputs[i]).sum() / size
-        found = torch.autograd.grad(total, list(self.params.values()), allow_unused=True)
-        return dict(zip(self.params, found, strict=True))
+        gradients = torch.autograd.grad(total, list(self.params.values()), allow_unused=True)
+        return dict(zip(self.params, gradients, strict=True))
 
     def outputs_with(self, scales: Mapping[str, float]) -> list[Tensor]:
         """The outputs when these weights are multiplied by these factors."""
@@ -289,7 +289,7 @@ class Probe:
 
 
 @contextmanager
-def kept_random_state() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Put the random states of python, numpy and torch back, on all devices."""
     numpy = sys.modules.get('numpy')  # not imported: nobody draws from it
     python_state = random.getstate()
