@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmfixnorm.analysis.runs import read_run
+from mmfixnorm.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / 'tests/tools/toy.py'
@@ -204,8 +205,10 @@ def test_without_matplotlib_it_is_said_what_to_install(monkeypatch):
 
 def test_the_commands_of_the_documentation_are_understood():
     text = (ROOT / 'docs/figures.md').read_text().replace('\\\n', ' ')
-    commands = [shlex.split(line) for line in text.splitlines() if line.startswith('python tools/analysis/')]
+    # By the script in tools/analysis, or by the command: mmfixnorm analyze.
+    found = re.findall(r'^(?:python tools/analysis/|mmfixnorm analyze )(\S+)(.*)', text, re.MULTILINE)
+    commands = [[name.removesuffix('.py').replace('_', '-'), *shlex.split(rest)] for name, rest in found]
     images = re.findall(r'\]\(images/figures/(\w+)\.png\)', text)
-    parsed = [runpy.run_path(str(ROOT / argv[1]))['build_parser']().parse_args(argv[2:]) for argv in commands]
+    parsed = [build_parser().parse_args(['analyze', *command]) for command in commands]
     assert [Path(args.out).name for args in parsed] == images
     assert len(images) == 6
