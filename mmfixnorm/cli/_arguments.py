@@ -12,6 +12,9 @@ class CfgOptions(argparse.Action):
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         from mmengine.config import DictAction
 
+        for value in values:
+            if '=' not in value:
+                raise argparse.ArgumentError(self, f'must be KEY=VALUE, got {value!r}')
         DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
