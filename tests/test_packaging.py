@@ -212,3 +212,11 @@ def test_mim_runs_the_scripts_of_an_editable_install(
     linked = source / 'mmfixnorm/.mim/tools/fixnorm_search.py'
     assert linked.samefile(source / 'tools/fixnorm_search.py')
     assert PLANNED in editable.run('python', linked, 'plan', 'config.py', cwd=search_folder)
+
+
+def test_the_hooks_of_pre_commit_have_the_pinned_versions() -> None:
+    pins = set((ROOT / 'requirements/constraints.txt').read_text().splitlines())
+    (repository,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    used = {package for hook in repository['hooks'] for package in hook['additional_dependencies']}
+    assert {package.partition('=')[0] for package in used} >= {'ruff', 'mypy'}
+    assert used <= pins
