@@ -220,3 +220,11 @@ def test_the_hooks_of_pre_commit_have_the_pinned_versions() -> None:
     used = {package for hook in repository['hooks'] for package in hook['additional_dependencies']}
     assert {package.partition('=')[0] for package in used} >= {'ruff', 'mypy'}
     assert used <= pins
+
+
+def test_make_alone_lists_every_target_with_what_it_does() -> None:
+    makefile = (ROOT / 'Makefile').read_text()
+    (targets,) = [line.split()[1:] for line in makefile.splitlines() if line.startswith('.PHONY:')]
+    shown = subprocess.run(['make', '-s'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [line.split(maxsplit=2) for line in shown.splitlines()]
+    assert [(first, target) for first, target, _ in lines] == [('make', target) for target in targets]
