@@ -188,7 +188,8 @@ def test_a_script_takes_what_the_documentation_gives_it(command, monkeypatch, ca
         script, arguments = 'tools/train.py', [arguments[0], *arguments[2:]]
     elif script == 'tools/slurm_train.sh':  # PARTITION JOB_NAME CONFIG WORK_DIR [arguments of train.py]
         script, arguments = 'tools/train.py', [arguments[2], '--work-dir', *arguments[3:]]
-    if script.endswith('.py') and 'parser' not in (ROOT / script).read_text():  # it would run as it is
+    source = (ROOT / script).read_text()
+    if script.endswith('.py') and 'parser' not in source and 'mmfixnorm.cli' not in source:  # it would run as it is
         assert arguments == []
     elif script.endswith('.py'):
         check_options(script, arguments, monkeypatch, capsys)
