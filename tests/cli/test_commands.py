@@ -78,7 +78,7 @@ def test_a_search_is_planned_begun_and_shown_without_torch(python, tmp_path) -> 
         assert not modules & (TOOLBOXES | {'torch', 'plotly', 'matplotlib', 'scipy'} | record) - needed
     assert 'in all: 15 trainings, 11 T_max' in printed['plan'].stdout
     assert 'then: mmfixnorm search tell' in printed['run'].stderr
-    assert 'no round is closed yet' in printed['status'].stdout
+    assert 'no stage has finished yet' in printed['status'].stdout
 
 
 def test_python_m_mmfixnorm_is_the_command(python) -> None:
