@@ -103,7 +103,7 @@ class Command(NamedTuple):
 
 FENCE = re.compile(r'^(?P<indent> *)```(?P<language>[^\n`]*)\n(?P<text>.*?)^(?P=indent)```$', re.DOTALL | re.MULTILINE)
 INLINE = re.compile(
-    r'`((?:\w+=\S+\s+)?(?:python|make|pip|mim|pre-commit|optuna-dashboard|(?:tools|benchmarks)/\S+\.py)\s[^`]+'
+    r'`((?:\w+=\S+\s+)?(?:python|make|pip|mim|mmfixnorm|pre-commit|optuna-dashboard|(?:tools|benchmarks)/\S+\.py)\s[^`]+'
     r'|benchmarks/\w+\.sh)`'
 )
 
@@ -115,11 +115,22 @@ def shell_lines(text: str) -> list[str]:
     return [*lines, *(' '.join(span.split()) for span in INLINE.findall(FENCE.sub('', text)))]
 
 
+# ``mmfixnorm search`` and the like -> the script that is a door to it, as the script itself says.
+DOORS = {
+    tuple(door[1].split()): str(path.relative_to(ROOT))
+    for path in (ROOT / 'tools').rglob('*.py')
+    if (door := re.search(r'^"""``(mmfixnorm [a-z -]+)``', path.read_text(), re.MULTILINE))
+}
+
+
 def read_command(page: str, line: str) -> Command | None:
     words = [word.strip('[]') for word in shlex.split(line, comments=True)]
     words = [word for word in words if word not in ('...', 'python')]
     while words and re.match(r'[A-Z_]+=', words[0]):
         del words[0]
+    for length in (3, 2):  # the table has one row for a command and its script
+        if script := DOORS.get(tuple(words[:length])):
+            words[:length] = [script]
     return Command(page, tuple(words)) if words else None
 
 
@@ -209,6 +220,7 @@ python tools/new.py CONFIG [--size 3] \\
     [--names A ...]   # a comment
 ```
 As `OMP_NUM_THREADS=1 python tools/new.py CONFIG` says, or `make new`, or `tools/new.py` with `size=3`.
+Or `mmfixnorm search run CONFIG`, or `mmfixnorm analyze weight-norm DIR`.
 """
 
 
@@ -218,6 +230,8 @@ def test_commands_are_found_in_blocks_and_in_running_text():
         Command('page', ('tools/new.py', 'CONFIG', '--size', '3', '--names', 'A')),
         Command('page', ('tools/new.py', 'CONFIG')),
         Command('page', ('make', 'new')),
+        Command('page', ('tools/fixnorm_search.py', 'run', 'CONFIG')),
+        Command('page', ('tools/analysis/weight_norm.py', 'DIR')),
     ]
 
 
