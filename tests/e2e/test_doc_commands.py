@@ -21,7 +21,6 @@ from unittest import mock
 import pytest
 import torch
 
-from mmfixnorm.cli import build_parser
 from mmfixnorm.config import HOOK_NAMES
 from mmfixnorm.launch import load_config
 from mmfixnorm.search.methods import parse_settings
@@ -69,7 +68,7 @@ RUN = {  # program -> the test that runs it
     'benchmarks/large_study.py': 'tests/search/test_large.py::test_2000_trials_are_told_in_time_and_in_less_than_5_mb',
     'benchmarks/tuners/replay.py': 'tests/search/test_replay.py::test_without_noise_it_is_the_search_on_the_formula',
     'benchmarks/wd_against_fixnorm.py': f'{HERE}::test_a_benchmark_by_its_command',
-    'optuna-dashboard': 'tests/search/test_dashboard.py::'
+    'optuna-dashboard': 'tests/search/record/test_dashboard.py::'
     'test_it_shows_every_attempt_with_its_value_and_its_tuned_numbers',
 }
 NOT_RUN = {
@@ -140,7 +139,6 @@ COMMANDS = [
     for line in shell_lines(page.read_text())
     if (command := read_command(page.name, line)) is not None
 ]
-SUBCOMMANDS = [command for command in COMMANDS if command.words[0] == 'mmfixnorm' and '--help' not in command.words]
 SCRIPTS = list(dict.fromkeys(command for command in COMMANDS if '/' in command.words[0]))
 
 
@@ -175,11 +173,6 @@ def check_options(script: str, arguments: list[str], monkeypatch, capsys) -> Non
     except Parsed:
         return
     pytest.fail(f'{script} ended with {status}: {capsys.readouterr().err}')
-
-
-@pytest.mark.parametrize('command', SUBCOMMANDS, ids=lambda command: f'{command.page}: {" ".join(command.words)}')
-def test_the_arguments_of_a_subcommand_are_those_that_it_takes(command):
-    assert build_parser().parse_args(command.arguments).run
 
 
 def test_every_command_is_in_the_table_and_every_row_is_a_command():
