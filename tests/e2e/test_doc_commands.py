@@ -60,7 +60,7 @@ RUN = {  # program -> the test that runs it
     'benchmarks/convert_stock.py': 'tests/tools/test_fixnorm_convert.py::'
     'test_a_stock_config_is_converted_passes_the_audit_and_trains_with_its_norm_held',
     'benchmarks/driver_cost.py': f'{HERE}::test_a_benchmark_by_its_command',
-    'benchmarks/driver_kills.py': 'tests/search/test_kills.py::test_t3_random_kills_lose_nothing_and_double_nothing',
+    'benchmarks/driver_kills.py': 'tests/search/test_kills.py::test_random_kills_lose_nothing_and_double_nothing',
     'benchmarks/driver_makespan.py': 'tests/search/test_makespan.py::test_no_worker_waits_while_a_trial_is_ready',
     'benchmarks/evidence/report.py': 'tests/test_evidence.py::test_the_page_has_the_tables_that_the_raw_results_make',
     'benchmarks/ema_rescale.py': f'{HERE}::test_a_benchmark_by_its_command',

@@ -65,9 +65,7 @@ BAD = [  # search block, lines added to the config, what the message says
 
 @pytest.mark.parametrize(('search', 'extra', 'message'), BAD)
 @pytest.mark.parametrize('action', ['plan', 'run'])
-def test_t12_bad_input_ends_with_status_2_before_anything_runs(
-    cli, write_config, tmp_path, action, search, extra, message
-):
+def test_bad_input_ends_with_status_2_before_anything_runs(cli, write_config, tmp_path, action, search, extra, message):
     code, _, err = cli(action, write_config(search, extra=extra))
     assert code == 2
     assert message in err

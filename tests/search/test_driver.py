@@ -1,4 +1,4 @@
-"""What breaks other tuners: T1 to T5, T7 to T10, T13 and T14, with fake trainings."""
+"""What breaks other tuners, with fake trainings: kills, failures, torn files, two drivers, another search."""
 
 import multiprocessing
 import os
@@ -6,15 +6,13 @@ import re
 import resource
 import signal
 import sqlite3
-import subprocess
-import time
 
 import pytest
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import STUDY_FILE
+from tests.search.executors.conformance import alive, wait_until
 
 FORK = multiprocessing.get_context('fork')  # a driver without the seconds that imports take
 
@@ -53,7 +51,7 @@ def test_a_finished_search_runs_nothing_again(make_search, small):
     assert len(search.trainings()) == 5
 
 
-def test_t1_a_trial_that_fails_is_tried_again_and_the_search_says_so_in_the_end(make_search, small):
+def test_a_trial_that_fails_is_tried_again_and_the_search_says_so_in_the_end(make_search, small):
     search = make_search(small + ', max_attempts=2')
     outcome = search.run('fail')
     assert outcome.kind == 'stuck'
@@ -62,19 +60,9 @@ def test_t1_a_trial_that_fails_is_tried_again_and_the_search_says_so_in_the_end(
     assert [a.result.attempt for a in search.record().attempts] == [1, 2]
 
 
-def test_t2_kill_9_of_a_trial_costs_one_attempt(make_search, small):
-    search, calm = make_search(small), make_search(small, 'calm')
-    search.run('kill-once')
-    calm.run()
-    assert search.table() == calm.table()
-    attempts = [a.result for a in search.record().attempts if a.spec.key == 'r0-k1']
-    assert [a.outcome for a in attempts] == ['failed', 'done']
-    assert 'killed by signal 9 (SIGKILL)' in attempts[0].message
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(('workers', 'step'), [(1, 1), (2, 3)])
-def test_t3_kill_9_of_the_driver_at_every_event_changes_nothing(make_search, small, workers, step):
+def test_kill_9_of_the_driver_at_every_event_changes_nothing(make_search, small, workers, step):
     calm = make_search(small, 'calm')
     calm.run()
     adopted, events = [], 0
@@ -93,7 +81,7 @@ def test_t3_kill_9_of_the_driver_at_every_event_changes_nothing(make_search, sma
 
 
 @pytest.mark.slow
-def test_t3_a_driver_killed_again_and_again_still_arrives(make_search, small):
+def test_a_driver_killed_again_and_again_still_arrives(make_search, small):
     search, calm = make_search(small), make_search(small, 'calm')
     calm.run()
     kills = 0
@@ -105,7 +93,7 @@ def test_t3_a_driver_killed_again_and_again_still_arrives(make_search, small):
     assert sorted(search.trainings()) == sorted(calm.trainings())
 
 
-def test_t4_the_record_is_there_in_full_or_not_at_all(make_search, small):
+def test_the_record_is_there_in_full_or_not_at_all(make_search, small):
     search = make_search(small)
     assert in_a_process(search.run, 'plain', 1, kill_self_at(1)) == -signal.SIGKILL
     with sqlite3.connect(search.work_dir / STUDY_FILE) as database:
@@ -113,14 +101,14 @@ def test_t4_the_record_is_there_in_full_or_not_at_all(make_search, small):
     assert search.record().attempts == []
 
 
-def test_t4_a_draft_of_the_record_that_was_cut_off_does_no_harm(make_search, small):
+def test_a_draft_of_the_record_that_was_cut_off_does_no_harm(make_search, small):
     search = make_search(small)
     search.work_dir.mkdir()
     (search.work_dir / f'.{STUDY_FILE}.123').write_bytes(b'SQLite format 3\0 and no more')
     assert search.run().kind == 'done'
 
 
-def test_t5_a_diverged_trial_is_a_result_and_is_not_repeated(make_search):
+def test_a_diverged_trial_is_a_result_and_is_not_repeated(make_search):
     search = make_search()
     outcome = search.run('diverge-high')
     assert outcome.best.point.lr == 1.1
@@ -135,7 +123,7 @@ def test_all_diverged_ends_the_search_with_the_reason(make_search, small):
     assert 'all 2 trainings of round 0 diverged' in outcome.message
 
 
-def test_t7_the_last_point_of_a_round_out_of_attempts_stops_there_and_goes_on_later(make_search, small):
+def test_the_last_point_of_a_round_out_of_attempts_stops_there_and_goes_on_later(make_search, small):
     search, calm = make_search(small + ', max_attempts=1'), make_search(small, 'calm')
     calm.run()
     assert search.run('fail-r0-k1').kind == 'stuck'
@@ -144,7 +132,7 @@ def test_t7_the_last_point_of_a_round_out_of_attempts_stops_there_and_goes_on_la
     assert search.table() == calm.table()
 
 
-def test_t8_a_second_driver_is_told_who_holds_the_search(make_search, small):
+def test_a_second_driver_is_told_who_holds_the_search(make_search, small):
     search = make_search(small)
     search.run()
     with driver_lock(search.work_dir), pytest.raises(ConfigError) as refused:
@@ -153,14 +141,14 @@ def test_t8_a_second_driver_is_told_who_holds_the_search(make_search, small):
     assert re.search(who, str(refused.value))
 
 
-def test_t8_the_lock_of_a_killed_driver_holds_nobody_up(make_search, small):
+def test_the_lock_of_a_killed_driver_holds_nobody_up(make_search, small):
     search = make_search(small)
     assert in_a_process(search.run, 'plain', 1, kill_self_at(3)) == -signal.SIGKILL
     assert (search.work_dir / 'driver.lock').read_text()
     assert search.run().kind == 'done'
 
 
-def test_t8_two_drivers_at_once_train_each_point_once(make_search, small):
+def test_two_drivers_at_once_train_each_point_once(make_search, small):
     search = make_search(small)
     drivers = [FORK.Process(target=search.run, args=('brief', 2)) for _ in range(3)]
     for driver in drivers:
@@ -171,7 +159,7 @@ def test_t8_two_drivers_at_once_train_each_point_once(make_search, small):
     assert len(search.trainings()) == len(set(search.trainings())) == 5
 
 
-def test_t9_a_trial_that_hangs_is_ended_at_its_time_limit(make_search, small):
+def test_a_trial_that_hangs_is_ended_at_its_time_limit(make_search, small):
     search = make_search(small + ', max_attempts=1, timeout_s=0.3')
     outcome = search.run('hang')
     assert 'search.timeout_s = 0.3 passed' in outcome.message
@@ -186,7 +174,7 @@ def test_t9_a_trial_that_hangs_is_ended_at_its_time_limit(make_search, small):
         ({'search__seed': 3}, r'search\.seed: was 0, is 3'),
     ],
 )
-def test_t10_another_search_in_the_same_folder_is_refused_with_the_difference(make_search, small, change, shown):
+def test_another_search_in_the_same_folder_is_refused_with_the_difference(make_search, small, change, shown):
     search = make_search(small)
     search.run()
     before = search.table()
@@ -195,7 +183,7 @@ def test_t10_another_search_in_the_same_folder_is_refused_with_the_difference(ma
     assert search.table() == before
 
 
-def test_t10_other_data_at_the_same_place_is_refused(make_search, small, tmp_path):
+def test_other_data_at_the_same_place_is_refused(make_search, small, tmp_path):
     search = make_search(small)
     search.run()
     (tmp_path / 'data' / 'one_more.jpg').touch()
@@ -203,7 +191,7 @@ def test_t10_other_data_at_the_same_place_is_refused(make_search, small, tmp_pat
         search.run()
 
 
-def test_t10_what_only_says_how_to_run_may_change(make_search, small):
+def test_what_only_says_how_to_run_may_change(make_search, small):
     search = make_search(small)
     search.run()
     changed = {'search__max_attempts': 9, 'optim_wrapper__optimizer__lr': 0.7}
@@ -226,7 +214,7 @@ def test_a_broken_config_stops_the_search_at_once(make_search):
 
 
 @pytest.mark.parametrize('mode', ['plain', 'diverge-high', 'tie'])
-def test_t14_any_number_of_workers_gives_the_same_table(make_search, mode):
+def test_any_number_of_workers_gives_the_same_table(make_search, mode):
     tables = []
     for workers in (1, 2, 4):
         search = make_search('lr_range=(0.2, 3.2), num_splits=4, alphas=[1, 4]', f'w{workers}')
@@ -236,7 +224,7 @@ def test_t14_any_number_of_workers_gives_the_same_table(make_search, mode):
     assert len(tables[0]) == 9
 
 
-def test_t13_a_truncated_result_stops_the_search_and_is_kept(make_search, small):
+def test_a_truncated_result_stops_the_search_and_is_kept(make_search, small):
     search = make_search(small)
     torn = search.work_dir / 'trials' / 'r0-k1' / 'result.json'
     for _ in range(2):  # the second time it is found, not made
@@ -248,7 +236,7 @@ def test_t13_a_truncated_result_stops_the_search_and_is_kept(make_search, small)
     assert search.trainings().count('r0-k0') == 1
 
 
-def test_t13_a_full_disk_ends_the_driver_with_the_reason_and_loses_nothing(make_search, small, tmp_path):
+def test_a_full_disk_ends_the_driver_with_the_reason_and_loses_nothing(make_search, small, tmp_path):
     search, calm = make_search(small), make_search(small, 'calm')
     calm.run()
     assert in_a_process(search.run, 'plain', 1, kill_self_at(1)) == -signal.SIGKILL
@@ -270,7 +258,7 @@ def test_t13_a_full_disk_ends_the_driver_with_the_reason_and_loses_nothing(make_
     assert search.trainings() == calm.trainings()
 
 
-def test_t13_a_truncated_spec_is_told_and_the_search_goes_on_without_it(make_search, small):
+def test_a_truncated_spec_is_told_and_the_search_goes_on_without_it(make_search, small):
     search = make_search(small + ', max_attempts=1')
     search.run('fail-r0-k1')
     spec = search.work_dir / 'trials' / 'r0-k1' / 'spec.json'
@@ -316,21 +304,6 @@ def test_ctrl_c_ends_the_trials_and_leaves_a_search_that_goes_on(make_search, sm
     assert search.table() == calm.table()
 
 
-def wait_until(condition, seconds=20):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.01)
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 def test_only_the_leading_trial_keeps_its_weights(make_search, small):
     search = make_search(small)
 
@@ -343,57 +316,3 @@ def test_only_the_leading_trial_keeps_its_weights(make_search, small):
     search.run(listener=leave_weights)
     kept = [p.parts[-3] for p in search.work_dir.glob('trials/*/run/*.pth')]
     assert kept == [search.run().best.key]
-
-
-def test_an_attempt_is_run_once_however_often_it_is_submitted(tmp_path, fake_trial):
-    script = 'echo ran >> $0/count; sleep 0.2'
-    executors = [LocalExecutor(2, ['/bin/sh', '-c', script]) for _ in range(2)]
-    handles = [e.submit(tmp_path, 1) for e in executors]
-    for executor, handle in zip(executors, handles):
-        wait_until(lambda e=executor, h=handle: e.poll(h) is not None)
-    assert (tmp_path / 'count').read_text() == 'ran\n'
-
-
-def test_a_trial_of_a_driver_that_is_gone_is_found_and_can_be_ended(tmp_path):
-    handle = LocalExecutor(1, ['/bin/sh', '-c', 'sleep 60']).submit(tmp_path, 1)
-    later = LocalExecutor(1, ['false'])
-    wait_until(lambda: later.adopt(tmp_path, 1) == handle)
-    assert later.poll(handle) is None
-    later.cancel(handle)
-    assert later.poll(handle).code is None
-    assert later.adopt(tmp_path, 2) is None
-
-
-def test_a_process_that_only_reuses_the_number_is_not_taken_for_the_trial(tmp_path):
-    sleeper = subprocess.Popen(['sleep', '60'])
-    claim = tmp_path / 'attempt-1.claim'
-    claim.write_text(f'{sleeper.pid} 1 {os.uname().nodename}\n')  # started at boot
-    try:
-        assert LocalExecutor(1, ['false']).poll(str(claim)) is not None
-    finally:
-        sleeper.kill()
-        sleeper.wait()
-
-
-def test_a_trial_of_another_machine_is_not_guessed_about(tmp_path):
-    claim = tmp_path / 'attempt-1.claim'
-    claim.write_text('1 1 elsewhere\n')
-    with pytest.raises(ConfigError, match="started on 'elsewhere'"):
-        LocalExecutor(1, ['false']).poll(str(claim))
-
-
-def test_cores_and_gpus_are_shared_out(tmp_path, monkeypatch):
-    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
-    script = 'echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS > $0/got'
-    executor = LocalExecutor(64, ['/bin/sh', '-c', script], gpus=['4', '7'])
-    folders = [tmp_path / str(i) for i in range(3)]
-    for folder in folders:
-        folder.mkdir()
-    handles = [executor.submit(folder, 1) for folder in folders]
-    for handle in handles:
-        wait_until(lambda h=handle: executor.poll(h) is not None)
-    assert [f.joinpath('got').read_text().split() for f in folders] == [
-        ['4', '1'],
-        ['7', '1'],
-        ['4', '1'],
-    ]

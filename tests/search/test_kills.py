@@ -1,4 +1,4 @@
-"""T2 and T3 at random: kill -9 of the driver and of trials, by the benchmark's own code."""
+"""Kill -9 of the driver and of trials at random, by the benchmark's own code."""
 
 import runpy
 
@@ -17,12 +17,12 @@ def check(counted):
     assert set(counted['kills']) == {'driver', 'trial'}
 
 
-def test_t3_random_kills_lose_nothing_and_double_nothing(benchmark, tmp_path):
+def test_random_kills_lose_nothing_and_double_nothing(benchmark, tmp_path):
     check(benchmark['kill_searches'](8, SEED, tmp_path))
 
 
 @pytest.mark.slow
-def test_t3_a_hundred_random_kills_lose_nothing_and_double_nothing(benchmark, tmp_path):
+def test_a_hundred_random_kills_lose_nothing_and_double_nothing(benchmark, tmp_path):
     check(benchmark['kill_searches'](100, SEED + 1, tmp_path))
 
 

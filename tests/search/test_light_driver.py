@@ -64,7 +64,7 @@ def test_importing_the_package_registers_nothing_and_its_engine_does(module, pri
         ('has_a_bug', r"custom_imports: importing \['has_a_bug'\] failed:\n(.*\n)*ZeroDivisionError"),
     ],
 )
-def test_t12_a_module_that_cannot_be_imported_is_told_before_anything_runs(tmp_path, monkeypatch, module, message):
+def test_a_module_that_cannot_be_imported_is_told_before_anything_runs(tmp_path, monkeypatch, module, message):
     (tmp_path / 'needs_mmdet.py').write_text("raise ModuleNotFoundError('No module', name='mmdet')\n")
     (tmp_path / 'has_a_bug.py').write_text('1 / 0\n')
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))

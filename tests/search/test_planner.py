@@ -135,7 +135,7 @@ def test_rule_less_minimises():
     assert (step.best.point.lr, step.best.point.alpha) == (1.4, 4.0)
 
 
-def test_t5_a_diverged_training_ranks_below_everything():
+def test_a_diverged_training_ranks_below_everything():
     _, step = play(PAPER, lambda s: None if s.point.lr > 1 else -1e9 + s.point.lr)
     assert step.best.point.lr == 0.8
 

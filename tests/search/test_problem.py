@@ -1,4 +1,4 @@
-"""T11 and the other checks on a config, all before anything runs."""
+"""The checks on a config, such as keys that do not exist, all before anything runs."""
 
 import pytest
 from mmengine.config import Config
@@ -28,7 +28,7 @@ SPEC = Spec('r0-k3', 'round 0', Point(2.6, 0.5), 0.2)
         ("lr_key=['optim_wrapper.optimizer.lr', 'optim_wrapper.clip']", r"no key 'clip'"),
     ],
 )
-def test_t11_a_key_that_the_config_does_not_have_is_refused(write_config, search, message):
+def test_a_key_that_the_config_does_not_have_is_refused(write_config, search, message):
     with pytest.raises(ConfigError, match=message):
         load_problem(write_config(search))
 

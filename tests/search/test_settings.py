@@ -1,4 +1,4 @@
-"""T12: bad bounds are told before anything runs, and the message names the key."""
+"""Bad bounds are reported before anything runs, and the message names the key."""
 
 import math
 
@@ -88,7 +88,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(('block', 'message'), BAD)
-def test_t12_a_bad_setting_is_refused_with_its_key(block, message):
+def test_a_bad_setting_is_refused_with_its_key(block, message):
     with pytest.raises(ConfigError, match=message):
         parse_settings(block)
 

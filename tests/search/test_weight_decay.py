@@ -66,13 +66,13 @@ def test_the_config_s_own_value_is_no_part_of_the_search_where_it_is_tuned(write
 
 
 @pytest.mark.parametrize('paramwise_cfg', [{}, dict(norm_decay_mult=0.0), dict(bias_decay_mult=0.0)])
-def test_t11_weight_decay_took_effect_if_one_trained_group_has_it(paramwise_cfg):
+def test_weight_decay_took_effect_if_one_trained_group_has_it(paramwise_cfg):
     found = built.built_weight_decays(build(**paramwise_cfg))
     assert found == ([0.0, 3e-5] if paramwise_cfg else [3e-5])
     built.check_built(TASK, [0.4], [], found)
 
 
-def test_t11_weight_decay_that_paramwise_cfg_takes_from_everything_is_refused():
+def test_weight_decay_that_paramwise_cfg_takes_from_everything_is_refused():
     wrapper = build(custom_keys={'': dict(decay_mult=0.0)})
     frozen = torch.nn.Parameter(torch.ones(1), requires_grad=False)
     wrapper.optimizer.add_param_group({'params': [frozen], 'weight_decay': 3e-5})  # does not count
@@ -80,7 +80,7 @@ def test_t11_weight_decay_that_paramwise_cfg_takes_from_everything_is_refused():
         built.check_built(TASK, [0.4], [], built.built_weight_decays(wrapper))
 
 
-def test_t11_an_optimizer_without_weight_decay_is_refused():
+def test_an_optimizer_without_weight_decay_is_refused():
     optimizer = torch.optim.Rprop([torch.nn.Parameter(torch.ones(1))], lr=0.4)
     found = built.built_weight_decays(OptimWrapper(optimizer))
     assert found == []

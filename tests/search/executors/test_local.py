@@ -1,37 +1,25 @@
 """Several GPUs per trial and several trials per GPU, and a trial in two processes."""
 
 import json
-import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.trial.__main__ import die_with_parent
+from tests.search.executors.conformance import FORK, ExecutorConformance, Kind, alive, wait_until
 
 HERE = Path(__file__).parents[1]
-FORK = multiprocessing.get_context('fork')
 TELL = ['/bin/sh', '-c', 'echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS > $0/got; sleep 60']
-
-
-def wait_until(condition, seconds=60):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.02)
-
-
-def alive(pid):
-    """Whether it runs; one that has ended and is not reaped yet does not."""
-    stat = Path(f'/proc/{pid}/stat')
-    return stat.exists() and stat.read_text().rpartition(')')[2].split()[0] != 'Z'
 
 
 @pytest.fixture
@@ -127,3 +115,57 @@ def test_a_trial_in_two_processes_trains_with_both_and_survives_the_loss_of_one(
     newest = torch.load(trial / 'run' / 'epoch_6.pth', weights_only=False)
     assert newest['meta']['iter'] == 6 * 256 // (2 * 32)  # each process has the config's batch size
     assert json.loads((trial / 'result.json').read_text())['attempt'] == 2
+
+
+def test_a_process_that_only_reuses_the_number_is_not_taken_for_the_trial(tmp_path):
+    sleeper = subprocess.Popen(['sleep', '60'])
+    claim = tmp_path / 'attempt-1.claim'
+    claim.write_text(f'{sleeper.pid} 1 {os.uname().nodename}\n')  # started at boot
+    try:
+        assert LocalExecutor(1, ['false']).poll(str(claim)) is not None
+    finally:
+        sleeper.kill()
+        sleeper.wait()
+
+
+def test_a_trial_of_another_machine_is_not_guessed_about(tmp_path):
+    claim = tmp_path / 'attempt-1.claim'
+    claim.write_text('1 1 elsewhere\n')
+    with pytest.raises(ConfigError, match="started on 'elsewhere'"):
+        LocalExecutor(1, ['false']).poll(str(claim))
+
+
+def test_cores_and_gpus_are_shared_out(tmp_path, monkeypatch):
+    monkeypatch.delenv('OMP_NUM_THREADS', raising=False)
+    script = 'echo $CUDA_VISIBLE_DEVICES $OMP_NUM_THREADS > $0/got'
+    executor = LocalExecutor(64, ['/bin/sh', '-c', script], gpus=['4', '7'])
+    folders = [tmp_path / str(i) for i in range(3)]
+    for folder in folders:
+        folder.mkdir()
+    handles = [executor.submit(folder, 1) for folder in folders]
+    for handle in handles:
+        wait_until(lambda h=handle: executor.poll(h) is not None)
+    assert [f.joinpath('got').read_text().split() for f in folders] == [
+        ['4', '1'],
+        ['7', '1'],
+        ['4', '1'],
+    ]
+
+
+def test_a_trial_of_a_driver_that_is_gone_is_found_and_can_be_ended(tmp_path):
+    handle = LocalExecutor(1, ['/bin/sh', '-c', 'sleep 60']).submit(tmp_path, 1)
+    later = LocalExecutor(1, ['false'])
+    wait_until(lambda: later.adopt(tmp_path, 1) == handle)
+    assert later.poll(handle) is None
+    later.cancel(handle)
+    assert later.poll(handle).code is None
+    assert later.adopt(tmp_path, 2) is None
+
+
+class TestLocal(ExecutorConformance):
+    @pytest.fixture
+    def executor(self):
+        def make(command, workers=1):
+            return LocalExecutor(workers, command, grace_s=1.0)
+
+        return Kind(make, 'local', r'process \d+$', r'killed by signal 9 \(SIGKILL\)')

@@ -1,13 +1,11 @@
 """The Ray executor, against a real Ray of two nodes on this machine."""
 
 import importlib.util
-import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -19,11 +17,19 @@ from mmfixnorm.search.executors.base import Exit, UnavailableError
 from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.executors.ray import RayExecutor, RaySettings
 from tests.search.executors import ray_local
+from tests.search.executors.conformance import (
+    SLEEP,
+    TINY,
+    ExecutorConformance,
+    Kind,
+    alive,
+    attempts_of,
+    before,
+    state_of,
+    text_of,
+    wait_until,
+)
 
-FORK = multiprocessing.get_context('fork')
-#: One round of two learning rates.
-TINY = 'lr_range=(0.2, 3.2), num_splits=2, num_rounds=1, schedule_fractions=[1.0], alphas=[1.0]'
-SLEEP = ['/bin/sh', '-c', 'echo $$ > $0/pid; exec sleep 60']
 slow = pytest.mark.slow
 
 
@@ -62,81 +68,9 @@ def run(search, command, *, workers=1, listener=None, **settings):
     return run_search(search.problem(workers), executor=executor, poll_s=0.05, **extra)
 
 
-def before(script, command):
-    """A trial that runs a script of shell first, which has its folder as $0."""
-    words = ' '.join(f"'{word}'" for word in command)
-    return ['/bin/sh', '-c', f'{script}; exec {words} "$0"']
-
-
-def wait_until(condition, seconds=60):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-
-
-def state_of(executor, handle):
-    executor.refresh()
-    return executor.poll(handle)
-
-
-def text_of(path):
-    wait_until(lambda: path.exists() and path.read_text().endswith('\n'))
-    return path.read_text()
-
-
-def alive(pid):
-    """Whether it runs; one that has ended and is not reaped yet does not."""
-    stat = Path(f'/proc/{pid}/stat')
-    return stat.exists() and stat.read_text().rpartition(')')[2].split()[0] != 'Z'
-
-
 def actor_of(claim):
     """The process of the actor that claimed an attempt."""
     return int(text_of(claim).split()[2])
-
-
-def attempts_of(search, key):
-    return [a.result for a in search.record().attempts if a.spec.key == key]
-
-
-@slow
-def test_a_search_ends_with_the_same_table_as_on_this_machine(cluster, make_search, small, fake_trial):
-    search, local = make_search(small), make_search(small, 'local')
-    local.run()
-    assert run(search, fake_trial(), workers=2).kind == 'done'
-    assert search.table() == local.table()
-    assert sorted(search.trainings()) == sorted(local.trainings())
-
-
-@slow
-def test_t3_a_trial_of_a_killed_driver_is_adopted_by_the_next(cluster, make_search, fake_trial):
-    search, local = make_search(TINY), make_search(TINY, 'local')
-    local.run()
-    command = before('case $0 in *r0-k0) sleep 3;; esac', fake_trial())
-    driver = FORK.Process(target=run, args=(search, command))
-    driver.start()
-    text_of(search.work_dir / 'trials' / 'r0-k0' / 'attempt-1.claim')
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.join()
-    events = []
-    assert run(search, command, listener=events.append).kind == 'done'
-    (adopted,) = [e.text for e in events if e.kind == 'adopted']
-    assert adopted.startswith('r0-k0 found, attempt 1: Ray actor r0-k0.1-')
-    assert f' on {os.uname().nodename}, node ' in adopted
-    assert search.table() == local.table()
-    assert sorted(search.trainings()) == sorted(local.trainings())
-
-
-@slow
-def test_t2_kill_9_of_the_process_of_a_trial_costs_one_attempt(cluster, make_search, fake_trial):
-    search, local = make_search(TINY), make_search(TINY, 'local')
-    local.run()
-    assert run(search, fake_trial('kill-once'), workers=2).kind == 'done'
-    assert search.table() == local.table()
-    attempts = attempts_of(search, 'r0-k1')
-    assert [a.outcome for a in attempts] == ['failed', 'done']
-    assert 'killed by signal 9 (SIGKILL)' in attempts[0].message
 
 
 # The first attempt goes on and on, until the test lets it end.
@@ -148,7 +82,7 @@ STEPS = (
 
 @slow
 @pytest.mark.parametrize('how', [signal.SIGKILL, signal.SIGSTOP], ids=['killed', 'hung'])
-def test_t6_a_node_that_is_lost_in_the_middle_costs_one_attempt(far, make_search, fake_trial, how):
+def test_a_node_that_is_lost_in_the_middle_costs_one_attempt(far, make_search, fake_trial, how):
     """Both nodes run a trial. The one on the lost node has ended before its next attempt begins."""
     search, local = make_search(TINY), make_search(TINY, 'local')
     local.run()
@@ -196,17 +130,6 @@ def test_a_trial_ends_without_its_actor_or_its_claim(cluster, tmp_path, victim):
 
 
 @slow
-def test_cancel_ends_the_process_and_waits_for_it(cluster, tmp_path):
-    executor = make_executor(['/bin/sh', '-c', 'trap "" TERM; echo $$ > $0/pid; while :; do sleep 1; done'])
-    handle = executor.submit(tmp_path, 1)
-    pid = int(text_of(tmp_path / 'pid'))
-    executor.cancel(handle)
-    assert not alive(pid)
-    assert state_of(executor, handle) == Exit(-signal.SIGKILL)
-    executor.cancel(handle)  # no error
-
-
-@slow
 def test_an_attempt_that_waits_for_a_node_is_told_found_and_cancelled(cluster, tmp_path):
     executor = make_executor(SLEEP, resources={'nowhere': 1})
     handle = executor.submit(tmp_path, 1)
@@ -246,7 +169,7 @@ def test_a_trial_gets_its_gpus_on_one_node_and_the_next_waits_for_them(cluster, 
 
 
 @slow
-def test_t9_a_hung_trial_is_ended_at_its_time_limit(cluster, tmp_path):
+def test_a_hung_trial_is_ended_at_its_time_limit(cluster, tmp_path):
     executor = make_executor(SLEEP, timeout_s=1.0)
     handle = executor.submit(tmp_path, 1)
     pid = int(text_of(tmp_path / 'pid'))
@@ -309,3 +232,11 @@ def test_an_attempt_that_ray_runs_is_not_started_on_this_machine_as_well(tmp_pat
     (tmp_path / 'attempt-1.claim').write_text('ray far 12 abcdef\n')
     with pytest.raises(ConfigError, match="started by the executor 'ray', this is 'local'"):
         LocalExecutor(1, ['true']).adopt(tmp_path, 1)
+
+
+@slow
+class TestRay(ExecutorConformance):
+    @pytest.fixture
+    def executor(self, cluster):
+        where = rf'Ray actor r0-k0\.1-\w+ on {os.uname().nodename}, node '
+        return Kind(make_executor, 'ray', where, r'killed by signal 9 \(SIGKILL\)')

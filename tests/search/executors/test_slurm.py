@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -10,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -20,13 +18,11 @@ from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.executors.base import UnavailableError
 from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.executors.slurm import SlurmExecutor, SlurmSettings
+from tests.search.executors.conformance import TINY, ExecutorConformance, Kind, before, state_of, wait_until
 
 HERE = Path(__file__).parent
-FORK = multiprocessing.get_context('fork')
 NEEDED = ('sbatch', 'slurmctld', 'slurmd', 'munged')
 ACCOUNTING = ('slurmdbd', 'mariadbd', 'mariadb-install-db', 'sacctmgr')
-#: One round of two learning rates.
-TINY = 'lr_range=(0.2, 3.2), num_splits=2, num_rounds=1, schedule_fractions=[1.0], alphas=[1.0]'
 SBIN = os.pathsep.join([os.environ['PATH'], '/usr/sbin'])
 
 
@@ -116,12 +112,6 @@ def run(search, command, *, workers=1, listener=None, **settings):
     return run_search(search.problem(workers), executor=executor, poll_s=0.05, **extra)
 
 
-def before(script, command):
-    """A trial that runs a script of shell first, which has its folder as $0."""
-    words = ' '.join(f"'{word}'" for word in command)
-    return ['/bin/sh', '-c', f'{script}; exec {words} "$0"']
-
-
 #: The first run of a job goes on and on; one that Slurm has started again goes to the end.
 STEPS = (
     'echo $$ > $0/pid; date +%s.%N >> $0/starts; '
@@ -133,63 +123,12 @@ def parent_of(pid):
     return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
 
 
-def wait_until(condition, seconds=60):
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-
-
-def state_of(executor, handle):
-    executor.refresh()
-    return executor.poll(handle)
-
-
 def job_of(trial_dir, attempt=1):
     return json.loads((trial_dir / f'attempt-{attempt}.job').read_text())['job_id']
 
 
 def ended(events):
     return [(e.data['key'], e.data['outcome']) for e in events if e.kind == 'recorded']
-
-
-@ALL
-def test_a_search_ends_with_the_same_table_as_on_this_machine(cluster, make_search, small, fake_trial):
-    search, local = make_search(small), make_search(small, 'local')
-    local.run()
-    assert run(search, fake_trial(), workers=2).kind == 'done'
-    assert search.table() == local.table()
-    assert sorted(search.trainings()) == sorted(local.trainings())
-
-
-@ALL
-def test_t3_a_job_of_a_killed_driver_is_adopted_by_the_next(cluster, make_search, fake_trial):
-    search, local = make_search(TINY), make_search(TINY, 'local')
-    local.run()
-    command = before('case $0 in *r0-k0) sleep 2;; esac', fake_trial())
-    driver = FORK.Process(target=run, args=(search, command))
-    driver.start()
-    claim = search.work_dir / 'trials' / 'r0-k0' / 'attempt-1.claim'
-    wait_until(lambda: claim.exists() and claim.read_text())
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.join()
-    events = []
-    assert run(search, command, listener=events.append).kind == 'done'
-    adopted = [e.text for e in events if e.kind == 'adopted']
-    assert adopted == [f'r0-k0 found, attempt 1: Slurm job {claim.read_text().split()[1]}']
-    assert search.table() == local.table()
-    assert sorted(search.trainings()) == sorted(local.trainings())
-
-
-@ALL
-def test_t2_kill_9_of_the_process_of_a_job_costs_one_attempt(cluster, make_search, fake_trial):
-    search, local = make_search(TINY), make_search(TINY, 'local')
-    local.run()
-    assert run(search, fake_trial('kill-once'), workers=2).kind == 'done'
-    assert search.table() == local.table()
-    attempts = [a.result for a in search.record().attempts if a.spec.key == 'r0-k1']
-    assert [a.outcome for a in attempts] == ['failed', 'done']
-    assert 'ended as FAILED' in attempts[0].message
 
 
 @ALL
@@ -223,19 +162,6 @@ def test_a_job_that_somebody_else_cancels_is_noticed_and_tried_again(cluster, ma
     assert run(search, command, listener=cancel_the_first).kind == 'done'
     assert ended(events) == [('r0-k0', 'failed'), ('r0-k0', 'done'), ('r0-k1', 'done')]
     assert 'ended as CANCELLED' in search.record().attempts[0].result.message
-
-
-@BOTH
-def test_cancel_ends_the_process_and_waits_for_it(cluster, tmp_path):
-    executor = make_executor(['/bin/sh', '-c', 'echo $$ > $0/pid; exec sleep 60'])
-    handle = executor.submit(tmp_path, 1)
-    wait_until(lambda: (tmp_path / 'pid').exists() and (tmp_path / 'pid').read_text())
-    pid = int((tmp_path / 'pid').read_text())
-    assert Path(f'/proc/{pid}/cmdline').read_text()
-    executor.cancel(handle)
-    assert 'CANCELLED' in str(state_of(executor, handle))
-    wait_until(lambda: not Path(f'/proc/{pid}').exists() or not Path(f'/proc/{pid}/cmdline').read_text(), 10)
-    executor.cancel(handle)  # no error
 
 
 @BOTH
@@ -309,7 +235,7 @@ def slurm_of_two_nodes(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(REAL.marks[1].args[0]), reason=REAL.marks[1].kwargs['reason'])
-def test_t6_a_node_that_disappears_costs_no_attempt_and_its_process_ends(slurm_of_two_nodes, make_search, fake_trial):
+def test_a_node_that_disappears_costs_no_attempt_and_its_process_ends(slurm_of_two_nodes, make_search, fake_trial):
     """slurmd and slurmstepd are killed, the process of the job goes on: Slurm takes the node for dead.
 
     Slurm starts the job again on the other node, and what ran before must have ended by then.
@@ -466,3 +392,10 @@ def test_a_machine_without_slurm_is_told_so(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', str(tmp_path))
     with pytest.raises(ConfigError, match="needs squeue, which is not installed .* use 'local' or 'manual'"):
         make_executor(['true']).refresh()
+
+
+@ALL
+class TestSlurm(ExecutorConformance):
+    @pytest.fixture
+    def executor(self, cluster):
+        return Kind(make_executor, 'slurm', r'Slurm job \d+$', 'ended as FAILED')

@@ -115,7 +115,7 @@ def test_a_closed_training_that_was_never_proposed_is_refused():
 
 
 @pytest.mark.parametrize(('rule', 'worst'), [('greater', -7.0), ('less', 3.0)])
-def test_t5_the_sampler_is_told_a_finite_worst_value_for_a_diverged_training(monkeypatch, rule, worst):
+def test_the_sampler_is_told_a_finite_worst_value_for_a_diverged_training(monkeypatch, rule, worst):
     settings = BayesianSearch(rule=rule, **TPE)
     asked = play(settings)[0]
     done = [closed(s, v) for s, v in zip(asked, [None, 3.0, -7.0, None, 1.0])]
@@ -131,14 +131,14 @@ def test_t5_the_sampler_is_told_a_finite_worst_value_for_a_diverged_training(mon
     assert told == [worst, 3.0, -7.0, worst, 1.0]
 
 
-def test_t5_before_any_value_a_diverged_training_counts_as_0():
+def test_before_any_value_a_diverged_training_counts_as_0():
     asked, _, step = play(BayesianSearch(**TPE), lambda s: None)
     assert isinstance(step, Stuck)
     assert len(asked) == 10
     assert bayesian.observed_values('greater', [closed(s, None) for s in asked]) == [0.0] * 10
 
 
-def test_t5_proposals_keep_away_from_where_training_diverges():
+def test_proposals_keep_away_from_where_training_diverges():
     def cliff(spec):
         return None if spec.point.lr > 1.0 else hill(spec)
 
@@ -151,7 +151,7 @@ def test_t5_proposals_keep_away_from_where_training_diverges():
 
 
 @pytest.mark.parametrize('mode', ['plain', 'diverge-high'])
-def test_t14_any_number_of_workers_gives_the_same_table(make_search, decaying, mode):
+def test_any_number_of_workers_gives_the_same_table(make_search, decaying, mode):
     tables = []
     for workers in (1, 2):
         search = make_search(BLOCK, f'w{workers}', decaying)
@@ -203,7 +203,7 @@ def killed_run(search, workers, number):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(('workers', 'step'), [(1, 1), (2, 3)])
-def test_t3_kill_9_of_the_driver_at_any_event_changes_no_point(make_search, decaying, workers, step):
+def test_kill_9_of_the_driver_at_any_event_changes_no_point(make_search, decaying, workers, step):
     block = BLOCK.replace('num_trials=6', 'num_trials=4')  # a random batch, and one proposed from it
     calm = make_search(block, 'calm', decaying)
     calm.run()
@@ -221,9 +221,7 @@ def test_t3_kill_9_of_the_driver_at_any_event_changes_no_point(make_search, deca
     assert events >= 4 * 4  # submitting, submitted, ended and recorded of four trainings
 
 
-def test_t3_a_batch_once_proposed_stays_as_it_is_with_other_versions_of_the_libraries(
-    make_search, decaying, monkeypatch
-):
+def test_a_batch_once_proposed_stays_as_it_is_with_other_versions_of_the_libraries(make_search, decaying, monkeypatch):
     search = make_search(BLOCK, 'killed', decaying)
     assert killed_run(search, 1, 4) == -signal.SIGKILL  # opened, two proposed, submitting
     proposed = search.record().proposed

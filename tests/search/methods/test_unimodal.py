@@ -110,7 +110,7 @@ def test_a_shorter_training_never_wins():
     assert step.best.key.startswith('full')
 
 
-def test_t5_above_what_diverges_the_walk_comes_down():
+def test_above_what_diverges_the_walk_comes_down():
     asked, _, step = play(DEFAULT, lambda s: None if s.point.lr > 0.3 else 50.0)
     assert (step.best.point.lr, min(s.point.lr for s in asked)) == (0.2, 0.2)
 
@@ -169,6 +169,6 @@ def test_any_results_in_any_order_lead_to_one_end_within_the_outline(search, dat
         (dict(alphas=[1.0, 1.0]), r'search\.alphas'),
     ],
 )
-def test_t12_a_bad_setting_is_refused_with_its_key(block, message):
+def test_a_bad_setting_is_refused_with_its_key(block, message):
     with pytest.raises(ConfigError, match=message):
         parse_settings(dict(type='UnimodalFixNormSearch', **block))

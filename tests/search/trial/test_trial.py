@@ -60,7 +60,7 @@ def weights(folder, epoch=4):
     return torch.load(folder / 'run' / f'epoch_{epoch}.pth', weights_only=False)['state_dict']
 
 
-def test_t11_the_result_proves_what_was_built(make_trial):
+def test_the_result_proves_what_was_built(make_trial):
     result = run(make_trial())
     assert result['outcome'] == 'done'
     assert (result['built_lrs'], result['built_alphas']) == ([0.4], [2.0])
@@ -95,13 +95,13 @@ def test_t11_the_result_proves_what_was_built(make_trial):
         (dict(optim_wrapper__optimizer__momentum=-1), 'Invalid momentum value: -1'),
     ],
 )
-def test_t11_a_wrong_config_is_broken_and_says_why(make_trial, options, message):
+def test_a_wrong_config_is_broken_and_says_why(make_trial, options, message):
     result = run(make_trial(**options))
     assert (result['outcome'], result['value']) == ('broken', None)
     assert re.search(message, result['message'])
 
 
-def test_t5_a_loss_that_is_nan_stops_the_training(make_trial):
+def test_a_loss_that_is_nan_stops_the_training(make_trial):
     folder = make_trial(model__explode_at=9)  # the first batch of epoch 2
     result = run(folder)
     assert (result['outcome'], result['value']) == ('diverged', None)
@@ -116,7 +116,7 @@ def test_an_error_in_the_middle_of_a_training_is_for_another_attempt(make_trial)
     assert not (folder / 'result.json').exists()
 
 
-def test_t6_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial, forget_runs):
+def test_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial, forget_runs):
     straight = run(make_trial(name='straight'))
     forget_runs()
     with pytest.raises(ValueError, match='empty'):
@@ -131,7 +131,7 @@ def test_t6_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial,
         assert torch.equal(tensor, expected[name])
 
 
-def test_t13_a_torn_checkpoint_is_passed_over_for_an_older_one(make_trial, forget_runs):
+def test_a_torn_checkpoint_is_passed_over_for_an_older_one(make_trial, forget_runs):
     folder = make_trial()
     straight = run(folder)
     newest = folder / 'run' / 'epoch_4.pth'
@@ -143,7 +143,7 @@ def test_t13_a_torn_checkpoint_is_passed_over_for_an_older_one(make_trial, forge
 
 
 @pytest.mark.parametrize('size', [0, 10, 1000])
-def test_t13_a_checkpoint_torn_anywhere_is_noticed(make_trial, tmp_path, size):
+def test_a_checkpoint_torn_anywhere_is_noticed(make_trial, tmp_path, size):
     run(make_trial(train_cfg__max_epochs=1, param_scheduler=None))
     whole = next((tmp_path / 'trial' / 'run').glob('*.pth'))
     whole.write_bytes(whole.read_bytes()[:size])
@@ -185,7 +185,7 @@ def test_a_config_written_for_a_trial_reads_back_as_it_was(make_trial, tmp_path)
 
 
 @pytest.mark.slow
-def test_t2_a_real_trial_killed_in_the_middle_gives_the_result_of_an_undisturbed_one(tmp_path):
+def test_a_real_trial_killed_in_the_middle_gives_the_result_of_an_undisturbed_one(tmp_path):
     """Two processes at a time, one of them killed by signal 9, against two left in peace."""
     values = {}
     for name, marker in (('peace', ''), ('killed', str(tmp_path / 'killed_once'))):
