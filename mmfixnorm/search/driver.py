@@ -84,7 +84,7 @@ def run_search(
     """
     make_folder(problem.trials_dir, named_by='--work-dir')
     with driver_lock(problem.work_dir), stop_on_signals() as stop:
-        record = open_record(problem.work_dir, problem.identity(), rule=problem.settings.rule)
+        record = open_record(problem)
         make_folder(problem.trials_dir, named_by='--work-dir')  # it may have been moved aside
         if executor is None:
             executor = build_executor(problem.settings, command)
@@ -314,7 +314,13 @@ class _Driver:
         )
 
     def _cancel_all(self) -> None:
-        for run in list(self._running.values()):
+        running = list(self._running.values())
+        for run in running:  # all are asked first, then waited for: a cluster takes its time with each
+            try:
+                self._executor.request_end(run.handle)
+            except (ConfigError, UnavailableError):
+                continue  # told below, where it is cancelled
+        for run in running:
             try:
                 self._executor.cancel(run.handle)
                 result = self._result(run)  # it may have made it

@@ -19,7 +19,7 @@ from mmfixnorm.search.events import Event, Listener
 from mmfixnorm.search.methods.base import title
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import SearchState, StageCost, search_state, stage_costs
-from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.record.study import read_record_of
 from mmfixnorm.search.terminal.console import event_printer, state_lines, state_table
 from mmfixnorm.search.terminal.running import RunningTrial, driver_of, running_trials
 from mmfixnorm.search.trial.schedule import training_length
@@ -45,7 +45,7 @@ def take_snapshot(problem: SearchProblem) -> Snapshot:
     Raises:
         ConfigError: There is no record, or it belongs to another search.
     """
-    record = read_record(problem.work_dir)
+    record = read_record_of(problem)
     state = search_state(problem, record)
     running = running_trials(problem, record, state.replayed)
     return Snapshot(state, stage_costs(problem, record.attempts), running, driver_of(problem.work_dir))

@@ -193,6 +193,10 @@ def run_trial(trial_dir: Path) -> TrialResult:
         runner = train(trial_dir, task, hook)
         length = training_step(runner)
         value = summarise(hook.curve, select=task['select'], rule=task['rule'])
+        if not math.isfinite(value) and task['rule'] == 'greater':
+            # The loss is finite, or the training would have ended: the model finds nothing yet (no boxes, say).
+            value, message = 0.0, f'{task["metric"]} is {value}, which counts as 0: the loss is finite'
+            print_log(message, level=logging.WARNING)
         if not math.isfinite(value):
             outcome, message, value = 'diverged', f'{task["metric"]} is {value} (see its log)', None
     except DivergedError as err:
