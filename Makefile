@@ -1,7 +1,3 @@
-# make demo   the main job on the default data set, from nothing, with a report
-# make test   the whole test suite, with the complete environment
-# make test-classic   the fast part of it on the toolboxes as OpenMMLab released them last, with torch 2.1
-
 PYTHON ?= python3.11
 JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 
@@ -22,31 +18,42 @@ CLASSIC_PIP := $(CLASSIC)/bin/python -m pip install --disable-pip-version-check 
 DEMO_CONFIG := configs/digits/resnet8_fixnorm_1xb64-20e_digits.py
 DEMO_REPORT := work_dirs/resnet8_fixnorm_1xb64-20e_digits_search/report.html
 
-.PHONY: demo test test-classic lint types docs dist clean
+# The unit tests of every part, without what trains for long or starts one process after another: the whole searches of
+# tests/search, the regimes, the shipped configs, the tools and the end-to-end tests. `make test` runs those.
+QUICK := $(addprefix tests/,analysis cli cls convert core det engine peers search seg test_docstrings.py test_walls.py)
+QUICK_WITHOUT := $(patsubst %,--ignore-glob='*/test_*%*.py',driver kills ledger makespan ray slurm)
 
-demo: $(VENV)/cls data/digits
-	$(BIN)/python tools/fixnorm_search.py run $(DEMO_CONFIG) --workers 2
+.PHONY: help demo test test-quick test-classic lint types docs dist clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/cls data/digits  ## the main job on the default data set, from nothing, with a report
+	$(BIN)/python -m mmfixnorm search run $(DEMO_CONFIG) --workers 2
 	@echo "The report: $(abspath $(DEMO_REPORT))"
 
-test: $(VENV)/all
+test: $(VENV)/all  ## the whole test suite, with the complete environment
 	@$(BIN)/python -c 'import mmcv.ops' || \
 	  { echo "mmcv's ops are missing: rm $(VENV)/all, then make test again" >&2; exit 1; }
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
-test-classic: $(CLASSIC)/all
+test-quick: $(VENV)/all  ## the fast unit tests of every part, in less than 3 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow' $(QUICK) $(QUICK_WITHOUT)
+
+test-classic: $(CLASSIC)/all  ## the suite without slow tests on OpenMMLab's last releases, with torch 2.1
 	OMP_NUM_THREADS=1 $(CLASSIC)/bin/python -m pytest -q -n $(JOBS) --dist worksteal -m 'not slow'
 
-lint: $(VENV)/dev
+lint: $(VENV)/dev  ## ruff: mistakes, and the format of every file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/dev
+types: $(VENV)/dev  ## mypy on the package
 	$(BIN)/mypy
 
-docs: $(VENV)/all
+docs: $(VENV)/all  ## the site of docs/, into docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 
-dist: $(VENV)/dev
+dist: $(VENV)/dev  ## the source distribution and the wheel, into dist/
 	$(BIN)/python -m build --no-isolation
 
 data/digits: | $(VENV)/cls
@@ -84,5 +91,5 @@ $(CLASSIC)/all: $(CLASSIC_PINS) requirements/install_mmcv_ops.sh setup.py
 	$(CLASSIC_PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-clean:
+clean:  ## what builds and tools left; .venv, data/ and work_dirs/ stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

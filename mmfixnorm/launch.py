@@ -4,7 +4,6 @@ Only mmengine and torch are needed here. A mistake of the user becomes a
 :class:`~mmfixnorm.errors.ConfigError`; everything else keeps its traceback.
 """
 
-import argparse
 import copy
 import os
 import subprocess
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
@@ -33,7 +32,6 @@ from mmfixnorm.errors import ConfigError
 
 __all__ = [
     'CPUDistributedDataParallel',
-    'add_launch_arguments',
     'build_model',
     'build_runner',
     'build_testing',
@@ -61,27 +59,6 @@ _BUILD_ERRORS = (
     TypeError,
     ValueError,
 )
-
-
-def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that every tool of an OpenMMLab project has."""
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='change settings of the config, e.g. optim_wrapper.optimizer.lr=0.4; '
-        'a list is written key="[a,b]" or key=a,b, without white space',
-    )
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='what started this process (default: %(default)s)',
-    )
-    # torch.distributed.launch passes it as an option, torchrun in the environment.
-    parser.add_argument('--local-rank', '--local_rank', type=int, default=0, help=argparse.SUPPRESS)
 
 
 def set_work_dir(cfg: Config, work_dir: str | None) -> None:

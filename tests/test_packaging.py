@@ -1,5 +1,6 @@
 """The wheel: what it carries, and that it works in an environment of its own."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,8 @@ import pytest
 import yaml
 
 from mmfixnorm import __version__
+from mmfixnorm.cli import COMMANDS
+from mmfixnorm.cli.analyze import COMMANDS as FIGURES
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,10 +45,8 @@ def test_pinned_versions_satisfy_what_the_package_asks_for() -> None:
 
 
 @pytest.fixture(scope='module')
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the source distribution as ``python -m build`` does it."""
-    out = tmp_path_factory.mktemp('dist')
-    # Without isolation nothing is downloaded. From a copy, so that no build/ is left behind.
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the checkout, so that what is built leaves nothing behind here."""
     source = tmp_path_factory.mktemp('source') / 'mmfixnorm'
     files = subprocess.check_output(
         ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, text=True
@@ -54,6 +55,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if (ROOT / name).is_file():
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope='module')
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the source distribution as ``python -m build`` does it."""
+    out = tmp_path_factory.mktemp('dist')
+    # Without isolation nothing is downloaded.
     subprocess.run(
         [sys.executable, '-m', 'build', '--no-isolation', '--outdir', str(out), str(source)],
         check=True,
@@ -80,31 +89,142 @@ def test_the_wheel_carries_the_package_with_configs_tools_and_index(wheel: Path)
     assert not [name for name in names if name.startswith(('tests', 'configs', 'tools'))]
 
 
+class Installed:
+    """An environment with this package alone, or with the packages of the present one behind it."""
+
+    def __init__(self, folder: Path, *what: object, alone: bool = False) -> None:
+        self.folder = folder
+        self.python = str(folder / 'bin/python')
+        venv.create(folder, with_pip=False)
+        (packages,) = folder.glob('lib/python*/site-packages')
+        if not alone:
+            (packages / 'present.pth').write_text(sysconfig.get_path('purelib') + '\n')
+        # Without isolation and index nothing is downloaded.
+        options = ['--no-deps', '--no-index', '--no-build-isolation', '-q']
+        pip = [sys.executable, '-m', 'pip', '--python', self.python, 'install', *options]
+        subprocess.run([*pip, *map(str, what)], check=True, capture_output=True, text=True)
+
+    def run(self, *command: object, cwd: Path, status: int = 0) -> str:
+        """Run a program of the environment, by its name in ``bin``; return what it printed."""
+        program, *arguments = map(str, command)
+        env = {name: value for name, value in os.environ.items() if name != 'PYTHONPATH'}
+        path = f'{self.folder / "bin"}{os.pathsep}{env["PATH"]}'
+        done = subprocess.run(
+            [str(self.folder / 'bin' / program), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env={**env, 'PATH': path},
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout
+
+
+@pytest.fixture(scope='module')
+def alone(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return Installed(tmp_path_factory.mktemp('alone'), wheel, alone=True)
+
+
+@pytest.fixture(scope='module')
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    return Installed(tmp_path_factory.mktemp('installed'), wheel)
+
+
 @pytest.mark.slow
-def test_the_wheel_installs_and_its_configs_are_found(wheel: Path, tmp_path: Path) -> None:
-    # Everything but mmfixnorm itself comes from the present environment.
-    venv.create(tmp_path / 'env', with_pip=True)
-    python = str(tmp_path / 'env/bin/python')
-    subprocess.run([python, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index', str(wheel)], check=True)
+def test_the_wheel_installs_and_its_configs_are_found(installed: Installed, tmp_path: Path) -> None:
     (tmp_path / 'own.py').write_text(
         "_base_ = 'mmfixnorm::digits/resnet8_fixnorm_1xb64-20e_digits.py'\ntrain_cfg = dict(max_epochs=3)\n"
     )
     code = """
-import sys; sys.path.append(sys.argv[1])  # after the installed wheel
 import mmfixnorm
 from mmengine.utils import get_installed_path
+from mmfixnorm.cli.analyze.model_complexity import find_metafile
 from mmfixnorm.launch import load_config
 cfg = load_config('own.py')
-print(mmfixnorm.__file__, get_installed_path('mmfixnorm'), cfg.train_cfg.max_epochs, sep='\\n')
+print(mmfixnorm.__file__, get_installed_path('mmfixnorm'), find_metafile(), cfg.train_cfg.max_epochs, sep='\\n')
 """
-    done = subprocess.run(
-        [python, '-I', '-c', code, sysconfig.get_path('purelib')],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
-    file, installed, epochs = done.stdout.split('\n')[-4:-1]
-    assert Path(file).is_relative_to(tmp_path)
-    assert Path(installed).is_relative_to(tmp_path)
+    *_, file, root, metafile, epochs = installed.run('python', '-I', '-c', code, cwd=tmp_path).splitlines()
+    assert all(Path(path).is_relative_to(installed.folder) for path in (file, root, metafile))
     assert epochs == '3'
+
+
+@pytest.mark.slow
+def test_the_command_of_the_wheel_reads_command_lines_without_any_other_package(
+    alone: Installed, tmp_path: Path
+) -> None:
+    assert alone.run('mmfixnorm', '--version', cwd=tmp_path) == f'mmfixnorm {__version__}\n'
+    for words in [*((name,) for name in COMMANDS), *(('analyze', name) for name in FIGURES)]:
+        shown = alone.run('mmfixnorm', *words, '--help', cwd=tmp_path)
+        assert shown.startswith(f'usage: mmfixnorm {" ".join(words)} [-h]')
+    for script in sorted((alone.folder).glob('lib/python*/site-packages/mmfixnorm/.mim/tools/**/*.py')):
+        if script.parent.name != 'dataset_converters':
+            assert alone.run('python', script, '--help', cwd=tmp_path).startswith(f'usage: {script.name} [-h]')
+
+
+# Enough of a config for a search whose trainings are not run.
+SEARCH = """
+train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
+train_dataloader = dict(dataset=dict(type='Any'))
+val_dataloader = dict(dataset=dict(type='Any'))
+val_cfg = dict()
+val_evaluator = dict(type='Accuracy')
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+model = dict(head=dict(type='Head', alpha=1.0))
+search = dict(lr_range=(0.2, 3.2))
+"""
+
+
+@pytest.fixture
+def search_folder(tmp_path: Path) -> Path:
+    (tmp_path / 'config.py').write_text(SEARCH)
+    return tmp_path
+
+
+PLANNED, BEGUN = 'in all: 15 trainings, 11 T_max', 'no round is closed yet'
+
+
+@pytest.mark.slow
+def test_the_command_of_the_wheel_plans_and_begins_a_search(installed: Installed, search_folder: Path) -> None:
+    search = ['mmfixnorm', 'search']
+    assert PLANNED in installed.run(*search, 'plan', 'config.py', cwd=search_folder)
+    manual = ['run', 'config.py', '--executor', 'manual']
+    commands = installed.run(*search, *manual, cwd=search_folder, status=3)
+    trial = search_folder / 'work_dirs/config_search/trials/r0-k0'
+    assert f'{installed.python} -m mmfixnorm.search.trial {trial}\n' in commands
+    assert BEGUN in installed.run(*search, 'status', 'config.py', cwd=search_folder)
+    (tools,) = installed.folder.glob('lib/python*/site-packages/mmfixnorm/.mim/tools')
+    assert BEGUN in installed.run('python', tools / 'fixnorm_search.py', 'status', 'config.py', cwd=search_folder)
+
+
+@pytest.mark.slow
+def test_mim_runs_the_scripts_of_an_editable_install(
+    source: Path, search_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # Of a wheel onedl-mim 0.5.1 takes the first file, by name, for the package; that is none of its modules.
+    editable = Installed(tmp_path_factory.mktemp('editable'), '-e', source)
+    mim = ['python', '-m', 'mim', 'run', 'mmfixnorm']
+    shown = editable.run(*mim, 'fixnorm_search', 'plan', 'config.py', cwd=search_folder)
+    assert f'Use the script {source}/tools/fixnorm_search.py' in shown
+    assert PLANNED in shown
+    assert PLANNED in editable.run('mmfixnorm', 'search', 'plan', 'config.py', cwd=search_folder)
+    linked = source / 'mmfixnorm/.mim/tools/fixnorm_search.py'
+    assert linked.samefile(source / 'tools/fixnorm_search.py')
+    assert PLANNED in editable.run('python', linked, 'plan', 'config.py', cwd=search_folder)
+
+
+def test_the_hooks_of_pre_commit_have_the_pinned_versions() -> None:
+    pins = set((ROOT / 'requirements/constraints.txt').read_text().splitlines())
+    (repository,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
+    used = {package for hook in repository['hooks'] for package in hook['additional_dependencies']}
+    assert {package.partition('=')[0] for package in used} >= {'ruff', 'mypy'}
+    assert used <= pins
+
+
+def test_make_alone_lists_every_target_with_what_it_does() -> None:
+    makefile = (ROOT / 'Makefile').read_text()
+    (targets,) = [line.split()[1:] for line in makefile.splitlines() if line.startswith('.PHONY:')]
+    shown = subprocess.run(['make', '-s'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [line.split(maxsplit=2) for line in shown.splitlines()]
+    assert [(first, target) for first, target, _ in lines] == [('make', target) for target in targets]

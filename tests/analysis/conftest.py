@@ -1,4 +1,4 @@
-"""Logs of made-up trainings, studies of fake searches, and the scripts as a user has them."""
+"""Logs of made-up trainings, studies of fake searches, and the commands as a user has them."""
 
 import json
 import runpy
@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+
+from mmfixnorm.cli import main
 
 ROOT = Path(__file__).parents[2]
 SEARCH_TESTS = ROOT / 'tests/search'
@@ -72,12 +74,11 @@ def fake_search(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
 
 @pytest.fixture
 def tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str, str]]:
-    """Run a script of ``tools/analysis`` in an empty folder; return status, stdout and stderr."""
+    """Run a command of ``mmfixnorm analyze`` in an empty folder; return status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *argv: object) -> tuple[int, str, str]:
-        main = runpy.run_path(str(ROOT / f'tools/analysis/{name}.py'))['main']
         capsys.readouterr()
-        return (main([str(arg) for arg in argv]), *capsys.readouterr())
+        return (main(['analyze', name.replace('_', '-'), *map(str, argv)]), *capsys.readouterr())
 
     return run

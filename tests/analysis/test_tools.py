@@ -1,4 +1,4 @@
-"""The scripts of tools/analysis on real trainings and searches, end to end."""
+"""``mmfixnorm analyze`` on real trainings and searches, end to end."""
 
 import json
 import re
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from mmfixnorm.analysis.runs import read_run
+from mmfixnorm.cli import build_parser, main
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / 'tests/tools/toy.py'
@@ -39,15 +40,14 @@ def trace(path: Path, name: str) -> dict:
 
 @pytest.fixture
 def train(tmp_path: Path, monkeypatch, forget_runs) -> Callable[[Sequence[str]], None]:
-    """Run tools/train.py in the temporary folder, with the toy task importable."""
+    """Run ``mmfixnorm train`` in the temporary folder, with the toy task importable."""
     monkeypatch.syspath_prepend(str(TOY.parent))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('LOCAL_RANK', '0')
-    main = runpy.run_path(str(ROOT / 'tools/train.py'))['main']
 
     def run(*argv: object) -> None:
         forget_runs()
-        assert main([str(arg) for arg in argv]) == 0
+        assert main(['train', *map(str, argv)]) == 0
 
     return run
 
@@ -158,9 +158,8 @@ def test_search_progress_draws_several_searches(fake_search, tool, tmp_path):
 def test_a_search_with_real_trainings_is_drawn(monkeypatch, tool, tmp_path):
     monkeypatch.setenv('PYTHONPATH', str(ROOT / 'tests/search'))
     monkeypatch.syspath_prepend(str(ROOT / 'tests/search'))
-    main = runpy.run_path(str(ROOT / 'tools/fixnorm_search.py'))['main']
     config = ROOT / 'tests/search/toy_config.py'
-    assert main(['run', str(config), '--work-dir', 'grid', '--workers', '2']) == 0
+    assert main(['search', 'run', str(config), '--work-dir', 'grid', '--workers', '2']) == 0
     results = [json.loads(path.read_text()) for path in sorted((tmp_path / 'grid/trials').glob('*/result.json'))]
     for name in ('lr_alpha_grid', 'search_progress'):
         status, _, err = tool(name, 'grid', '--out', name)
@@ -190,7 +189,7 @@ def test_a_mistake_ends_with_status_2_and_one_line(tool, name, argv, message):
 @pytest.mark.parametrize(
     'name', ['weight_norm', 'accuracy', 'classifier_scale', 'lr_alpha_grid', 'search_progress'], ids=str
 )
-def test_each_script_says_what_it_draws(tool, capsys, name):
+def test_each_command_says_what_it_draws(tool, capsys, name):
     with pytest.raises(SystemExit, match='0'):
         tool(name, '--help')
     assert 'Fig. ' in capsys.readouterr().out
@@ -204,8 +203,10 @@ def test_without_matplotlib_it_is_said_what_to_install(monkeypatch):
 
 def test_the_commands_of_the_documentation_are_understood():
     text = (ROOT / 'docs/figures.md').read_text().replace('\\\n', ' ')
-    commands = [shlex.split(line) for line in text.splitlines() if line.startswith('python tools/analysis/')]
+    # By the script in tools/analysis, or by the command: mmfixnorm analyze.
+    found = re.findall(r'^(?:python tools/analysis/|mmfixnorm analyze )(\S+)(.*)', text, re.MULTILINE)
+    commands = [[name.removesuffix('.py').replace('_', '-'), *shlex.split(rest)] for name, rest in found]
     images = re.findall(r'\]\(images/figures/(\w+)\.png\)', text)
-    parsed = [runpy.run_path(str(ROOT / argv[1]))['build_parser']().parse_args(argv[2:]) for argv in commands]
+    parsed = [build_parser().parse_args(['analyze', *command]) for command in commands]
     assert [Path(args.out).name for args in parsed] == images
     assert len(images) == 6

@@ -1,23 +1,23 @@
-"""Data that do not fit, through the tools: the config key, what was found, status 2, no traceback."""
+"""Data that do not fit, through the command: the config key, what was found, status 2, no traceback."""
 
 import json
-import runpy
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mmfixnorm.cli import main
+
 TRAIN, VAL = 'train_dataloader.dataset', 'val_dataloader.dataset'
 
 
 @pytest.fixture
-def tool(pytestconfig, forget_runs, capsys):
-    """Runs a tool; returns its status and what it wrote to stderr."""
+def tool(forget_runs, capsys):
+    """Runs a command; returns its status and what it wrote to stderr."""
 
     def run(name, *argv):
         forget_runs()
-        main = runpy.run_path(str(pytestconfig.rootpath / f'tools/{name}.py'))['main']
-        status = main([*argv, '--work-dir', 'run'])
+        status = main([name, *argv, '--work-dir', 'run'])
         return status, capsys.readouterr().err
 
     return run

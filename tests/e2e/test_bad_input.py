@@ -1,8 +1,8 @@
 """Mistakes that show only when training begins: a clear message, status 2, no traceback."""
 
-import runpy
-
 import pytest
+
+from mmfixnorm.cli.train import main
 
 HOOK = "custom_hooks = [dict(type='FixNormHook')]"
 CASES = {
@@ -22,7 +22,7 @@ CASES = {
 
 @pytest.fixture
 def train(digits, tmp_path, monkeypatch, capsys, pytestconfig):
-    """Runs ``tools/train.py`` for an epoch on a child of a digits config; returns status and stderr."""
+    """Runs ``mmfixnorm train`` for an epoch on a child of a digits config; returns status and stderr."""
     root = pytestconfig.rootpath
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'data').mkdir()
@@ -33,7 +33,6 @@ def train(digits, tmp_path, monkeypatch, capsys, pytestconfig):
         (tmp_path / 'child.py').write_text(
             f'_base_ = [{str(base)!r}]\n{change}\nparam_scheduler = []\ntrain_cfg = dict(max_epochs={epochs})\n'
         )
-        main = runpy.run_path(str(root / 'tools/train.py'))['main']
         status = main(['child.py', '--work-dir', 'run', *options])
         return status, capsys.readouterr().err
 

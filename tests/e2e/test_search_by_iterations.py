@@ -1,13 +1,13 @@
 """Searches on a detector and on a segmentor: training by iterations, their metrics and alpha keys."""
 
 import json
-import runpy
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
+from mmfixnorm.cli import main
 from mmfixnorm.launch import load_config
 from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
@@ -39,11 +39,10 @@ def search_config(tiny_task, tmp_path):
 
 
 @pytest.fixture
-def search(pytestconfig, forget_runs, capsys):
+def search(forget_runs, capsys):
     def run(*argv):
         forget_runs()
-        main = runpy.run_path(str(pytestconfig.rootpath / 'tools/fixnorm_search.py'))['main']
-        return (main([*argv, '--work-dir', 'w']), *capsys.readouterr())
+        return (main(['search', *argv, '--work-dir', 'w']), *capsys.readouterr())
 
     return run
 

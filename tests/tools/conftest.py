@@ -1,29 +1,26 @@
-"""The tools as a user has them: scripts, here called by their ``main``."""
+"""The commands as a user has them, here called by their ``main``."""
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from mmfixnorm.cli import evaluate
+from mmfixnorm.cli import train as train_command
+
 HERE = Path(__file__).parent
-TOOLS = HERE.parents[1] / 'tools'
 
 Main = Callable[[Sequence[str]], int]
 
 
-def load_main(name: str, before: Callable[[], None]) -> Main:
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', TOOLS / f'{name}.py')
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def after_forgetting(forget: Callable[[], None], main: Main) -> Main:
+    """A command that starts as in a process of its own."""
 
-    def main(argv: Sequence[str]) -> int:
-        before()
-        return module.main(argv)
+    def run(argv: Sequence[str]) -> int:
+        forget()
+        return main(argv)
 
-    return main
+    return run
 
 
 @pytest.fixture
@@ -37,12 +34,12 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def train(in_tmp: Path, forget_runs: Callable[[], None]) -> Main:
-    return load_main('train', forget_runs)
+    return after_forgetting(forget_runs, train_command.main)
 
 
 @pytest.fixture
 def test_tool(in_tmp: Path, forget_runs: Callable[[], None]) -> Main:
-    return load_main('test', forget_runs)
+    return after_forgetting(forget_runs, evaluate.main)
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import functools
 import inspect
 import re
-import runpy
 
 import pytest
 import torch
 from torch import Tensor
 
+from mmfixnorm.cli import fold
 from tests.tools.families import ROOT, config_file, distance, images, outputs, trained_model, write_child
 
 onnx = pytest.importorskip('onnx')
@@ -71,8 +71,7 @@ def test_a_folded_model_in_the_stock_config_exports_with_the_outputs_of_training
     config = config_file(ours) if ours else write_child(stock, FIXNORM[stock], work_dir / 'ours.py')
     trained = trained_model(config, images(size=224))
     torch.save(dict(state_dict=trained.state_dict()), 'fixnorm.pth')
-    fold = runpy.run_path(str(ROOT / 'tools/model_converters/fold_fixnorm.py'))['main']
-    assert fold([str(config), 'fixnorm.pth', 'plain.pth']) == 0
+    assert fold.main([str(config), 'fixnorm.pth', 'plain.pth']) == 0
     batch = images(3, 224, seed=7)
     expected = outputs(trained, batch)
     for kwargs in EXPORTERS:

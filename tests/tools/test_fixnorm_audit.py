@@ -1,11 +1,11 @@
-"""tools/fixnorm_audit.py on the tiny configs of the three toolboxes, and on every FixNorm config."""
+"""mmfixnorm audit on the tiny configs of the three toolboxes, and on every FixNorm config."""
 
 import json
-import runpy
 from pathlib import Path
 
 import pytest
 
+from mmfixnorm.cli.audit import main
 from mmfixnorm.convert import audit_config
 from mmfixnorm.launch import load_config
 
@@ -25,13 +25,8 @@ def model_of(path):
 MODELS = {model_of(path): path for path in ALL if '-grid' not in path.stem}
 
 
-@pytest.fixture
-def main():
-    return runpy.run_path(str(ROOT / 'tools/fixnorm_audit.py'))['main']
-
-
 @pytest.mark.parametrize('path', TINY, ids=lambda path: path.stem)
-def test_a_fixnorm_config_passes(main, path, tmp_path):
+def test_a_fixnorm_config_passes(path, tmp_path):
     out = tmp_path / 'report.json'
     assert main([str(path), '--size', '64', '--json', str(out)]) == 0
     report = json.loads(out.read_text())
@@ -40,7 +35,7 @@ def test_a_fixnorm_config_passes(main, path, tmp_path):
     assert all(record['scale_invariant'] for record in report['weights'])
 
 
-def test_a_set_with_a_plain_classifier_fails_with_status_1(main, capsys, tmp_path):
+def test_a_set_with_a_plain_classifier_fails_with_status_1(capsys, tmp_path):
     head = (
         "dict(_delete_=True, type='LinearClsHead', num_classes=10, in_channels=32, loss=dict(type='CrossEntropyLoss'))"
     )
@@ -52,7 +47,7 @@ def test_a_set_with_a_plain_classifier_fails_with_status_1(main, capsys, tmp_pat
     assert 'head.fc.weight: no norm layer follows: it feeds a softmax or sigmoid classifier' in shown
 
 
-def test_a_mistake_has_status_2(main, capsys):
+def test_a_mistake_has_status_2(capsys):
     assert main(['nowhere.py']) == 2
     assert 'no such config file' in capsys.readouterr().err
 

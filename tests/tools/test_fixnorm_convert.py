@@ -1,4 +1,4 @@
-"""tools/fixnorm_convert.py on stock configs of the three toolboxes, as their packages install them."""
+"""mmfixnorm convert on stock configs of the three toolboxes, as their packages install them."""
 
 import json
 import math
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmfixnorm.cli.convert import main
 from mmfixnorm.launch import load_config
 from mmfixnorm.search._utils.keys import get_key
 from mmfixnorm.search.methods import parse_settings
@@ -25,7 +26,6 @@ CHEAP = [
 
 @pytest.fixture
 def convert(in_tmp):
-    main = runpy.run_path(str(ROOT / 'tools/fixnorm_convert.py'))['main']
     return lambda *argv: main([str(arg) for arg in argv])
 
 

@@ -1,8 +1,7 @@
-"""tools/model_converters/fold_fixnorm.py: from a plain checkpoint to FixNorm and back, for all three toolboxes."""
+"""mmfixnorm fold: from a plain checkpoint to FixNorm and back, for all three toolboxes."""
 
 import copy
 import json
-import runpy
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import nn
 
+from mmfixnorm.cli.fold import main
 from mmfixnorm.core import WeightNormalized
 from mmfixnorm.launch import build_model, load_config
 
@@ -25,7 +25,6 @@ CONFIGS = {
 @pytest.fixture
 def fold(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    main = runpy.run_path(str(ROOT / 'tools/model_converters/fold_fixnorm.py'))['main']
     return lambda *argv: main([str(arg) for arg in argv])
 
 

@@ -1,4 +1,4 @@
-"""tools/test.py --show-dir: the pictures lie in the given folder, and what was predicted is painted."""
+"""mmfixnorm test --show-dir: the pictures lie in the given folder, and what was predicted is painted."""
 
 import pickle
 

@@ -1,4 +1,4 @@
-"""tools/test.py: the checkpoint that training left, tested again."""
+"""mmfixnorm test: the checkpoint that training left, tested again."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""tools/train.py: what its options do, and what it says when something is wrong."""
+"""mmfixnorm train: what its options do, and what it says when something is wrong."""
 
 import sys
 from pathlib import Path

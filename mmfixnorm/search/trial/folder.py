@@ -18,12 +18,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
-
-from mmengine.config import Config
+from typing import TYPE_CHECKING, Any
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from mmengine.config import Config  # takes a third of a second, and only a driver that submits needs it
 
 RESULT_FILE = 'result.json'
 SPEC_FILE = 'spec.json'
@@ -45,6 +46,8 @@ def write_task(trial_dir: Path, config: Config, task: Mapping[str, Any]) -> None
         config (Config): What to train.
         task (Mapping): Content of ``spec.json``.
     """
+    from mmengine.config import Config
+
     trial_dir.mkdir(parents=True, exist_ok=True)
     # Not formatted by yapf: that takes longer than everything else that the driver does for a trial.
     write_text(trial_dir / CONFIG_FILE, Config(config.to_dict(), format_python_code=False).pretty_text)

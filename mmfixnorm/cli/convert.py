@@ -1,0 +1,70 @@
+"""Write a small child config that trains a plain config of mmpretrain, mmdet or mmseg with FixNorm.
+
+The scale-invariance audit measures what to replace, and the child is audited before it is written: no data is needed.
+Exit status: 0; 2 if the config cannot be converted, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from mmfixnorm.cli._parser import run_script
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    parser.add_argument('config', help='plain config of mmpretrain, mmdet or mmseg')
+    parser.add_argument('-o', '--out', required=True, metavar='NEW', help='file to write')
+    parser.add_argument(
+        '--alpha', type=float, default=1.0, help='bound of the classifiers, times sqrt(classes) (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--lr-range',
+        type=float,
+        nargs=2,
+        metavar=('LO', 'HI'),
+        help="learning rates to search (default: half to 8 times the config's)",
+    )
+    parser.add_argument(
+        '--keep-norm-eval',
+        action='store_true',
+        help='leave batch normalisation on stored statistics as it is, and the layers before it out of the set',
+    )
+    parser.add_argument('--size', type=int, help="height and width of the audit's images (default: by toolbox)")
+    parser.add_argument('--force', action='store_true', help='replace NEW if it exists')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the config and print what was replaced and what was left out, with the reasons."""
+    from mmengine.logging import MMLogger
+
+    from mmfixnorm.convert import convert
+
+    MMLogger.get_instance('mmengine', log_level=logging.ERROR)
+    done = convert(
+        args.config,
+        args.out,
+        alpha=args.alpha,
+        lr_range=args.lr_range,
+        keep_norm_eval=args.keep_norm_eval,
+        overwrite=args.force,
+        size=args.size,
+    )
+    print(
+        f'{args.out}: {len(done.in_set)} weights in the norm-fixing set, all scale-invariant; '
+        f'{len(done.weight_normalized)} layers weight-normalised, {len(done.classifiers)} with a bound '
+        f'({", ".join(done.classifiers)}); {len(done.left_out)} weights left out'
+    )
+    for reason, count in Counter(done.left_out.values()).items():
+        print(f'    left out, {count}: {reason}')
+    for note in done.notes:
+        print(note)
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command alone, as ``tools/fixnorm_convert.py`` does."""
+    return run_script(__name__, argv)

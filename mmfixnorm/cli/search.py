@@ -1,0 +1,164 @@
+"""Tune learning rate and alpha of a config, by the settings in its ``search`` block.
+
+plan    check everything, print the trainings that come next and the cost; nothing runs
+run     search, or continue a search that was interrupted in any way
+status  print the table of trials; --follow watches until the search is over
+tell    read the results of trainings that were run by hand, print the commands that come next
+report  write report.html and best_config.py; --compare shows other searches beside it
+
+Exit status: 0 done, 1 ended without a winner, 2 a mistake to put right, 3 commands are printed that
+have to be run (--executor manual), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mmfixnorm.cli._arguments import add_cfg_options
+from mmfixnorm.cli._parser import run_script
+from mmfixnorm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mmfixnorm.search.problem import SearchProblem
+
+STATUS = {'done': 0, 'stuck': 1, 'waiting': 3, 'interrupted': 130}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    from mmfixnorm.search.executors import EXECUTORS
+
+    parser.add_argument('action', choices=['plan', 'run', 'tell', 'status', 'report'])
+    parser.add_argument('config', help='config file with a search block')
+    parser.add_argument('--work-dir', help='default: work_dirs/<config>_search')
+    parser.add_argument('--workers', type=int, help='trials at a time, instead of search.workers')
+    parser.add_argument(
+        '--executor',
+        choices=sorted(EXECUTORS),
+        help='what runs the trials, instead of search.executor; see docs/clusters.md',
+    )
+    parser.add_argument('--follow', action='store_true', help='status: watch the search until it is over')
+    parser.add_argument(
+        '--interval', type=float, default=2.0, metavar='S', help='status --follow: seconds between two updates'
+    )
+    parser.add_argument('--all', action='store_true', help='status: all trials, not only the last 60')
+    parser.add_argument(
+        '--compare', nargs='+', default=[], metavar='WORK_DIR', help='report: other searches, of any method and config'
+    )
+    add_cfg_options(parser, help='change settings of the config, e.g. search.num_splits=3')
+
+
+def run(args: argparse.Namespace, *, trial_command: Sequence[str] | None = None) -> int:
+    """Do one action of a search; ``trial_command`` replaces the program that trains."""
+    try:
+        problem = load_problem_from(args)
+        if args.action == 'plan':
+            return plan(problem)
+        if args.action == 'status':
+            return status(problem, args)
+        if args.action == 'report':
+            return report(problem, args)
+        return drive(problem, args, trial_command)
+    except KeyboardInterrupt:  # the usual end of --follow; `run` has its own way
+        return STATUS['interrupted']
+
+
+def load_problem_from(args: argparse.Namespace) -> SearchProblem:
+    """Load the search that the command line names, with its executor."""
+    from mmfixnorm.search.executors import choose_executor
+    from mmfixnorm.search.problem import load_problem
+
+    problem = load_problem(
+        args.config,
+        work_dir=args.work_dir,
+        cfg_options=args.cfg_options,
+        workers=args.workers,
+    )
+    if args.action in ('plan', 'run', 'tell'):
+        from mmfixnorm.search.trial.imports import check_custom_imports
+
+        check_custom_imports(problem.cfg)
+    name = 'manual' if args.action == 'tell' else args.executor
+    executor = choose_executor(problem.settings.executor_settings, name)
+    return replace(problem, settings=replace(problem.settings, executor=executor))
+
+
+def plan(problem: SearchProblem) -> int:
+    """Print the trainings that come next and what they cost."""
+    from rich.console import Console
+
+    from mmfixnorm.search.record.study import STUDY_FILE, read_record
+    from mmfixnorm.search.terminal.console import print_plan
+
+    known = (problem.work_dir / STUDY_FILE).exists()
+    print_plan(problem, read_record(problem.work_dir).history() if known else [], Console())
+    return 0
+
+
+def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Sequence[str] | None) -> int:
+    """Search, then print the table and write the report."""
+    from rich.console import Console
+
+    from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
+    from mmfixnorm.search.events import Event
+    from mmfixnorm.search.record.state import search_state
+    from mmfixnorm.search.record.study import read_record
+    from mmfixnorm.search.report import write_report
+    from mmfixnorm.search.terminal.console import event_printer, print_state
+
+    if args.action == 'tell':
+        read_record(problem.work_dir)  # there must be one
+    tell = event_printer(sys.stdout)
+    outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=tell)
+    record = read_record(problem.work_dir)
+    if sys.stdout.isatty():
+        print_state(problem, search_state(problem, record), Console())
+    if outcome.kind == 'waiting':
+        print(outcome.message)
+        print(f'run these commands anywhere, then: {args.prog} tell', file=sys.stderr)
+    elif outcome.kind != 'done':
+        print(f'{outcome.kind}: {outcome.message}', file=sys.stderr)
+    if outcome.kind in ('done', 'stuck'):
+        files = write_report(problem, record)
+        paths = {'report': str(files.report), 'config': str(files.best_config or '')}
+        tell(Event('reported', f'report: {files.report}', paths))
+    return STATUS[outcome.kind]
+
+
+def status(problem: SearchProblem, args: argparse.Namespace) -> int:
+    """Print where the search stands; nothing is written to its folder."""
+    from rich.console import Console
+
+    from mmfixnorm.search.record.state import search_state
+    from mmfixnorm.search.record.study import read_record
+    from mmfixnorm.search.terminal.console import SHOWN_ROWS, print_state
+
+    if args.follow:
+        from mmfixnorm.search.terminal.follow import follow
+
+        if not args.interval > 0:
+            raise ConfigError(f'--interval: must be a number of seconds > 0, got {args.interval:g}')
+        last = follow(problem, Console(), interval_s=args.interval)
+        return 0 if last.state.replayed.finished else 1
+    state = search_state(problem, read_record(problem.work_dir))
+    print_state(problem, state, Console(), max_rows=None if args.all else SHOWN_ROWS)
+    return 0
+
+
+def report(problem: SearchProblem, args: argparse.Namespace) -> int:
+    """Write the report and the best config."""
+    from mmfixnorm.search.record.study import read_record
+    from mmfixnorm.search.report import write_report
+
+    files = write_report(problem, read_record(problem.work_dir), compare=args.compare)
+    print('report: {}\nconfig: {}'.format(*files))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None, *, trial_command: Sequence[str] | None = None) -> int:
+    """Run the command alone, as ``tools/fixnorm_search.py`` does."""
+    return run_script(__name__, argv, trial_command=trial_command)
