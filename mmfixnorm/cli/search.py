@@ -77,6 +77,7 @@ def load_problem_from(args: argparse.Namespace) -> SearchProblem:
         work_dir=args.work_dir,
         cfg_options=args.cfg_options,
         workers=args.workers,
+        needs_data=args.action in ('run', 'tell'),
     )
     if args.action in ('plan', 'run', 'tell'):
         from mmfixnorm.search.trial.imports import check_custom_imports
@@ -91,11 +92,15 @@ def plan(problem: SearchProblem) -> int:
     """Print the trainings that come next and what they cost."""
     from rich.console import Console
 
-    from mmfixnorm.search.record.study import STUDY_FILE, read_record
+    from mmfixnorm.search.problem import check_can_be_written, missing_data
+    from mmfixnorm.search.record.study import STUDY_FILE, read_record_of
     from mmfixnorm.search.terminal.console import print_plan
 
+    check_can_be_written(problem.cfg)
+    for key in missing_data(problem.cfg):
+        print(f'WARNING: {key}: no such file or folder; `run` will need it', file=sys.stderr)
     known = (problem.work_dir / STUDY_FILE).exists()
-    print_plan(problem, read_record(problem.work_dir).history() if known else [], Console())
+    print_plan(problem, read_record_of(problem).history() if known else [], Console())
     return 0
 
 
@@ -106,15 +111,15 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
     from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
     from mmfixnorm.search.events import Event
     from mmfixnorm.search.record.state import search_state
-    from mmfixnorm.search.record.study import read_record
+    from mmfixnorm.search.record.study import read_record_of
     from mmfixnorm.search.report import write_report
     from mmfixnorm.search.terminal.console import event_printer, print_state
 
     if args.action == 'tell':
-        read_record(problem.work_dir)  # there must be one
+        read_record_of(problem)  # there must be one
     tell = event_printer(sys.stdout)
     outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=tell)
-    record = read_record(problem.work_dir)
+    record = read_record_of(problem)
     if sys.stdout.isatty():
         print_state(problem, search_state(problem, record), Console())
     if outcome.kind == 'waiting':
@@ -134,7 +139,7 @@ def status(problem: SearchProblem, args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from mmfixnorm.search.record.state import search_state
-    from mmfixnorm.search.record.study import read_record
+    from mmfixnorm.search.record.study import read_record_of
     from mmfixnorm.search.terminal.console import SHOWN_ROWS, print_state
 
     if args.follow:
@@ -144,7 +149,7 @@ def status(problem: SearchProblem, args: argparse.Namespace) -> int:
             raise ConfigError(f'--interval: must be a number of seconds > 0, got {args.interval:g}')
         last = follow(problem, Console(), interval_s=args.interval)
         return 0 if last.state.replayed.finished else 1
-    state = search_state(problem, read_record(problem.work_dir))
+    state = search_state(problem, read_record_of(problem))
     print_state(problem, state, Console(), max_rows=None if args.all else SHOWN_ROWS)
     return 0
 

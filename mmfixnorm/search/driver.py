@@ -21,7 +21,7 @@ from mmfixnorm.search.executors import build_executor
 from mmfixnorm.search.executors.base import Executor, Exit, UnavailableError
 from mmfixnorm.search.methods.base import Best, Spec, point_in
 from mmfixnorm.search.planner import Done, Propose, Run, Stuck, plan, propose, replay
-from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.problem import SearchProblem, check_can_be_written
 from mmfixnorm.search.record.checkpoints import CheckpointPruner
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import StudyRecord, open_record
@@ -82,6 +82,7 @@ def run_search(
     Raises:
         ConfigError: The user has to put something right; nothing is lost.
     """
+    check_can_be_written(problem.cfg)
     make_folder(problem.trials_dir, named_by='--work-dir')
     with driver_lock(problem.work_dir), stop_on_signals() as stop:
         record = open_record(problem)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -229,6 +230,35 @@ def check_data(cfg: Any) -> None:
         check_exists(key, path)
 
 
+def check_can_be_written(cfg: Config) -> None:
+    """Check that a config can be written for a trial, and reads back as it is.
+
+    Raises:
+        ConfigError: It cannot; the message names the keys, such as the key of a lambda.
+    """
+    plain = {k: _ADDRESS.sub('', repr(v)) for k, v in flatten(cfg.to_dict())}
+    try:
+        again = Config.fromstring(Config(cfg.to_dict(), format_python_code=False).pretty_text, '.py').to_dict()
+    except Exception as err:  # whatever the text of a config raises when it is run
+        odd = [key for key, value in flatten(cfg.to_dict()) if not _is_plain(value)]
+        raise ConfigError(
+            f'{", ".join(odd) or "the config"}: cannot be written into the config of a trial and read back '
+            f'({type(err).__name__}: {err}); use numbers, strings, lists and dicts, and names of registered classes'
+        ) from err
+    read = {k: _ADDRESS.sub('', repr(v)) for k, v in flatten(again)}
+    if differing := sorted(k for k in {*plain, *read} if plain.get(k) != read.get(k)):
+        raise ConfigError(
+            f'{", ".join(differing[:5])}: differs when it is read back from the config of a trial; use numbers, strings, '
+            'lists and dicts, and names of registered classes'
+        )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)  # a name in the text, which the text does not import
+    return value is None or isinstance(value, (bool, int, str, list, tuple, dict))
+
+
 def missing_data(cfg: Any) -> list[str]:
     """List the config keys of data that are not on this machine."""
     return [key for key, path in data_paths(cfg).items() if not os.path.exists(path)]
@@ -247,11 +277,9 @@ def describe_data(cfg: Any, *, but: Path | None = None) -> dict[str, str]:
         ConfigError: A file or folder cannot be read; the message names its key.
     """
     paths = data_paths(cfg)
-    roots = [key for key in paths if key.endswith('.data_root')]
-    inside = {
-        root for root in roots if any(key.startswith(root.removesuffix('data_root')) for key in {*paths} - {root})
-    }
-    return {key: _describe(key, path, but) for key, path in paths.items() if key not in inside}
+    roots = {key: key.removesuffix('data_root') for key in paths if key.endswith('.data_root')}
+    unread = {root for root, prefix in roots.items() if any(k.startswith(prefix) for k in {*paths} - {root})}
+    return {key: _describe(key, path, but) for key, path in paths.items() if key not in unread}
 
 
 def _describe(key: str, path: str, but: Path | None) -> str:
