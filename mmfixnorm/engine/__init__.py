@@ -7,16 +7,16 @@ from mmengine.registry import MODELS
 
 import mmfixnorm.engine.replace_layers  # noqa: F401  # registers the model type FixNormModel
 from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear
-from mmfixnorm.engine.auto_alpha_hook import AutoAlphaHook
-from mmfixnorm.engine.class_check_hook import ClassCheckHook
-from mmfixnorm.engine.cross_boundary_risk_hook import CrossBoundaryRiskHook
-from mmfixnorm.engine.ema_hook import FixNormEMAHook
-from mmfixnorm.engine.epoch_seed_hook import EpochSeedHook
-from mmfixnorm.engine.fix_norm_hook import FixNormHook
+from mmfixnorm.engine.hooks.auto_alpha_hook import AutoAlphaHook
+from mmfixnorm.engine.hooks.class_check_hook import ClassCheckHook
+from mmfixnorm.engine.hooks.cross_boundary_risk_hook import CrossBoundaryRiskHook
+from mmfixnorm.engine.hooks.ema_hook import FixNormEMAHook
+from mmfixnorm.engine.hooks.epoch_seed_hook import EpochSeedHook
+from mmfixnorm.engine.hooks.fix_norm_hook import FixNormHook
+from mmfixnorm.engine.hooks.weight_norm_logger_hook import WeightNormLoggerHook
+from mmfixnorm.engine.hooks.wn_scale_init_hook import WNScaleInitHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
-from mmfixnorm.engine.weight_norm_logger_hook import WeightNormLoggerHook
-from mmfixnorm.engine.wn_scale_init_hook import WNScaleInitHook
 
 # The root registry is the one that `conv_cfg=dict(type='WNConv2d')` of every toolbox falls back to.
 for _layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d):

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmfixnorm.core.norm_fixing import FLAG, add_step_hooks, global_norm
-from mmfixnorm.engine.fix_norm_hook import optimizer_of, unwrapped_model
+from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.checks import require_flagged_groups, require_no_decay

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmfixnorm.core.norm_fixing import add_step_hooks, flag_set, flagged
-from mmfixnorm.engine.fix_norm_hook import optimizer_of, unwrapped_model
+from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.engine.start import choose_set, config_errors
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.checks import require_no_decay

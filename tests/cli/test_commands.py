@@ -188,3 +188,12 @@ def test_the_help_of_search_says_how_many_rows_are_shown() -> None:
     parser = CommandParser(module='mmfixnorm.cli.search')
     parser.load()
     assert f'not only the last {SHOWN_ROWS}\n' in parser.format_help()
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_the_start_of_commands_with_python_and_torch(python) -> None:
+    done = python(Path(__file__).parents[2] / 'benchmarks/command_startup.py', '--runs', '1')
+    assert done.returncode == 0, done.stderr
+    lines = {line['command']: line for line in map(json.loads, done.stdout.splitlines())}
+    assert lines['python -c pass']['of_pass'] == lines['python -c import torch']['of_torch'] == 1
+    assert {'python -m mmfixnorm --help', 'python -m mmfixnorm search status config.py'} <= lines.keys()

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmfixnorm.core import cross_boundary_risk
 from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters
-from mmfixnorm.engine.cross_boundary_risk_hook import find_classifier
+from mmfixnorm.engine.hooks.cross_boundary_risk_hook import find_classifier
 from mmfixnorm.errors import ConfigError
 
 

@@ -43,7 +43,7 @@ def add_study_argument(parser: argparse.ArgumentParser) -> None:
 
 def write(chart: Chart, out: str) -> int:
     """Write the two files of a figure, print its notes and their names; return the exit status."""
-    from mmfixnorm.analysis.command import write_chart
+    from mmfixnorm.analysis.files import write_chart
 
     files = write_chart(chart, out)
     print('\n'.join([*chart.notes, f'figure: {files.png}', f'figure: {files.html}']))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.data_checks.datasets import check_annotations, check_not_empty, class_names, leaf_datasets
-from mmfixnorm.engine.fix_norm_hook import unwrapped_model
+from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
 # By the names of the slots: region proposals know one class, the semantic branch of a detector has its own.

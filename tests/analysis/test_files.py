@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmfixnorm.analysis.command import write_chart
+from mmfixnorm.analysis.files import write_chart
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.plot.chart import Chart, Line, Panel
 

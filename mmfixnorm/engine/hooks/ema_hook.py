@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmfixnorm.core.norm_fixing import flagged, global_norm, scale_
-from mmfixnorm.engine.fix_norm_hook import find_norm_fixer, optimizer_of
+from mmfixnorm.engine.hooks.fix_norm_hook import find_norm_fixer, optimizer_of
 
 
 @HOOKS.register_module()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmfixnorm.config import HOOK_NAMES
 from mmfixnorm.core.norm_fixing import flagged, global_norm, norm_fixing_parameters
-from mmfixnorm.engine.fix_norm_hook import optimizer_of, unwrapped_model
+from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.errors import ConfigError
 
 

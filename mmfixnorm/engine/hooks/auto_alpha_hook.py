@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
 from mmfixnorm.core.layers import FixNormLinear
 from mmfixnorm.core.sharding import shard_key
-from mmfixnorm.engine.cross_boundary_risk_hook import find_classifier
-from mmfixnorm.engine.fix_norm_hook import unwrapped_model
+from mmfixnorm.engine.hooks.cross_boundary_risk_hook import find_classifier
+from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
 
