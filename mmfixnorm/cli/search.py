@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--follow', action='store_true', help='status: watch the search until it is over')
     parser.add_argument(
         '--interval', type=float, default=2.0, metavar='S', help='status --follow: seconds between two updates'
+    )
+    parser.add_argument(
+        '--log-format',
+        choices=['text', 'json'],
+        default='text',
+        help='run, tell, status --follow: one line per event as text or as JSON (default: %(default)s)',
     )
     parser.add_argument('--all', action='store_true', help='status: all trials, not only the last 60')
     parser.add_argument(
@@ -114,13 +121,17 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
     from mmfixnorm.search.record.study import read_record_of
     from mmfixnorm.search.report import write_report
     from mmfixnorm.search.terminal.console import event_printer, print_state
+    from mmfixnorm.search.terminal.follow import live_view
 
     if args.action == 'tell':
         read_record_of(problem)  # there must be one
-    tell = event_printer(sys.stdout)
-    outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=tell)
+    as_json = args.log_format == 'json'
+    listener = event_printer(sys.stdout, as_json=as_json)
+    view = live_view(problem, Console()) if sys.stdout.isatty() and not as_json else nullcontext(listener)
+    with view as shown:
+        outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=shown)
     record = read_record_of(problem)
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not as_json:
         print_state(problem, search_state(problem, record), Console())
     if outcome.kind == 'waiting':
         print(outcome.message)
@@ -130,7 +141,7 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
     if outcome.kind in ('done', 'stuck'):
         files = write_report(problem, record)
         paths = {'report': str(files.report), 'config': str(files.best_config or '')}
-        tell(Event('reported', f'report: {files.report}', paths))
+        listener(Event('reported', f'report: {files.report}', paths))
     return STATUS[outcome.kind]
 
 
@@ -138,19 +149,15 @@ def status(problem: SearchProblem, args: argparse.Namespace) -> int:
     """Print where the search stands; nothing is written to its folder."""
     from rich.console import Console
 
-    from mmfixnorm.search.record.state import search_state
-    from mmfixnorm.search.record.study import read_record_of
-    from mmfixnorm.search.terminal.console import SHOWN_ROWS, print_state
+    from mmfixnorm.search.terminal.console import SHOWN_ROWS
+    from mmfixnorm.search.terminal.follow import follow, print_snapshot, take_snapshot
 
     if args.follow:
-        from mmfixnorm.search.terminal.follow import follow
-
         if not args.interval > 0:
             raise ConfigError(f'--interval: must be a number of seconds > 0, got {args.interval:g}')
-        last = follow(problem, Console(), interval_s=args.interval)
+        last = follow(problem, Console(), interval_s=args.interval, as_json=args.log_format == 'json')
         return 0 if last.state.replayed.finished else 1
-    state = search_state(problem, read_record_of(problem))
-    print_state(problem, state, Console(), max_rows=None if args.all else SHOWN_ROWS)
+    print_snapshot(problem, take_snapshot(problem), Console(), max_rows=None if args.all else SHOWN_ROWS)
     return 0
 
 

@@ -248,8 +248,8 @@ def check_can_be_written(cfg: Config) -> None:
     read = {k: _ADDRESS.sub('', repr(v)) for k, v in flatten(again)}
     if differing := sorted(k for k in {*plain, *read} if plain.get(k) != read.get(k)):
         raise ConfigError(
-            f'{", ".join(differing[:5])}: differs when it is read back from the config of a trial; use numbers, strings, '
-            'lists and dicts, and names of registered classes'
+            f'{", ".join(differing[:5])}: differs when it is read back from the config of a trial; use numbers, '
+            'strings, lists and dicts, and names of registered classes'
         )
 
 
