@@ -117,6 +117,7 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
 
     from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
     from mmfixnorm.search.events import Event
+    from mmfixnorm.search.executors.manual import ManualSettings
     from mmfixnorm.search.record.state import search_state
     from mmfixnorm.search.record.study import read_record_of
     from mmfixnorm.search.report import write_report
@@ -126,12 +127,15 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
     if args.action == 'tell':
         read_record_of(problem)  # there must be one
     as_json = args.log_format == 'json'
-    listener = event_printer(sys.stdout, as_json=as_json)
-    view = live_view(problem, Console()) if sys.stdout.isatty() and not as_json else nullcontext(listener)
+    by_hand = isinstance(problem.settings.executor_settings, ManualSettings)
+    # The commands of trials that are run by hand are all that is printed, so that they can be piped.
+    listener = event_printer(sys.stderr if by_hand and not as_json else sys.stdout, as_json=as_json)
+    on_terminal = sys.stdout.isatty() and not as_json and not by_hand
+    view = live_view(problem, Console()) if on_terminal else nullcontext(listener)
     with view as shown:
         outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=shown)
     record = read_record_of(problem)
-    if sys.stdout.isatty() and not as_json:
+    if on_terminal:
         print_state(problem, search_state(problem, record), Console())
     if outcome.kind == 'waiting':
         print(outcome.message)

@@ -90,10 +90,8 @@ def time_left(problem: SearchProblem, state: SearchState, running: Sequence[Runn
     costs = [problem.cost(trial.spec.fraction) * trial.fraction for trial in running]
     seconds, cost = state.finished_seconds, state.cost
     if not cost:
-        seconds, cost = (
-            sum(max(0.0, now - trial.since) for trial, c in zip(running, costs, strict=True) if c),
-            sum(costs),
-        )
+        seconds = sum(max(0.0, now - t.since) for t, c in zip(running, costs, strict=True) if c)
+        cost = sum(costs)
     if not cost or state.replayed.finished or state.replayed.stuck:
         return None if not cost else 0.0
     left = max(0.0, state.planned_cost - state.cost - sum(costs))
