@@ -60,7 +60,7 @@ def make_study(folder: Path, trials: int, *, logs: bool = True) -> SearchProblem
     config.write_text(CONFIG.format(epochs=EPOCHS, trials=trials))
     problem = load_problem(config, work_dir=folder / 'search')
     problem.work_dir.mkdir()
-    record = open_record(problem.work_dir, problem.identity(), rule='greater')
+    record = open_record(problem)
     specs = plan(problem.settings, []).specs
     rng = random.Random(0)
     first = record.add(specs[0], make_result(specs[0], record.fingerprint, rng), cost=1.0)

@@ -59,6 +59,9 @@ def load_config(
         raise ConfigError(explain_import(err)) from err
     except (ConfigParsingError, SyntaxError, OSError, KeyError, TypeError) as err:
         raise ConfigError(f'not a valid config: {message_of(err)}') from err
+    # A class that the file has imported for its own use is no setting, and cannot be written again.
+    for name in [name for name, value in cfg.items() if isinstance(value, type)]:
+        cfg.pop(name)
     if cfg_options:
         try:
             cfg.merge_from_dict(dict(cfg_options))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--follow', action='store_true', help='status: watch the search until it is over')
     parser.add_argument(
         '--interval', type=float, default=2.0, metavar='S', help='status --follow: seconds between two updates'
+    )
+    parser.add_argument(
+        '--log-format',
+        choices=['text', 'json'],
+        default='text',
+        help='run, tell, status --follow: one line per event as text or as JSON (default: %(default)s)',
     )
     parser.add_argument('--all', action='store_true', help='status: all trials, not only the last 60')
     parser.add_argument(
@@ -77,6 +84,7 @@ def load_problem_from(args: argparse.Namespace) -> SearchProblem:
         work_dir=args.work_dir,
         cfg_options=args.cfg_options,
         workers=args.workers,
+        needs_data=args.action in ('run', 'tell'),
     )
     if args.action in ('plan', 'run', 'tell'):
         from mmfixnorm.search.trial.imports import check_custom_imports
@@ -91,11 +99,15 @@ def plan(problem: SearchProblem) -> int:
     """Print the trainings that come next and what they cost."""
     from rich.console import Console
 
-    from mmfixnorm.search.record.study import STUDY_FILE, read_record
+    from mmfixnorm.search.problem import check_can_be_written, missing_data
+    from mmfixnorm.search.record.study import STUDY_FILE, read_record_of
     from mmfixnorm.search.terminal.console import print_plan
 
+    check_can_be_written(problem.cfg)
+    for key in missing_data(problem.cfg):
+        print(f'WARNING: {key}: no such file or folder; `run` will need it', file=sys.stderr)
     known = (problem.work_dir / STUDY_FILE).exists()
-    print_plan(problem, read_record(problem.work_dir).history() if known else [], Console())
+    print_plan(problem, read_record_of(problem).history() if known else [], Console())
     return 0
 
 
@@ -105,17 +117,25 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
 
     from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
     from mmfixnorm.search.events import Event
+    from mmfixnorm.search.executors.manual import ManualSettings
     from mmfixnorm.search.record.state import search_state
-    from mmfixnorm.search.record.study import read_record
+    from mmfixnorm.search.record.study import read_record_of
     from mmfixnorm.search.report import write_report
     from mmfixnorm.search.terminal.console import event_printer, print_state
+    from mmfixnorm.search.terminal.follow import live_view
 
     if args.action == 'tell':
-        read_record(problem.work_dir)  # there must be one
-    tell = event_printer(sys.stdout)
-    outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=tell)
-    record = read_record(problem.work_dir)
-    if sys.stdout.isatty():
+        read_record_of(problem)  # there must be one
+    as_json = args.log_format == 'json'
+    by_hand = isinstance(problem.settings.executor_settings, ManualSettings)
+    # The commands of trials that are run by hand are all that is printed, so that they can be piped.
+    listener = event_printer(sys.stderr if by_hand and not as_json else sys.stdout, as_json=as_json)
+    on_terminal = sys.stdout.isatty() and not as_json and not by_hand
+    view = live_view(problem, Console()) if on_terminal else nullcontext(listener)
+    with view as shown:
+        outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=shown)
+    record = read_record_of(problem)
+    if on_terminal:
         print_state(problem, search_state(problem, record), Console())
     if outcome.kind == 'waiting':
         print(outcome.message)
@@ -125,7 +145,7 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
     if outcome.kind in ('done', 'stuck'):
         files = write_report(problem, record)
         paths = {'report': str(files.report), 'config': str(files.best_config or '')}
-        tell(Event('reported', f'report: {files.report}', paths))
+        listener(Event('reported', f'report: {files.report}', paths))
     return STATUS[outcome.kind]
 
 
@@ -133,19 +153,15 @@ def status(problem: SearchProblem, args: argparse.Namespace) -> int:
     """Print where the search stands; nothing is written to its folder."""
     from rich.console import Console
 
-    from mmfixnorm.search.record.state import search_state
-    from mmfixnorm.search.record.study import read_record
-    from mmfixnorm.search.terminal.console import SHOWN_ROWS, print_state
+    from mmfixnorm.search.terminal.console import SHOWN_ROWS
+    from mmfixnorm.search.terminal.follow import follow, print_snapshot, take_snapshot
 
     if args.follow:
-        from mmfixnorm.search.terminal.follow import follow
-
         if not args.interval > 0:
             raise ConfigError(f'--interval: must be a number of seconds > 0, got {args.interval:g}')
-        last = follow(problem, Console(), interval_s=args.interval)
+        last = follow(problem, Console(), interval_s=args.interval, as_json=args.log_format == 'json')
         return 0 if last.state.replayed.finished else 1
-    state = search_state(problem, read_record(problem.work_dir))
-    print_state(problem, state, Console(), max_rows=None if args.all else SHOWN_ROWS)
+    print_snapshot(problem, take_snapshot(problem), Console(), max_rows=None if args.all else SHOWN_ROWS)
     return 0
 
 

@@ -21,7 +21,7 @@ from mmfixnorm.search.executors import build_executor
 from mmfixnorm.search.executors.base import Executor, Exit, UnavailableError
 from mmfixnorm.search.methods.base import Best, Spec, point_in
 from mmfixnorm.search.planner import Done, Propose, Run, Stuck, plan, propose, replay
-from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.problem import SearchProblem, check_can_be_written
 from mmfixnorm.search.record.checkpoints import CheckpointPruner
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import StudyRecord, open_record
@@ -82,9 +82,10 @@ def run_search(
     Raises:
         ConfigError: The user has to put something right; nothing is lost.
     """
+    check_can_be_written(problem.cfg)
     make_folder(problem.trials_dir, named_by='--work-dir')
     with driver_lock(problem.work_dir), stop_on_signals() as stop:
-        record = open_record(problem.work_dir, problem.identity(), rule=problem.settings.rule)
+        record = open_record(problem)
         make_folder(problem.trials_dir, named_by='--work-dir')  # it may have been moved aside
         if executor is None:
             executor = build_executor(problem.settings, command)
@@ -314,7 +315,13 @@ class _Driver:
         )
 
     def _cancel_all(self) -> None:
-        for run in list(self._running.values()):
+        running = list(self._running.values())
+        for run in running:  # all are asked first, then waited for: a cluster takes its time with each
+            try:
+                self._executor.request_end(run.handle)
+            except (ConfigError, UnavailableError):
+                continue  # told below, where it is cancelled
+        for run in running:
             try:
                 self._executor.cancel(run.handle)
                 result = self._result(run)  # it may have made it

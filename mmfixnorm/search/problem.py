@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,14 @@ from mmfixnorm.search.planner import planned_stages
 from mmfixnorm.search.settings import SearchSettings
 from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
 
-#: Parts of a config that say where and how a training runs, not what it computes.
-_EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level'})
+#: Parts of a config that say where and how a training runs and what it shows, not what it computes.
+_EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level', 'log_processor', 'local_rank'})
+_SHOWING = ('visualizer', 'vis_backends', 'default_hooks.visualization', 'default_hooks.logger')
 _EXECUTION_LEAVES = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'})
-_ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of a function in a config: it differs in each run
+_DATA = 'data at '
+_ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of an object in a config: it differs in each run
+#: Stands in an identity for data that are not on this machine.
+NO_DATA = repr('not here')
 # Entries of a folder tree that are listed; enough to notice another data set.
 _LISTING_LIMIT = 20_000
 
@@ -51,6 +57,19 @@ class SearchProblem:
     cfg_options: dict[str, Any]
     settings: SearchSettings
     work_dir: Path
+
+    @cached_property
+    def identity(self) -> dict[str, str]:
+        """Everything that the results of this search may depend on, as flat plain data.
+
+        :func:`differences` says which of it decides results.
+        """
+        tuned = {key for keys in self.settings.tuned_keys.values() for key in keys}
+        config = {f'config.{key}': value for key, value in flatten(self.cfg.to_dict()) if key not in tuned}
+        settings = {f'search.{key}': value for key, value in self.settings.identity().items()}
+        data = {f'{_DATA}{key}': value for key, value in describe_data(self.cfg, but=self.work_dir).items()}
+        everything = {k: _ADDRESS.sub('', repr(v)) for k, v in sorted({**settings, **config, **data}.items())}
+        return {k: v for k, v in everything.items() if decides_results(k)}
 
     @property
     def trials_dir(self) -> Path:
@@ -105,20 +124,33 @@ class SearchProblem:
             'alpha_keys': list(self.settings.alpha_keys) if spec.point.alpha is not None else [],
         }
 
-    def identity(self) -> dict[str, Any]:
-        """Return everything that decides the results of this search, as flat plain data."""
-        tuned = {key for keys in self.settings.tuned_keys.values() for key in keys}
-        config = {
-            f'config.{key}': value
-            for key, value in flatten(self.cfg.to_dict())
-            if key.split('.')[0] not in _EXECUTION
-            and key.rsplit('.', 1)[-1] not in _EXECUTION_LEAVES
-            and key not in tuned
-        }
-        settings = {f'search.{key}': value for key, value in self.settings.identity().items()}
-        data = {f'data at {key}': value for key, value in describe_data(self.cfg).items()}
-        everything = sorted({**settings, **config, **data}.items())
-        return {k: _ADDRESS.sub('', repr(v)) for k, v in everything}
+
+def decides_results(key: str) -> bool:
+    """Return whether an entry of an identity can change a result; the others say where and how trainings run."""
+    if not key.startswith('config.'):
+        return True
+    name = key.removeprefix('config.')
+    return not (
+        name.split('.')[0] in _EXECUTION
+        or name.rsplit('.', 1)[-1] in _EXECUTION_LEAVES
+        or any(f'{name}.'.startswith(f'{part}.') for part in _SHOWING)
+    )
+
+
+def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """List the entries in which two identities differ and that decide results, settings of the search first.
+
+    Data are compared where both identities describe them: a search can be looked at on a machine without its data.
+    """
+    keys = []
+    for key in sorted({*was, *now}):
+        both = key in was and key in now
+        if was.get(key) == now.get(key) or not decides_results(key):
+            continue
+        if key.startswith(_DATA) and not (both and NO_DATA not in (was[key], now[key])):
+            continue
+        keys.append(key)
+    return sorted(keys, key=lambda k: not k.startswith('search.'))
 
 
 def load_problem(
@@ -127,6 +159,7 @@ def load_problem(
     work_dir: str | os.PathLike[str] | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     workers: int | None = None,
+    needs_data: bool = True,
 ) -> SearchProblem:
     """Read a config with a ``search`` block and check everything that can be checked before a trial runs.
 
@@ -135,6 +168,7 @@ def load_problem(
         work_dir: Default ``work_dirs/<config stem>_search``.
         cfg_options: Dotted keys to change, e.g. ``{'search.num_splits': 3}``.
         workers: Trials at a time, instead of ``search.workers``.
+        needs_data: Whether the data must be on this machine, as they must be to train.
 
     Raises:
         ConfigError: Settings, keys, schedule, metric or data are not usable.
@@ -153,7 +187,8 @@ def load_problem(
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         if cfg.get(key) is None:
             raise ConfigError(f'{key}: a search needs validation to compare trials, got None')
-    check_data(cfg)
+    if needs_data:
+        check_data(cfg)
     stem = Path(filename).stem
     folder = Path(work_dir) if work_dir else Path('work_dirs') / f'{stem}_search'
     return SearchProblem(
@@ -166,13 +201,14 @@ def load_problem(
 
 
 def _confine_checkpoints(cfg: Config, *, keep_all: bool) -> None:
-    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    hooks = cfg.setdefault('default_hooks', {})
+    hook = hooks.setdefault('checkpoint', {'type': 'CheckpointHook', 'interval': 1})  # what mmengine adds by itself
     if hook is None:
         return
     hook.pop('out_dir', None)  # one folder for all trials: they would overwrite each other's
     if not keep_all:
         kept = hook.get('max_keep_ckpts', 2)
-        hook.max_keep_ckpts = max(kept, 2) if kept > 0 else 2  # a kill may tear the newest one
+        hook['max_keep_ckpts'] = max(kept, 2) if kept > 0 else 2  # a kill may tear the newest one
 
 
 def _check_keys(cfg: Config, settings: SearchSettings) -> None:
@@ -194,16 +230,72 @@ def check_data(cfg: Any) -> None:
         check_exists(key, path)
 
 
-def describe_data(cfg: Any) -> dict[str, str]:
-    """Return a short description of what is at each data path, to notice a change."""
-    return {key: _describe(path) for key, path in data_paths(cfg).items()}
+def check_can_be_written(cfg: Config) -> None:
+    """Check that a config can be written for a trial, and reads back as it is.
+
+    Raises:
+        ConfigError: It cannot; the message names the keys, such as the key of a lambda.
+    """
+    plain = {k: _ADDRESS.sub('', repr(v)) for k, v in flatten(cfg.to_dict())}
+    try:
+        again = Config.fromstring(Config(cfg.to_dict(), format_python_code=False).pretty_text, '.py').to_dict()
+    except Exception as err:  # whatever the text of a config raises when it is run
+        odd = [key for key, value in flatten(cfg.to_dict()) if not _is_plain(value)]
+        raise ConfigError(
+            f'{", ".join(odd) or "the config"}: cannot be written into the config of a trial and read back '
+            f'({type(err).__name__}: {err}); use numbers, strings, lists and dicts, and names of registered classes'
+        ) from err
+    read = {k: _ADDRESS.sub('', repr(v)) for k, v in flatten(again)}
+    if differing := sorted(k for k in {*plain, *read} if plain.get(k) != read.get(k)):
+        raise ConfigError(
+            f'{", ".join(differing[:5])}: differs when it is read back from the config of a trial; use numbers, '
+            'strings, lists and dicts, and names of registered classes'
+        )
 
 
-def _describe(path: str) -> str:
-    if os.path.isfile(path):
-        return f'file of {os.path.getsize(path)} bytes, content {_digest_of_file(path)}'
-    names = [name for _, name in zip(range(_LISTING_LIMIT), _listing(path), strict=False)]
-    digest = hashlib.sha256('\n'.join(names).encode()).hexdigest()[:12]
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)  # a name in the text, which the text does not import
+    return value is None or isinstance(value, (bool, int, str, list, tuple, dict))
+
+
+def missing_data(cfg: Any) -> list[str]:
+    """List the config keys of data that are not on this machine."""
+    return [key for key, path in data_paths(cfg).items() if not os.path.exists(path)]
+
+
+def describe_data(cfg: Any, *, but: Path | None = None) -> dict[str, str]:
+    """Describe shortly what the data sets of a config read, to notice a change.
+
+    A ``data_root`` is described only where the data set names nothing inside it: other files there decide nothing.
+
+    Args:
+        cfg (Config): A resolved config.
+        but (Path, optional): A folder to leave out, the search's own work dir.
+
+    Raises:
+        ConfigError: A file or folder cannot be read; the message names its key.
+    """
+    paths = data_paths(cfg)
+    roots = {key: key.removesuffix('data_root') for key in paths if key.endswith('.data_root')}
+    unread = {root for root, prefix in roots.items() if any(k.startswith(prefix) for k in {*paths} - {root})}
+    return {key: _describe(key, path, but) for key, path in paths.items() if key not in unread}
+
+
+def _describe(key: str, path: str, but: Path | None) -> str:
+    if not os.path.exists(path):
+        return 'not here'
+    try:
+        if os.path.isfile(path):
+            return f'file of {os.path.getsize(path)} bytes, content {_digest_of_file(path)}'
+        names = [name for _, name in zip(range(_LISTING_LIMIT), _listing(path, but), strict=False)]
+    except OSError as err:
+        raise ConfigError(
+            f'{key}: cannot read {err.filename!r} ({err.strerror}); a training reads it as well: make it readable, or '
+            'take it out of the data'
+        ) from err
+    # A name that is not UTF-8 is escaped, as Python escapes it where it lists the folder.
+    digest = hashlib.sha256('\n'.join(names).encode(errors='surrogateescape')).hexdigest()[:12]
     more = ' or more' if len(names) == _LISTING_LIMIT else ''
     return f'folder of {len(names)}{more} entries, listing {digest}'
 
@@ -217,16 +309,22 @@ def _digest_of_file(path: str) -> str:
     return digest.hexdigest()[:12]
 
 
-def _listing(path: str) -> Iterator[str]:
-    """Yield names and sizes below a folder in a fixed order; names starting with a dot are left out."""
+def _listing(path: str, but: Path | None, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """Yield names and sizes below a folder in a fixed order; names starting with a dot are left out.
+
+    A link to a folder above itself is named and not followed.
+    """
+    above |= {os.path.realpath(path)}
     folders = []
     for entry in sorted(os.scandir(path), key=lambda e: e.name):
-        if entry.name.startswith('.'):
+        if entry.name.startswith('.') or (but is not None and os.path.abspath(entry.path) == str(but)):
             continue
         if entry.is_dir():
-            yield entry.path
-            folders.append(entry.path)
+            if but is None or not but.is_relative_to(os.path.abspath(entry.path)):  # else it came with the search
+                yield entry.path
+            if os.path.realpath(entry.path) not in above:
+                folders.append(entry.path)
         else:
             yield f'{entry.path} {entry.stat(follow_symlinks=False).st_size}'
     for folder in folders:
-        yield from _listing(folder)
+        yield from _listing(folder, but, above)

@@ -51,7 +51,7 @@ def search(forget_runs, capsys):
 @pytest.mark.parametrize('task', TASKS)
 def test_a_search_by_iterations_ends_with_a_winner(search_config, search, tmp_path, task):
     config, (metric, keys) = search_config(task), TASKS[task]
-    status, out, err = search('run', config, '--workers', '2')
+    status, out, err = search('run', config, '--workers', '2', '--log-format', 'json')
     assert status == 0, err
     events = [json.loads(line) for line in out.splitlines() if line.startswith('{')]
     assert [e['progress'] for e in events if e['event'] == 'recorded'] == ['1/2', '2/2']

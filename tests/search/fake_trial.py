@@ -29,6 +29,8 @@ def main(mode, trial_dir):
         value = 50.0
     if mode == 'brief':  # long enough to outlive a driver
         time.sleep(0.15)
+    if mode == 'slow':  # so that a live table is drawn while it runs
+        time.sleep(1.5)
     if mode == 'hang':
         time.sleep(60)
     if mode == 'diverge-all' or (mode == 'diverge-high' and spec['lr'] > 2.5):

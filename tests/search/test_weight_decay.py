@@ -58,7 +58,7 @@ def test_a_config_without_weight_decay_is_refused(write_config):
 
 def test_the_config_s_own_value_is_no_part_of_the_search_where_it_is_tuned(write_config, decaying):
     def identity(block, value):
-        return load_problem(write_config(block, extra=decaying.replace('1e-4', value))).identity()
+        return load_problem(write_config(block, extra=decaying.replace('1e-4', value))).identity
 
     assert identity(BLOCK, '1e-4') == identity(BLOCK, '2e-4')
     fixed = BLOCK.replace('weight_decay_range=(1e-5, 5e-4)', 'alpha_range=(1, 8)')

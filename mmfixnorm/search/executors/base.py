@@ -81,6 +81,10 @@ class Executor(ABC):
     def poll(self, handle: str) -> Exit | None:
         """Return how the attempt ended, or None while it runs."""
 
+    def request_end(self, handle: str) -> None:
+        """Ask an attempt to end, without waiting; :meth:`cancel` follows, and waits."""
+        del handle
+
     @abstractmethod
     def cancel(self, handle: str) -> None:
         """End the attempt and everything it started; no error if it has ended already."""

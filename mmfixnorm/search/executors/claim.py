@@ -22,20 +22,24 @@ from pathlib import Path
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.trial.folder import RESULT_FILE
 
-# `set -C` makes the shell create the file exclusively. So however a driver was killed around the
-# start of a trial, an attempt runs once. The process that `exec` makes keeps number and start time.
-CLAIM_SCRIPT = (
-    'set -C; started=$(cut -d" " -f22 /proc/$$/stat 2>/dev/null || echo unknown); '
-    'echo "$$ $started $(uname -n) $1" > "$0" || exit 75; shift; exec "$@"'
-)
-NOT_CLAIMED = 75
-# Beside a trial of a cluster, in its process group: ends the group when ``$claim`` does not say
-# ``$mine`` any more. A node that was given up may still run its trial, and both must not write.
+# Beside a trial, in its process group: ends the group when ``$claim`` does not say ``$mine`` any more. A node that was
+# given up, or a search that was replaced, may still have a trial running, and two must not write.
 WATCH_SCRIPT = """(
   while sleep 2 && kill -s 0 $$; do
     [ "$(cat "$claim")" = "$mine" ] || kill -s KILL -- -$$
   done
 ) >/dev/null 2>&1 &"""
+# `set -C` makes the shell create the file exclusively. So however a driver was killed around the
+# start of a trial, an attempt runs once. The process that `exec` makes keeps number and start time.
+NOT_CLAIMED = 75
+CLAIM_SCRIPT = f"""set -C
+started=$(cut -d" " -f22 /proc/$$/stat 2>/dev/null || echo unknown)
+claim=$0 mine="$$ $started $(uname -n) $1"
+echo "$mine" > "$claim" || exit {NOT_CLAIMED}
+shift
+{WATCH_SCRIPT}
+exec "$@"
+"""
 _CLAIM_WRITTEN_S = 5.0  # an empty claim older than this was left by a shell that was killed
 
 
@@ -123,14 +127,35 @@ def claimed_pid(path: Path) -> int | None:
             f'{path}: this attempt was started on {claim.host!r}, this is {os.uname().nodename!r}; '
             'continue there, or delete that file if the attempt has ended'
         )
-    return claim.pid if _start_time(claim.pid) == claim.started else None
+    return claim.pid if start_time(claim.pid) == claim.started else None
+
+
+def running_claims(trials_dir: Path) -> list[str]:
+    """List the attempts below a folder of trials that still run, or may run, each with where.
+
+    A process of this machine is looked for; of a job, an actor or another machine only a result says that it has ended.
+    """
+    running = []
+    for path in sorted(trials_dir.glob('*/attempt-*.claim')):
+        claim = read_claim(path)
+        if has_result(path):
+            continue
+        if claim is None:
+            words = _words(path)
+            if words and words[0] != 'manual' and 'ended' not in words and 'revoked' not in words:
+                running.append(f'{path.parent.name} ({" ".join(words[:2])})')
+        elif claim.host != os.uname().nodename:
+            running.append(f'{path.parent.name} (process {claim.pid} on {claim.host})')
+        elif start_time(claim.pid) == claim.started:
+            running.append(f'{path.parent.name} (process {claim.pid})')
+    return running
 
 
 def _words(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def _start_time(pid: int) -> str | None:
+def start_time(pid: int) -> str | None:
     """Return the start time of a living process, in ticks since boot, which no later process of its number shares.
 
     ``'unknown'`` where there is no ``/proc``.

@@ -135,15 +135,21 @@ class LocalExecutor(Executor):
         child = self._children.get(handle)
         if child is None:
             return None if claimed_pid(Path(handle)) is not None else self._ended(handle, None)
-        code = child.poll()
-        if code is None:
+        if child.returncode is None and os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             return None
+        # It has ended and is not reaped yet, so its number is still its own, and so is its group's.
+        _kill_group(child.pid, signal.SIGKILL)  # data loading processes that outlived it
+        code = child.wait()
         del self._children[handle]
         claim = read_claim(Path(handle))
         if code == NOT_CLAIMED and (claim is None or claim.pid != child.pid):
             return self.poll(handle)  # a trial of an earlier driver was faster
-        _kill_group(child.pid, signal.SIGKILL)  # data loading processes that outlived it
         return self._ended(handle, code)
+
+    def request_end(self, handle: str) -> None:
+        pid = self._pid(handle)
+        if pid is not None and not self.poll(handle):
+            _kill_group(pid, signal.SIGTERM)
 
     def cancel(self, handle: str) -> None:
         for sig in (signal.SIGTERM, signal.SIGKILL):
@@ -170,9 +176,9 @@ class LocalExecutor(Executor):
 
     def _environment(self, slot: int) -> dict[str, str]:
         env = dict(os.environ)
-        threads = max(1, _cores() // self._processes)
-        for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS'):
-            env.setdefault(name, str(threads))
+        limits = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')
+        if not any(name in env for name in limits):  # torch takes MKL's over the user's own limit for OpenMP
+            env.update(dict.fromkeys(limits, str(max(1, _cores() // self._processes))))
         if self._places:
             env['CUDA_VISIBLE_DEVICES'] = self._places[slot % len(self._places)]
         return env

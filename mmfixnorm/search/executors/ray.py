@@ -182,6 +182,11 @@ class RayExecutor(Executor):
             return None  # other machines may see a new file late
         return end
 
+    def request_end(self, handle: str) -> None:
+        path = Path(handle)
+        if _end(path) is None and path.exists():
+            self._revoke(path)
+
     def cancel(self, handle: str) -> None:
         """End the attempt.
 

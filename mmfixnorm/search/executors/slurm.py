@@ -208,6 +208,9 @@ class SlurmExecutor(Executor):
                 return Exit(None, f'its Slurm job {mine} ended as {job.state} ({job.reason})')
         return Exit(None, f'its Slurm job {mine} is not in the queue any more (squeue)')
 
+    def request_end(self, handle: str) -> None:
+        self._scancel(handle)
+
     def cancel(self, handle: str) -> None:
         name = attempt_name(Path(handle))
         self._scancel(handle)

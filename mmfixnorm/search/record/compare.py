@@ -20,6 +20,7 @@ from mmfixnorm.search.record.study import STUDY_FILE, StudyRecord, read_record
 from mmfixnorm.search.settings import SearchSettings
 
 _SETTINGS = 'search.'
+_EXECUTOR = 'search.executor.'
 _LENGTHS = ('config.train_cfg.max_epochs', 'config.train_cfg.max_iters')
 
 
@@ -65,13 +66,22 @@ def read_studies(work_dirs: Sequence[str | os.PathLike[str]], labels: Sequence[s
         raise ConfigError(f'{twice[0]} is given twice')
     if labels is not None and len(labels) != len(paths):
         raise ConfigError(f'--labels: must be one for each of the {len(paths)} work dirs, got {len(labels)}')
-    names = labels or [path.name for path in paths]
+    names = labels or [_label(path, paths) for path in paths]
     studies = [_read_study(path, label) for path, label in zip(paths, names, strict=True)]
     metrics = {(study.settings.metric, study.settings.rule) for study in studies}
     if len(metrics) > 1:
         found = '\n'.join(f'  {s.work_dir}: {s.settings.metric}, rule {s.settings.rule!r}' for s in studies)
         raise ConfigError(f'the searches cannot be compared, they must be for one metric and rule:\n{found}')
     return studies
+
+
+def _label(path: Path, paths: Sequence[Path]) -> str:
+    """Name a folder by as many of its last parts as tell it from the others."""
+    for parts in range(1, len(path.parts)):
+        name = '/'.join(path.parts[-parts:])
+        if sum('/'.join(other.parts[-parts:]) == name for other in paths) == 1:
+            return name
+    return str(path)
 
 
 def _read_study(work_dir: Path, label: str) -> Study:
@@ -85,6 +95,11 @@ def _read_study(work_dir: Path, label: str) -> Study:
 def _recorded_problem(work_dir: Path, record: StudyRecord) -> SearchProblem:
     lengths = _values(record.identity, _LENGTHS)
     settings = _values(record.identity, [key for key in record.identity if key.startswith(_SETTINGS)])
+    executor = {key: settings.pop(key) for key in list(settings) if key.startswith(_EXECUTOR)}
+    if executor:  # another number of processes per trial is another search
+        settings[f'{_SETTINGS}executor'] = dict(
+            type='local', **{key.removeprefix(_EXECUTOR): value for key, value in executor.items()}
+        )
     return SearchProblem(
         filename=str(work_dir / STUDY_FILE),
         cfg=Config(nest({key.removeprefix('config.'): value for key, value in lengths.items()})),

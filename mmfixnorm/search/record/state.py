@@ -76,6 +76,7 @@ class SearchState(NamedTuple):
         cost: What has finished, in T_max.
         planned_cost: What is planned at most, in T_max.
         trial_seconds: Time of all trials, in seconds.
+        finished_seconds: Time of the attempts that finished their training, in seconds.
         wall_seconds: Time from the start of the search to its last result, in seconds.
     """
 
@@ -86,6 +87,7 @@ class SearchState(NamedTuple):
     cost: float
     planned_cost: float
     trial_seconds: float
+    finished_seconds: float
     wall_seconds: float
 
 
@@ -113,6 +115,7 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         cost=ledger(record.attempts)[-1] if record.attempts else 0.0,
         planned_cost=sum(cost for _, _, cost in problem.planned_costs()),
         trial_seconds=sum(row.seconds for row in rows),
+        finished_seconds=sum(a.result.seconds for a in record.attempts if is_finished(a)),
         wall_seconds=(max(ends) - record.created).total_seconds() if ends else 0.0,
     )
 
@@ -209,3 +212,11 @@ def summary_line(problem: SearchProblem, state: SearchState) -> str:
     which = 'winner' if state.replayed.finished else 'best of the finished stages'
     metric = f'{problem.settings.metric} {state.best.value:g}'
     return f'{which}: {state.best.point}: {metric} ({spent})'
+
+
+def duration(seconds: float) -> str:
+    """Write ``3725`` as ``1 h 2 min 5 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, 'h'), (minutes, 'min'), (rest, 's')]
+    return ' '.join(f'{n} {unit}' for n, unit in parts if n) or '0 s'

@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.files import writing_to
+from mmfixnorm.search.executors.claim import running_claims
 from mmfixnorm.search.methods.base import FinishedTraining, Spec
+from mmfixnorm.search.problem import SearchProblem, differences
 from mmfixnorm.search.record.sqlite import StudyFile, read_study_file
 from mmfixnorm.search.trial.folder import TrialResult
 
@@ -111,22 +114,29 @@ def finished_trainings(attempts: Iterable[Attempt]) -> list[FinishedTraining]:
     return [FinishedTraining(a.spec.key, a.spec.point, a.result.value) for a in attempts if is_finished(a)]
 
 
-def open_record(work_dir: Path, identity: Mapping[str, str], *, rule: str) -> StudyRecord:
+def open_record(problem: SearchProblem) -> StudyRecord:
     """Open the record of this search for writing, or make it; the caller holds the driver's lock.
 
     Raises:
-        ConfigError: The record belongs to another search and has trainings (the differences are
-            shown), or it cannot be opened.
+        ConfigError: The record belongs to another search that has trainings, finished or running (the differences are
+            shown), it cannot be opened, or it cannot be written.
     """
+    work_dir, identity = problem.work_dir, problem.identity
     path = work_dir / STUDY_FILE
     if path.exists():
         record = _open(path)
-        if record.identity == dict(identity):
+        if not differences(record.identity, identity):
             return record
         if record.finished():
             raise ConfigError(_refusal(work_dir, record.identity, identity))
-        _move_aside(work_dir)  # nothing has finished: the user corrects a mistake
-    _create(path, identity, rule)
+        if running := running_claims(work_dir / 'trials'):
+            raise ConfigError(
+                f'{_refusal(work_dir, record.identity, identity)}\nTrials of that search still run: '
+                f'{", ".join(running)}; end them, or wait for them, before another search takes the folder'
+            )
+        _move_aside(work_dir)  # nothing has finished and nothing runs: the user corrects a mistake
+    with writing_to(work_dir):
+        _create(path, identity, problem.settings.rule)
     return _open(path)
 
 
@@ -159,10 +169,32 @@ def read_record(work_dir: Path) -> StudyRecord:
         raise ConfigError(f'{path}: not the record of a search ({err})') from err
 
 
+def read_record_of(problem: SearchProblem) -> StudyRecord:
+    """Read the record of this search.
+
+    Raises:
+        ConfigError: There is no record, it cannot be read, or it belongs to another search.
+    """
+    record = read_record(problem.work_dir)
+    check_belongs(problem, record)
+    return record
+
+
+def check_belongs(problem: SearchProblem, record: StudyRecord) -> None:
+    """Check that a record is that search's; every command asks it.
+
+    Raises:
+        ConfigError: The record belongs to another search; the differences are shown.
+    """
+    if differences(record.identity, problem.identity):
+        raise ConfigError(_refusal(problem.work_dir, record.identity, problem.identity))
+
+
 def _storage(path: Path) -> optuna.storages.RDBStorage:
     import optuna
 
-    return optuna.storages.RDBStorage(f'sqlite:///{path}')
+    # By a function that connects: in a URL, characters such as ? and % of a path would mean something.
+    return optuna.storages.RDBStorage('sqlite:///record', engine_kwargs={'creator': lambda: sqlite3.connect(path)})
 
 
 def _create(path: Path, identity: Mapping[str, str], rule: str) -> None:
@@ -170,6 +202,8 @@ def _create(path: Path, identity: Mapping[str, str], rule: str) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for abandoned in path.parent.glob(f'.{path.name}.*'):  # by a driver that was killed, or found the disk full
+        abandoned.unlink()
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
     storage = _storage(draft)
     direction = 'maximize' if rule == 'greater' else 'minimize'
@@ -192,8 +226,7 @@ def _move_aside(work_dir: Path) -> None:
 
 
 def _refusal(work_dir: Path, was: Mapping[str, str], now: Mapping[str, str]) -> str:
-    keys = [k for k in sorted({*was, *now}) if was.get(k) != now.get(k)]
-    keys.sort(key=lambda k: not k.startswith('search.'))
+    keys = differences(was, now)
     lines = [f'  {k}: was {was.get(k, "absent")}, is {now.get(k, "absent")}' for k in keys[:_SHOWN_DIFFERENCES]]
     if len(keys) > _SHOWN_DIFFERENCES:
         lines.append(f'  and {len(keys) - _SHOWN_DIFFERENCES} more')

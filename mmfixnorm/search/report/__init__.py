@@ -13,12 +13,12 @@ from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.compare import Study, read_studies
-from mmfixnorm.search.record.state import SearchState, search_state, stage_costs, summary_line
-from mmfixnorm.search.record.study import StudyRecord
+from mmfixnorm.search.record.state import SearchState, duration, search_state, stage_costs, summary_line
+from mmfixnorm.search.record.study import StudyRecord, check_belongs
 from mmfixnorm.search.report import figures
 from mmfixnorm.search.report import html as report_html
 from mmfixnorm.search.report.curves import alpha_curves, lr_curves, point_map, validation_curves
-from mmfixnorm.search.report.html import Page, duration, table
+from mmfixnorm.search.report.html import Page, table
 from mmfixnorm.search.report.trials import trials_table
 from mmfixnorm.search.report.winner import winner_diff, write_best_config
 from mmfixnorm.search.trial.schedule import training_length
@@ -44,11 +44,13 @@ def write_report(
         compare: Work dirs of other searches to show beside it, of any method and config.
 
     Raises:
-        ConfigError: A search in ``compare`` has no record, or another metric or rule.
+        ConfigError: The record belongs to another search, or a search in ``compare`` has no record, or another metric
+            or rule.
     """
+    check_belongs(problem, record)
     state = search_state(problem, record)
     studies = read_studies([problem.work_dir, *compare]) if compare else []
-    best_config = write_best_config(problem, state.best) if state.best else None
+    best_config = write_best_config(problem, state) if state.best else None
     page = Page(f'search on {problem.filename}')
     page.add(f'<h1>{escape(problem.settings.kind)} on {escape(Path(problem.filename).name)}</h1>')
     page.add(*_summary(problem, state, best_config))

@@ -118,11 +118,3 @@ def _is_number(value: object) -> bool:
 def warning(message: str) -> str:
     """Return a paragraph that stands out."""
     return f'<p class="warning">{html.escape(message)}</p>'
-
-
-def duration(seconds: float) -> str:
-    """Write ``3725`` as ``1 h 2 min 5 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, 'h'), (minutes, 'min'), (rest, 's')]
-    return ' '.join(f'{n} {unit}' for n, unit in parts if n) or '0 s'

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from mmfixnorm.search.methods.base import title
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.record.state import Row, SearchState
+from mmfixnorm.search.record.state import Row, SearchState, duration
 from mmfixnorm.search.record.study import Attempt
-from mmfixnorm.search.report.html import Markup, duration, table
+from mmfixnorm.search.report.html import Markup, table
 from mmfixnorm.search.trial.folder import LOG_FILE
 from mmfixnorm.search.trial.schedule import training_length
 

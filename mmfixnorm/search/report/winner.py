@@ -12,6 +12,7 @@ from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search._utils.keys import nest
 from mmfixnorm.search.methods.base import Best
 from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.record.state import SearchState
 
 BEST_CONFIG_FILE = 'best_config.py'
 
@@ -24,23 +25,37 @@ def winner_diff(problem: SearchProblem, best: Best) -> list[str]:
     return list(difflib.unified_diff(given, winning, *names, lineterm='', n=2))
 
 
-def write_best_config(problem: SearchProblem, best: Best) -> Path:
+def write_best_config(problem: SearchProblem, state: SearchState) -> Path:
     """Write ``best_config.py`` into the work dir and return its path.
 
     It inherits from the given config and sets the differences; where inheritance cannot express them (an
     entry of a list, a config in pure Python style) it is the whole resolved config.
     """
+    best = state.best
+    if best is None:
+        raise ValueError('there is no best training yet')
     path = problem.work_dir / BEST_CONFIG_FILE
     values = {**problem.cfg_options, **problem.tuned(best.point)}
+    if problem.settings.seed is not None:  # that of the training, so that it can be repeated
+        values['randomness.seed'] = problem.settings.seed
+    head = f'# {_standing(state)}: {problem.settings.metric} {best.value:g} in trial {best.key} of the search\n'
     lists = any(part.isdigit() for key in values for part in key.split('.'))
     if lists or _is_pure_python(problem.filename):
-        write_text(path, problem.config_with(best.point).pretty_text)
+        cfg = problem.config_with(best.point)
+        if problem.settings.seed is not None:
+            cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': problem.settings.seed}
+        write_text(path, head + cfg.pretty_text)
         return path
     base = os.path.relpath(os.path.abspath(problem.filename), problem.work_dir)
     child = Config(nest(values))
-    head = f'# {problem.settings.metric} {best.value:g} in trial {best.key} of the search\n'
     write_text(path, f'{head}_base_ = [{base!r}]\n{child.pretty_text}\n')
     return path
+
+
+def _standing(state: SearchState) -> str:
+    if state.replayed.stuck:
+        return 'No winner, the search is stuck; the best of the finished stages'
+    return 'The winner' if state.replayed.finished else 'Not the winner yet, the best of the finished stages'
 
 
 def _is_pure_python(filename: str) -> bool:

@@ -1,4 +1,4 @@
-"""Render a search: tables on a terminal, JSON lines otherwise."""
+"""Render a search: tables, lines of text, or JSON lines."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _QUIET = frozenset({'submitting', 'ended'})  # an event with more detail follows
 SHOWN_ROWS = 60  # of a table, unless --all is given: rich takes milliseconds for each
 
 
-def event_printer(stream: IO[str]) -> Listener:
-    """Return a listener that prints one line per event: text on a terminal, JSON otherwise."""
+def event_printer(stream: IO[str], *, as_json: bool = False) -> Listener:
+    """Return a listener that prints one line per event, as text or as JSON."""
 
-    def as_text(event: Event) -> None:
+    def write_text(event: Event) -> None:
         if event.kind not in _QUIET:
             done = event.data.get('progress') or ''
             stream.write(f'{datetime.now():%H:%M:%S} {done:>6} {event.text}\n')
             stream.flush()
 
-    def as_json(event: Event) -> None:
+    def write_json(event: Event) -> None:
         line = {'time': datetime.now().isoformat(timespec='seconds'), 'event': event.kind}
         stream.write(json.dumps({**line, **event.data, 'text': event.text}) + '\n')
         stream.flush()
 
-    return as_text if stream.isatty() else as_json
+    return write_json if as_json else write_text
 
 
 def print_state(

@@ -1,4 +1,4 @@
-"""``status --follow``: watch a search that another process drives. Reads only.
+"""Watch a search, driven by this process (``run``) or by another (``status --follow``). Reads only.
 
 On a terminal, a table that is drawn again whenever something changes; elsewhere, one line for each
 change. The record may be written meanwhile: each read of it is one snapshot.
@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import IO, NamedTuple, cast
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.events import Event, Listener
 from mmfixnorm.search.methods.base import title
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.record.state import SearchState, StageCost, search_state, stage_costs
-from mmfixnorm.search.record.study import read_record
-from mmfixnorm.search.terminal.console import event_printer, state_lines, state_table
-from mmfixnorm.search.terminal.running import RunningTrial, driver_of, running_trials
+from mmfixnorm.search.record.state import SearchState, StageCost, duration, search_state, stage_costs
+from mmfixnorm.search.record.study import read_record_of
+from mmfixnorm.search.terminal.console import event_printer, print_state, state_lines, state_table
+from mmfixnorm.search.terminal.running import RunningTrial, driver_of, running_trials, time_left
 from mmfixnorm.search.trial.schedule import training_length
 
 
@@ -31,6 +33,7 @@ class Snapshot(NamedTuple):
     state: SearchState
     stages: list[StageCost]
     running: list[RunningTrial]
+    seconds_left: float | None
     driver: str
 
     @property
@@ -45,10 +48,11 @@ def take_snapshot(problem: SearchProblem) -> Snapshot:
     Raises:
         ConfigError: There is no record, or it belongs to another search.
     """
-    record = read_record(problem.work_dir)
+    record = read_record_of(problem)
     state = search_state(problem, record)
     running = running_trials(problem, record, state.replayed)
-    return Snapshot(state, stage_costs(problem, record.attempts), running, driver_of(problem.work_dir))
+    left = time_left(problem, state, running, time.time())
+    return Snapshot(state, stage_costs(problem, record.attempts), running, left, driver_of(problem.work_dir))
 
 
 def follow(
@@ -56,6 +60,7 @@ def follow(
     console: Console,
     *,
     interval_s: float = 2.0,
+    as_json: bool = False,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Snapshot:
     """Show a search until it is over; return the last snapshot.
@@ -64,13 +69,14 @@ def follow(
         problem (SearchProblem): The search.
         console (Console): Where to show it.
         interval_s (float): Time between two snapshots, in seconds.
+        as_json (bool): Print a JSON line for each change.
         sleep: Waits for that long.
 
     Raises:
         ConfigError: See :func:`take_snapshot`.
     """
-    if not console.is_terminal:
-        return _follow_lines(problem, event_printer(console.file), interval_s, sleep)
+    if as_json or not console.is_terminal:
+        return _follow_lines(problem, event_printer(console.file, as_json=as_json), interval_s, sleep)
     # Not drawn by a thread of its own: between two snapshots nothing changes.
     with Live(console=console, auto_refresh=False, vertical_overflow='crop') as live:
         shown = None
@@ -84,6 +90,54 @@ def follow(
             sleep(interval_s)
 
 
+@contextmanager
+def live_view(problem: SearchProblem, console: Console) -> Iterator[Listener]:
+    """Show the search that this process drives as a live table; yield the listener for its driver.
+
+    Events are printed above the table, as lines that stay. The table is drawn by a thread that reads the record and the
+    trials' folders, so it shows what ``status --follow`` shows elsewhere.
+    """
+
+    def renderable() -> Group | Text:
+        try:
+            return draw(problem, take_snapshot(problem), height=console.height)
+        except ConfigError:
+            return Text('the search begins')  # there is no record yet
+
+    with Live(console=console, get_renderable=renderable, refresh_per_second=1, transient=True) as live:
+        yield event_printer(cast(IO[str], _Above(live.console)))
+
+
+class _Above:
+    """A stream whose lines appear above a live table."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def write(self, text: str) -> None:
+        self._console.print(text, end='', markup=False, highlight=False)
+
+    def flush(self) -> None:
+        self._console.file.flush()
+
+
+def print_snapshot(problem: SearchProblem, snapshot: Snapshot, console: Console, *, max_rows: int | None) -> None:
+    """Print the stages with their cost, the running trials, the table of trials, and where the search stands."""
+    console.print(_stage_table(snapshot.stages))
+    if snapshot.running:
+        console.print(_running_table(problem, snapshot.running))
+    print_state(problem, snapshot.state, console, max_rows=max_rows)
+    for line in _last_lines(snapshot):
+        console.print(line, markup=False, highlight=False)
+
+
+def _last_lines(snapshot: Snapshot) -> list[str]:
+    if snapshot.over:
+        return []
+    left = 'not known yet' if snapshot.seconds_left is None else f'about {duration(snapshot.seconds_left)}'
+    return [f'time left: {left}', snapshot.driver]
+
+
 def draw(problem: SearchProblem, snapshot: Snapshot, *, height: int) -> Group:
     """Draw the stages with their cost, the running trials, the last trials that fit, and the best so far."""
     parts = [_stage_table(snapshot.stages)]
@@ -94,7 +148,7 @@ def draw(problem: SearchProblem, snapshot: Snapshot, *, height: int) -> Group:
     recorded = snapshot.state.rows[-max(3, height - used) :]
     if recorded:
         parts.append(state_table(problem, snapshot.state, recorded))
-    return Group(*parts, Text('\n'.join([*lines, snapshot.driver])))
+    return Group(*parts, Text('\n'.join([*lines, *_last_lines(snapshot)])))
 
 
 def _stage_table(stages: list[StageCost]) -> Table:
@@ -109,12 +163,15 @@ def _stage_table(stages: list[StageCost]) -> Table:
 def _running_table(problem: SearchProblem, running: list[RunningTrial]) -> Table:
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
-    table = _table('running', ('trial', *map(title, tuned), unit, problem.settings.metric, 'attempt', 'since', 'where'))
+    columns = ('trial', *map(title, tuned), unit, 'done', 'loss', problem.settings.metric, 'attempt', 'since', 'where')
+    table = _table('running', columns)
     for trial in running:
         table.add_row(
             trial.spec.key,
             *trial.spec.point.cells(tuned),
-            f'{trial.step} of {trial.length}',
+            f'{trial.fraction * trial.length:.3g} of {trial.length}',
+            f'{trial.fraction:.0%}',
+            f'{trial.progress.loss:.4g}' if trial.progress and trial.progress.loss is not None else '',
             '' if trial.value is None else f'{trial.value:g}',
             str(trial.attempt),
             time.strftime('%H:%M:%S', time.localtime(trial.since)),

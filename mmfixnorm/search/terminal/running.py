@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mmfixnorm.search.executors.claim import claim_file, has_result, note_file
 from mmfixnorm.search.methods.base import Replay, Spec
 from mmfixnorm.search.problem import SearchProblem
+from mmfixnorm.search.record.state import SearchState
 from mmfixnorm.search.record.study import StudyRecord
-from mmfixnorm.search.trial.folder import CURVE_FILE, read_curve
+from mmfixnorm.search.trial.folder import CURVE_FILE, TrainingProgress, read_curve, read_progress
 from mmfixnorm.search.trial.schedule import shortened_length
 
 
@@ -26,6 +28,7 @@ class RunningTrial(NamedTuple):
         step: Epochs or iterations at its last validation; 0 before the first.
         length: Epochs or iterations at its end.
         value: The metric at its last validation; None before the first.
+        progress: How far the training is; None before it has said so.
         ended: Whether it has left its result, which the driver has not recorded yet.
     """
 
@@ -36,7 +39,15 @@ class RunningTrial(NamedTuple):
     step: int
     length: int
     value: float | None
+    progress: TrainingProgress | None
     ended: bool
+
+    @property
+    def fraction(self) -> float:
+        """The part of the training that is done, in [0, 1]."""
+        if self.ended:
+            return 1.0
+        return self.progress.fraction if self.progress else min(1.0, self.step / self.length)
 
 
 def running_trials(problem: SearchProblem, record: StudyRecord, replayed: Replay) -> list[RunningTrial]:
@@ -57,7 +68,34 @@ def _read_trial(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTria
     curve = read_curve(folder / CURVE_FILE)
     step = max(curve, default=0)
     length = shortened_length(problem.cfg, spec.fraction)
-    return RunningTrial(spec, attempt, where, since, step, length, curve.get(step), has_result(claim))
+    progress = read_progress(folder, attempt=attempt)
+    return RunningTrial(spec, attempt, where, since, step, length, curve.get(step), progress, has_result(claim))
+
+
+def time_left(problem: SearchProblem, state: SearchState, running: Sequence[RunningTrial], now: float) -> float | None:
+    """Estimate the seconds until the search is over, if all planned trainings are needed.
+
+    From the speed of the trials that have finished, or of those that run while none has; trials that run at a time
+    share what is left.
+
+    Args:
+        problem (SearchProblem): The search.
+        state (SearchState): Where it stands.
+        running (Sequence[RunningTrial]): What runs.
+        now (float): Seconds since the epoch.
+
+    Returns:
+        float | None: None while no speed is known.
+    """
+    costs = [problem.cost(trial.spec.fraction) * trial.fraction for trial in running]
+    seconds, cost = state.finished_seconds, state.cost
+    if not cost:
+        seconds = sum(max(0.0, now - t.since) for t, c in zip(running, costs, strict=True) if c)
+        cost = sum(costs)
+    if not cost or state.replayed.finished or state.replayed.stuck:
+        return None if not cost else 0.0
+    left = max(0.0, state.planned_cost - state.cost - sum(costs))
+    return left * seconds / cost / max(1, len(running) or problem.settings.workers)
 
 
 def _where(path: Path) -> str:

@@ -31,12 +31,21 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_runner, build_training, load_config
-from mmfixnorm.search.trial.folder import CONFIG_FILE, CURVE_FILE, SPEC_FILE, TrialResult, read_curve
+from mmfixnorm.search.trial.folder import (
+    CONFIG_FILE,
+    CURVE_FILE,
+    SPEC_FILE,
+    TrainingProgress,
+    TrialResult,
+    read_curve,
+    write_progress,
+)
 from mmfixnorm.search.trial.readback import built_lrs, built_value, built_weight_decays, check_built
 
 _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
 # What torch.load raises for a file that was cut off, by the place of the cut.
 _TORN = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, OSError)
+_REPORT_S = 1.0
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # What a wrong config raises when the first batch meets what was built.
 _CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, AssertionError)
@@ -65,6 +74,7 @@ class TrialHook(Hook):
         self._interval = interval
         self._loss: Any = 0.0
         self._loss_iter = 0
+        self._reported = -math.inf
         self.curve: dict[int, float] = {}
         self.iterations = 0
         self.built_lrs: list[float] = []
@@ -90,7 +100,7 @@ class TrialHook(Hook):
         self.iterations += 1
         self._loss, self._loss_iter = (outputs or {}).get('loss', 0.0), runner.iter + 1
         if self.every_n_train_iters(runner, self._interval):
-            self._check_loss()
+            self._report_progress(runner, self._check_loss())
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Check the last loss before the model is validated."""
@@ -108,12 +118,20 @@ class TrialHook(Hook):
             with open(self._curve_file, 'a', encoding='utf-8') as f:
                 f.write(json.dumps([step, self.curve[step]]) + '\n')
 
-    def _check_loss(self) -> None:
+    def _report_progress(self, runner: Runner, loss: float) -> None:
+        now = time.monotonic()
+        if is_main_process() and now - self._reported >= _REPORT_S:
+            progress = TrainingProgress(runner.iter + 1, runner.max_iters, loss)
+            write_progress(self._curve_file.parent, progress, attempt=self._task['attempt'])
+            self._reported = now
+
+    def _check_loss(self) -> float:
         everywhere = torch.as_tensor(self._loss).detach().float().clone()
         all_reduce(everywhere, 'mean')  # all processes stop, or none: one alone would leave the others waiting
         loss = float(everywhere)
         if not math.isfinite(loss):
             raise DivergedError(f'the loss is {loss} at iteration {self._loss_iter}')
+        return loss
 
 
 def training_step(runner: Runner) -> int:
@@ -193,6 +211,10 @@ def run_trial(trial_dir: Path) -> TrialResult:
         runner = train(trial_dir, task, hook)
         length = training_step(runner)
         value = summarise(hook.curve, select=task['select'], rule=task['rule'])
+        if not math.isfinite(value) and task['rule'] == 'greater':
+            # The loss is finite, or the training would have ended: the model finds nothing yet (no boxes, say).
+            value, message = 0.0, f'{task["metric"]} is {value}, which counts as 0: the loss is finite'
+            print_log(message, level=logging.WARNING)
         if not math.isfinite(value):
             outcome, message, value = 'diverged', f'{task["metric"]} is {value} (see its log)', None
     except DivergedError as err:

@@ -6,6 +6,7 @@
 ``attempt-N.claim``    which process runs attempt N, see :mod:`mmfixnorm.search.executors.claim`
 ``log.txt``            what the trial prints, all attempts
 ``curve.jsonl``        its validations, all attempts, a line each
+``progress.json``      how far the training is, and its loss; written about once a second
 ``run/``               the work dir of its Runner, with the checkpoints
 ``result.json``        how the last attempt ended; written by the trial
 =====================  ===========================================================================================
@@ -15,10 +16,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.files import write_json, write_text
@@ -31,6 +33,7 @@ SPEC_FILE = 'spec.json'
 CONFIG_FILE = 'config.py'
 LOG_FILE = 'log.txt'
 CURVE_FILE = 'curve.jsonl'
+PROGRESS_FILE = 'progress.json'
 
 #: done: has a value. diverged: trained without a finite value; a result, ranked below all values. failed: its process
 #: ended otherwise; worth another attempt. broken: the config is wrong, so every trial would end like this. cancelled:
@@ -161,3 +164,33 @@ def read_curve(path: Path, *, up_to: float = math.inf) -> dict[int, float]:
         if step <= up_to:
             curve[step] = value
     return curve
+
+
+class TrainingProgress(NamedTuple):
+    """How far a training is: iterations done, of how many, and the loss that was checked last."""
+
+    iteration: int
+    max_iters: int
+    loss: float | None
+
+    @property
+    def fraction(self) -> float:
+        """The part of the training that is done, in [0, 1]."""
+        return min(1.0, self.iteration / self.max_iters) if self.max_iters else 0.0
+
+
+def write_progress(trial_dir: Path, progress: TrainingProgress, *, attempt: int) -> None:
+    """Write how far an attempt is; a reader finds all of it or the state before."""
+    path = trial_dir / PROGRESS_FILE
+    draft = path.with_name(f'.{path.name}.{os.getpid()}')
+    draft.write_text(json.dumps({**progress._asdict(), 'attempt': attempt}), encoding='utf-8')
+    os.replace(draft, path)  # without fsync: it is written again in a second
+
+
+def read_progress(trial_dir: Path, *, attempt: int) -> TrainingProgress | None:
+    """Read how far this attempt is; None before it has said so."""
+    try:
+        data = json.loads((trial_dir / PROGRESS_FILE).read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return None
+    return TrainingProgress(data['iteration'], data['max_iters'], data['loss']) if data['attempt'] == attempt else None

@@ -31,7 +31,7 @@ def cli(tool, fake_trial, write_config, small, capsys, tmp_path):
         argv = [argv[0], write_config(search), *argv[1:], '--work-dir', str(tmp_path / 'w')]
         code = tool.main(argv, trial_command=fake_trial(mode))
         out, err = capsys.readouterr()
-        return code, [line for line in out.splitlines() if 'fake_trial.py' in line and line[0] != '{'], err
+        return code, [line for line in out.splitlines() if 'fake_trial.py' in line], err
 
     return run
 

@@ -4,10 +4,9 @@ import pytest
 from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.record.state import ledger, search_state, stage_costs
+from mmfixnorm.search.record.state import duration, ledger, search_state, stage_costs
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.report.curves import alpha_curves, lr_curves, validation_curves
-from mmfixnorm.search.report.html import duration
 from mmfixnorm.search.report.trials import end_of
 from mmfixnorm.search.report.winner import winner_diff
 

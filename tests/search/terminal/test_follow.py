@@ -70,7 +70,7 @@ def test_it_follows_a_search_that_another_thread_drives_and_ends_with_it(make_se
     driver.start()
     assert started.wait(60)
     console = Console(file=io.StringIO(), width=120, force_terminal=terminal, color_system=None)
-    seen = follow(problem, console, interval_s=0.001)
+    seen = follow(problem, console, interval_s=0.001, as_json=not terminal)
     driver.join(60)
     assert outcomes[0].kind == 'done'
     assert seen.over
