@@ -27,8 +27,8 @@ _NO_CHECKPOINT = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZip
 def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
     """Fold the WN and FixNorm layers of a checkpoint into plain ones.
 
-    A folded layer has the weight ``min(g, bound) / ||W|| * W`` and the bias; everything else stays as it is. With
-    averaged weights (EMAHook) it is the average that is folded, as evaluation sees it.
+    A folded layer has the weight ``g / ||W|| * W``, with ``g`` between ``-bound`` and ``bound``, and the bias;
+    everything else stays as it is. With averaged weights (EMAHook) the average is folded, as evaluation sees it.
 
     Args:
         cfg (Config): The config that the checkpoint was trained with.

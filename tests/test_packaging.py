@@ -182,7 +182,7 @@ def search_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-PLANNED, BEGUN = 'in all: 15 trainings, 11 T_max', 'no round is closed yet'
+PLANNED, BEGUN = 'in all: 15 trainings, 11 T_max', 'no stage has finished yet'
 
 
 @pytest.mark.slow

@@ -85,7 +85,7 @@ class WeightNormalized(nn.Module):
 
     @property
     def scale_bound(self) -> float:
-        """The largest value of ``g`` that has an effect; ``inf`` for plain weight normalisation."""
+        """The largest value of ``|g|`` that has an effect; ``inf`` for plain weight normalisation."""
         return math.inf
 
     @torch.no_grad()
@@ -121,8 +121,13 @@ class WeightNormalized(nn.Module):
         return self
 
     def bounded_scale(self) -> Tensor:
-        """``min(g, scale_bound)``, shape (1,); above the bound ``g`` gets no gradient (section 2.3)."""
-        return self.g if math.isinf(self.scale_bound) else self.g.clamp(max=self.scale_bound)
+        """Return ``g`` between ``-scale_bound`` and ``scale_bound``, shape (1,).
+
+        Beyond the bound ``g`` gets no gradient (section 2.3). A negative ``g`` is bounded as well: it reaches that side
+        where the loss is high at the start, and would have no bound otherwise.
+        """
+        bound = self.scale_bound
+        return self.g if math.isinf(bound) else self.g.clamp(min=-bound, max=bound)
 
     def effective_weight(self) -> Tensor:
         """The weight that the plain layer with the same output has, in the shape of ``weight``.
@@ -147,7 +152,8 @@ class WeightNormalized(nn.Module):
             # The weight will be refused; a `g` that belongs to it must not come alone.
             state_dict = {**state_dict, f'{prefix}g': self.g.detach()}
         elif g is None:
-            state_dict = {**state_dict, f'{prefix}g': tensor_norm(weight).reshape(1)}
+            norm = tensor_norm(weight).to(weight.dtype)  # with assign=True the layer keeps the dtype
+            state_dict = {**state_dict, f'{prefix}g': norm.reshape(1)}
         else:
             self._scale_is_own = True
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -204,6 +210,8 @@ class WNConv2d(WeightNormalized, nn.Conv2d):
 class FixNormLinear(_BoundedScale, nn.Linear):
     r"""``y = x W^T / ||W||_F * min(g, alpha * sqrt(out_features)) + bias`` (eq. 10).
 
+    A negative ``g`` is bounded from below by ``-alpha * sqrt(out_features)``.
+
     Takes the arguments of :class:`torch.nn.Linear`. Shape: ``(*, in_features) -> (*, out_features)``.
 
     Args:
@@ -218,6 +226,8 @@ class FixNormLinear(_BoundedScale, nn.Linear):
 
 class FixNormConv2d(_BoundedScale, nn.Conv2d):
     r"""``y = conv(x, W) / ||W||_F * min(g, alpha * sqrt(c_out)) + bias`` (eq. 29).
+
+    A negative ``g`` is bounded from below by ``-alpha * sqrt(c_out)``.
 
     Takes the arguments of :class:`torch.nn.Conv2d`. Shape: ``(N, C_in, H, W) -> (N, C_out, H', W')``.
 

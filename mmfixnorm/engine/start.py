@@ -17,18 +17,26 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from mmengine.logging import print_log
 from torch import nn
 from torch.optim import Optimizer
 
 from mmfixnorm.core.layer_kinds import is_plain_linear
-from mmfixnorm.core.layers import fill_scales
+from mmfixnorm.core.layers import WeightNormalized, fill_scales
 from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters, warn_of_decay
 from mmfixnorm.core.sharding import mark_shards, whole_parameters
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 from mmfixnorm.errors import ConfigError
 
-__all__ = ['choose_set', 'config_errors', 'fill_scales_of_run', 'prepare_model', 'warn_of_set']
+__all__ = [
+    'choose_set',
+    'config_errors',
+    'fill_scales_of_run',
+    'prepare_model',
+    'warn_of_negative_scales',
+    'warn_of_set',
+]
 
 _SHOWN = 5
 
@@ -102,6 +110,26 @@ def warn_of_set(model: nn.Module, optimizer: Optimizer) -> None:
     names = {id(param): name for name, param in model.named_parameters()}
     warn_of_unfit_weights(model, [names[id(weight)] for weight in flagged(optimizer)])
     warn_of_decay(optimizer)
+
+
+@torch.no_grad()
+def warn_of_negative_scales(model: nn.Module, known: set[str]) -> None:
+    """Warn, naming the layers, of scales ``g`` that have crossed 0; each layer once.
+
+    Args:
+        model (nn.Module): The model, wrapped or not.
+        known (set[str]): Names of the layers that were warned of; they are added.
+    """
+    layers = {name: m.g for name, m in model.named_modules() if isinstance(m, WeightNormalized) and m.g.numel() == 1}
+    signs = torch.stack([g.detach().float().cpu().reshape(()) for g in layers.values()]) if layers else torch.empty(0)
+    crossed = [name for name, sign in zip(layers, (signs < 0).tolist(), strict=True) if sign and name not in known]
+    known.update(crossed)
+    if crossed:
+        _warn(
+            f'The scale g of {_shown(crossed)} is below 0: its outputs have changed sign, as under a high learning '
+            'rate without a warm-up. The bound holds for |g|; begin param_scheduler with a warm-up (LinearLR), or lower '
+            'the learning rate.'
+        )
 
 
 def warn_of_unfit_weights(model: nn.Module, in_set: Iterable[str]) -> None:

@@ -378,7 +378,7 @@ def test_digits_by_the_commands(folder, digits, tmp_path):
 
     (plain,) = [words for words in documented('tools/train.py') if words == [config]]
     assert folder('tools/train.py', *plain, *SHORT) == 0
-    (optional,) = [words for words in documented('tools/train.py') if words[0] == 'CONFIG']
+    (optional,) = [words for words in documented('tools/train.py', of='--work-dir') if words[0] == 'CONFIG']
     optional.remove('--amp')  # needs an accelerator
     assert folder('tools/train.py', *filled(optional, CONFIG=config, DIR='here'), SHORT[-1]) == 0
     assert (tmp_path / 'here/epoch_1.pth').is_file()

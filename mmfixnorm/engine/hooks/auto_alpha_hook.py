@@ -94,7 +94,8 @@ class AutoAlphaHook(Hook):
                 runner.message_hub.update_scalar('train/alpha', self.alpha)
         if math.isfinite(self.alpha):
             with torch.no_grad():
-                self._classifier.g.clamp_(max=self._classifier.scale_bound)
+                bound = self._classifier.scale_bound
+                self._classifier.g.clamp_(min=-bound, max=bound)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['auto_alpha'] = dict(alpha=self.alpha, scale_per_risk=self.scale_per_risk, risks=list(self.risks))

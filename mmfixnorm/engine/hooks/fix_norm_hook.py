@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmfixnorm.core.norm_fixing import NormFixer, flag_set
-from mmfixnorm.engine.start import choose_set, config_errors, prepare_model, warn_of_set
+from mmfixnorm.engine.start import choose_set, config_errors, prepare_model, warn_of_negative_scales, warn_of_set
 from mmfixnorm.errors import ConfigError
 
 
@@ -43,6 +43,7 @@ class FixNormHook(Hook):
         with config_errors('FixNormHook.'):
             self.norm_fixer = NormFixer(target)
         self._resumed: dict[str, Any] | None = None
+        self._turned: set[str] = set()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if not runner._resume:  # the model has not taken the weights of the checkpoint yet
@@ -76,6 +77,7 @@ class FixNormHook(Hook):
         return choose_set(model, fc=self.fc, exclude=self.exclude, named_by='FixNormHook')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        warn_of_negative_scales(runner.model, self._turned)
         checkpoint['fix_norm'] = self.norm_fixer.state_dict()
 
 
