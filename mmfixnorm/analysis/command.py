@@ -1,4 +1,4 @@
-"""What the scripts in ``tools/analysis`` share: arguments, files, exit status."""
+"""The common code of the scripts in ``tools/analysis``: arguments, files, exit status."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from mmfixnorm.search.files import make_folder, write_text
 
 
 class ChartFiles(NamedTuple):
-    """What was written."""
+    """The written files."""
 
     png: Path
     html: Path
 
 
 def new_parser(doc: str | None, *, default_out: str) -> argparse.ArgumentParser:
-    """A parser with ``--out``."""
+    """Make a parser with ``--out``."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         '--out',
         default=f'work_dirs/figures/{default_out}',
-        help='path of the figure; .png and .html are put in place of a suffix of that kind (default: %(default)s)',
+        help='path of the figure; a suffix .png or .html is replaced, as both are written (default: %(default)s)',
     )
     return parser
 
@@ -40,14 +40,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         '--labels',
         nargs='+',
         metavar='LABEL',
-        help="one for each work dir (default: the folders' names); runs with the same label are seeds of one method, "
-        'drawn as their mean with a band',
+        help="one for each work dir (default: the folders' names); runs with the same label are seeds of one method "
+        'and are drawn as their mean with a band',
     )
     parser.add_argument(
         '--band',
         choices=['range', 'std'],
         default='range',
-        help='of several seeds: smallest to largest, or mean -+ sample standard deviation (default: %(default)s)',
+        help='over several seeds: smallest to largest, or mean -+ sample standard deviation (default: %(default)s)',
     )
 
 
@@ -59,7 +59,7 @@ def add_study_argument(parser: argparse.ArgumentParser) -> None:
 def run_tool(
     parser: argparse.ArgumentParser, make_chart: Callable[[argparse.Namespace], Chart], argv: Sequence[str] | None
 ) -> int:
-    """Parse, compute, draw, print what there is to say; 2 after a mistake that the user can put right."""
+    """Parse, compute, draw and print the notes; return 2 after a mistake that the user can correct."""
     args = parser.parse_args(argv)
     try:
         chart = make_chart(args)
@@ -75,7 +75,7 @@ def write_chart(chart: Chart, out: str | Path) -> ChartFiles:
     """Write ``<out>.png`` and ``<out>.html``.
 
     Raises:
-        ConfigError: They cannot be written there.
+        ConfigError: If they cannot be written there.
     """
     out = Path(out)
     stem = out.with_suffix('') if out.suffix in ('.png', '.html') else out
