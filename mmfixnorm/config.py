@@ -1,6 +1,6 @@
-"""From a file to a config: all that the driver of a search needs, without torch.
+"""Reading configs, without torch, as the driver of a search needs.
 
-A mistake of the user becomes a :class:`~mmfixnorm.errors.ConfigError`.
+Mistakes of the user become a :class:`~mmfixnorm.errors.ConfigError`.
 """
 
 import importlib.util
@@ -13,16 +13,16 @@ from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 
 from mmfixnorm.errors import ConfigError
 
-# Import name of a toolbox and of what it stands on: the packages, maintained fork first.
+# Import name of a toolbox, or of mmcv, to the packages that have it: the maintained fork first.
 PACKAGES = {
     'mmcv': ('onedl-mmcv', 'mmcv'),
     'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
     'mmdet': ('onedl-mmdetection', 'mmdet'),
     'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
 }
-# Import name of a toolbox and the part of this package that registers the heads for it.
+# Import name of a toolbox to the part of this package that registers the heads for it.
 PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
-# Name of a hook to all names under which it is registered: today's, and the one that older configs have.
+# Name of a hook to all names under which it is registered: the present one and the one in older configs.
 HOOK_NAMES = {
     'WeightNormLoggerHook': ['WeightNormLoggerHook', 'WeightNormHook'],
     'WNScaleInitHook': ['WNScaleInitHook', 'ScaleInitHook'],
@@ -42,10 +42,10 @@ def load_config(
     Args:
         filename: A config of any toolbox.
         cfg_options: Dotted keys and their values, e.g. ``{'optim_wrapper.optimizer.lr': 0.4}``.
-        import_custom_modules: Whether to import them; who builds nothing of the config need not.
+        import_custom_modules: Whether to import them; not needed if nothing of the config is built.
 
     Raises:
-        ConfigError: If the file is missing or no valid config, if an option does not fit, or if
+        ConfigError: If the file is missing or not a valid config, if an option does not fit, or if
             the toolbox that the config needs is not installed.
     """
     filename = os.fspath(filename)
@@ -80,14 +80,14 @@ def move_fixnorm_into_model(cfg: Config) -> None:
     Only the tools of this package read the block at the top; inside the model, every tool does.
 
     Raises:
-        ConfigError: If the model has such a block already.
+        ConfigError: If the model already has such a block.
     """
     block = cfg.get('fixnorm')
     if block is None:
         return
     model = cfg.get('model') or {}
     if model.get('type') == MODEL_TYPE:
-        raise ConfigError(f"fixnorm: the model is of type '{MODEL_TYPE}' already; write it into model.fixnorm")
+        raise ConfigError(f"fixnorm: the model already has type '{MODEL_TYPE}'; write the block into model.fixnorm")
     cfg.model = dict(model, type=MODEL_TYPE, fixnorm=dict(block, plain_type=model.get('type')))
     cfg.pop('fixnorm')
 
@@ -99,12 +99,12 @@ def hooks_of_type(cfg: Config, name: str) -> list[Mapping[str, Any]]:
 
 
 def message_of(err: BaseException) -> str:
-    """The text of an exception; ``str(KeyError)`` would put quotes around it."""
+    """Return the text of an exception; ``str(KeyError)`` would put quotes around it."""
     return str(err.args[0]) if isinstance(err, KeyError) and err.args else str(err)
 
 
 def explain_import(err: BaseException) -> str:
-    """Name the module that is missing, at the bottom of a chain of import errors."""
+    """Name the missing module, at the bottom of a chain of import errors."""
     while isinstance(cause := err.__cause__ or err.__context__, ImportError):
         err = cause
     name = getattr(err, 'name', None) or ''

@@ -1,4 +1,4 @@
-"""A checkpoint of a model with weight-normalised layers as one of the plain model."""
+"""Converts a checkpoint of a model with weight-normalised layers to one of the plain model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmfixnorm.launch import build_model
 
 __all__ = ['fold_checkpoint', 'write_checkpoint']
 
-# What torch.load raises for a file that is no checkpoint, or torn.
+# The errors of torch.load for a file that is truncated or not a checkpoint.
 _NO_CHECKPOINT = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError)
 
 
@@ -31,21 +31,21 @@ def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
     everything else stays as it is. With averaged weights (EMAHook) the average is folded, as evaluation sees it.
 
     Args:
-        cfg (Config): The config that the checkpoint was trained with.
+        cfg (Config): The config of the training.
         filename (str): The checkpoint.
 
     Returns:
-        dict: ``state_dict`` on the CPU, which fits the model built with plain layers, and ``meta`` with the names of
+        dict: ``state_dict`` on the CPU, for the model built with plain layers, and ``meta`` with the names of
         the layers under ``'folded'``.
 
     Raises:
-        ConfigError: The model has no such layer, or the checkpoint is not one of this model.
+        ConfigError: If the model has no such layer, or the checkpoint belongs to another model.
     """
     model = build_model(cfg)
     layers = [name for name, module in model.named_modules() if isinstance(module, WeightNormalized)]
     if not layers:
         raise ConfigError(
-            'model: it has no WN or FixNorm layer, so there is nothing to fold; give the config that the '
+            'model: it has no WN or FixNorm layer, so there is nothing to fold; pass the config that the '
             'checkpoint was trained with'
         )
     checkpoint = _load(filename)
@@ -55,7 +55,7 @@ def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
     if missing := [name for name in scales if name not in state]:
         raise ConfigError(
             f'{filename}: it lacks {len(missing)} of the {len(scales)} scales of WN and FixNorm layers: '
-            f'{listing(missing)}; it is of a plain model, or of another config'
+            f'{listing(missing)}; it belongs to a plain model, or to another config'
         )
     _load_into(model, state, filename)
     fold_layers(model)
@@ -67,13 +67,13 @@ def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], filename: str, *, overwrite: bool = False) -> None:
-    """Write a checkpoint beside its name, then rename it: a reader finds all of it or nothing.
+    """Write a checkpoint to a temporary file, then rename it, so that a reader never sees a part of it.
 
     Raises:
-        ConfigError: The file is there and ``overwrite`` is not set, or it cannot be written.
+        ConfigError: If the file exists and ``overwrite`` is not set, or if it cannot be written.
     """
     if os.path.exists(filename) and not overwrite:
-        raise ConfigError(f'{filename}: it exists already; give another name, or --force to replace it')
+        raise ConfigError(f'{filename}: it already exists; choose another name, or replace it with --force')
     beside = f'{filename}.{os.getpid()}.tmp'
     try:
         os.makedirs(os.path.dirname(filename) or '.', exist_ok=True)
@@ -101,9 +101,9 @@ def _load(filename: str) -> dict[str, Any]:
 
 def _load_into(model: nn.Module, state: Mapping[str, Any], filename: str) -> None:
     try:
-        # By torch's own method, as some toolboxes override it with a lenient one.
+        # By torch's own method, as some toolboxes override it leniently.
         nn.Module.load_state_dict(model, state, strict=True)
-    except RuntimeError as err:  # lists missing and unexpected keys and other shapes
+    except RuntimeError as err:  # lists missing and unexpected keys and wrong shapes
         raise ConfigError(f'{filename}: it does not fit the model of the config: {err}') from err
 
 

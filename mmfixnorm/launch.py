@@ -1,7 +1,7 @@
-"""From a config file to a Runner: what the tools and the trials of a search have in common.
+"""From a config file to a Runner, for the tools and the trials of a search.
 
-Only mmengine and torch are needed here. A mistake of the user becomes a
-:class:`~mmfixnorm.errors.ConfigError`; everything else keeps its traceback.
+Needs only mmengine and torch. Mistakes of the user become a :class:`~mmfixnorm.errors.ConfigError`;
+all other errors keep their traceback.
 """
 
 import copy
@@ -23,7 +23,7 @@ from mmengine.registry import MODEL_WRAPPERS, MODELS, RUNNERS, init_default_scop
 from mmengine.runner import Runner
 from torch import nn
 
-import mmfixnorm.engine  # noqa: F401  # whatever a config imports, its tools know the optim wrappers and hooks
+import mmfixnorm.engine  # noqa: F401  # registers optim wrappers and hooks, also for configs that import nothing
 from mmfixnorm.config import explain_import, load_config, message_of
 from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
@@ -49,8 +49,8 @@ AMP_WRAPPERS = {
     'PerLayerFixNormOptimWrapper': 'PerLayerFixNormAmpOptimWrapper',
     'PerLayerFixNormAmpOptimWrapper': 'PerLayerFixNormAmpOptimWrapper',
 }
-# What mmengine, the toolboxes and our own classes raise when a config asks for what cannot be
-# built. mmengine guards its arguments by assertions as well.
+# The errors of mmengine, the toolboxes and this package for a config that cannot be built.
+# mmengine checks arguments by assertions too.
 _BUILD_ERRORS = (
     AssertionError,
     ImportError,
@@ -68,10 +68,10 @@ def set_work_dir(cfg: Config, work_dir: str | None) -> None:
 
 
 def use_amp(cfg: Config) -> None:
-    """Replace the optim wrapper by its automatic-mixed-precision sibling, in place.
+    """Replace the optim wrapper by its automatic-mixed-precision form, in place.
 
     Raises:
-        ConfigError: If the wrapper of the config has no such sibling.
+        ConfigError: If the wrapper of the config has no such form.
     """
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, ConfigDict):
@@ -90,11 +90,11 @@ def use_amp(cfg: Config) -> None:
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner of a config, on any number of processes, with or without a GPU.
 
-    ``cfg.launcher`` and ``cfg.work_dir`` must be set. On a machine without an accelerator and
-    with launcher ``pytorch`` or ``slurm``, the processes talk by gloo and SyncBN layers become BN.
+    ``cfg.launcher`` and ``cfg.work_dir`` must be set. On a machine without an accelerator and with launcher
+    ``pytorch`` or ``slurm``, the processes communicate by gloo and SyncBN layers become BN.
 
     Raises:
-        ConfigError: If something in the config cannot be built, or the work dir not be written.
+        ConfigError: If a part of the config cannot be built, or the work dir cannot be written.
     """
     _check_work_dir(cfg.work_dir)
     _fill_dataloader_defaults(cfg)
@@ -108,7 +108,7 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def build_model(cfg: Config) -> nn.Module:
-    """Build the model of a config alone, as a Runner would; its weights are not initialised.
+    """Build only the model of a config, as a Runner would; its weights are not initialised.
 
     Raises:
         ConfigError: If it cannot be built.
@@ -124,13 +124,13 @@ def build_model(cfg: Config) -> nn.Module:
 
 
 def build_training(runner: Runner) -> None:
-    """Build what ``runner.train()`` would build first: loops, data sets, optim wrapper.
+    """Build ahead the loops, data sets and optim wrapper that ``runner.train()`` needs.
 
-    Doing it ahead tells a mistake in the config (a missing data folder, an empty set of
-    weights to fix) from an error of the training itself. ``train`` keeps what is there already.
+    This separates a mistake in the config (a missing data folder, an empty set of weights to fix)
+    from an error of the training itself. ``train`` keeps the parts that are already built.
 
     Raises:
-        ConfigError: If something in the config cannot be built.
+        ConfigError: If a part of the config cannot be built.
     """
     if _build_loop(runner, 'train') is None:
         raise ConfigError('train_cfg, train_dataloader and optim_wrapper must be set to train')
@@ -141,7 +141,7 @@ def build_training(runner: Runner) -> None:
 
 
 def build_testing(runner: Runner) -> None:
-    """Build what ``runner.test()`` needs, for the same reason as :func:`build_training`."""
+    """Build ahead the loop and data that ``runner.test()`` needs, as :func:`build_training` does."""
     if _build_loop(runner, 'test') is None:
         raise ConfigError('test_cfg, test_dataloader and test_evaluator must be set to test')
 
@@ -150,8 +150,8 @@ def build_testing(runner: Runner) -> None:
 class CPUDistributedDataParallel(MMDistributedDataParallel):
     """``MMDistributedDataParallel`` for a machine without a GPU.
 
-    Differs in two points only: no device ids, which torch refuses for a model on the CPU, and
-    BN instead of SyncBN, which needs a GPU.
+    Has no device ids, which torch refuses for a model on the CPU, and BN instead of SyncBN, which
+    needs a GPU.
     """
 
     def __init__(self, module: nn.Module, device_ids: list[int] | None = None, **kwargs: Any) -> None:
@@ -163,7 +163,7 @@ class CPUDistributedDataParallel(MMDistributedDataParallel):
 
 
 def _build_loop(runner: Runner, mode: str) -> Any:
-    """Build the loop of a runner and look at its data, so that what is wrong there is told with its config key."""
+    """Build the loop of a runner and check its data, so that errors name their config key."""
     with _config_errors():
         try:
             loop = getattr(runner, f'{mode}_loop')  # a property that builds
@@ -174,7 +174,7 @@ def _build_loop(runner: Runner, mode: str) -> Any:
     for key, leaf in leaf_datasets(dataset, f'{mode}_dataloader.dataset'):
         check_not_empty(leaf, key)
     for key, path in data_paths(runner.cfg, [mode] if dataset is not None else []).items():
-        # A missing folder of images would show in a worker's traceback. Masks are optional where a model is tested.
+        # Otherwise a missing image folder shows up in a worker's traceback. Masks are optional in testing.
         if '.data_prefix' in key and not (mode == 'test' and 'seg' in key.rsplit('.', 1)[-1]):
             check_exists(key, path)
     return loop
@@ -190,7 +190,7 @@ def _check_work_dir(work_dir: str) -> None:
 
 
 def _fill_dataloader_defaults(cfg: Config) -> None:
-    """Set what mmpretrain's own train.py sets: its configs rely on it, other toolboxes' do not."""
+    """Set the defaults that mmpretrain's own train.py sets; only its configs rely on them."""
     if cfg.get('default_scope') != 'mmpretrain':
         return
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -202,7 +202,7 @@ def _fill_dataloader_defaults(cfg: Config) -> None:
 
 
 def _join_gloo_group(cfg: Config) -> None:
-    """Start the process group ahead of ``Runner.setup_env``, which would ask for a GPU."""
+    """Start the process group before ``Runner.setup_env``, which would need a GPU."""
     if dist.is_initialized():
         return
     env = os.environ
@@ -217,7 +217,7 @@ def _join_gloo_group(cfg: Config) -> None:
     if missing:
         raise ConfigError(
             f'--launcher {cfg.launcher}: {", ".join(missing)} not set in the environment; '
-            'start it by tools/dist_train.sh, or leave the option away for one process'
+            'start it by tools/dist_train.sh, or omit the option for a single process'
         )
     dist.init_process_group(backend='gloo')
 

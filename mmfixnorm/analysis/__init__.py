@@ -1,15 +1,12 @@
-"""The paper's figures from runs of one's own: work dirs of trainings and records of searches.
+"""The paper's figures from your own runs: work dirs of trainings and records of searches.
 
-- :mod:`.runs`: the scalars that a training leaves in its work dir;
+- :mod:`.runs`: the scalars in the work dir of a training;
 - :mod:`.groups`: runs by label, several seeds of one method as a mean with a band;
-- :mod:`.studies`: the record of a search, read without its config;
 - :mod:`.curves`, :mod:`.grid`, :mod:`.search_progress`: the figures, computed from those numbers;
-- :mod:`.parts`, :mod:`.independence`: what is said about them;
-- :mod:`.command`: what the scripts in ``tools/analysis`` share.
+- :mod:`.parts`, :mod:`.independence`: the statements about them;
+- :mod:`.command`: the common code of the scripts in ``tools/analysis``.
 
-:mod:`mmfixnorm.plot` draws them.
-
-Nothing here builds a model: a figure is made of what was logged.
+:mod:`mmfixnorm.plot` draws them. No model is built: a figure shows logged numbers only.
 """
 
 try:

@@ -1,4 +1,4 @@
-"""The norm of the convolutions' weights, out of what WeightNormLoggerHook has logged."""
+"""The norm of the convolutions' weights, from the log of WeightNormLoggerHook."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from mmfixnorm.errors import ConfigError
 
 
 def conv_norm(run: TrainingRun) -> tuple[Series, str]:
-    """``||W_Conv||`` of a run, and how it was found.
+    """Compute ``||W_Conv||`` of a run, and say how if it was not logged as such.
 
     The logged norm counts the convolutions alone under Algorithm 1 and with ``WeightNormLoggerHook(fc=False)``. With
-    ``fc=True`` it counts the weights of linear layers as well; ``||W_FC||``, which CrossBoundaryRiskHook logs as ``g``
-    for a plain layer, is then taken out: ``sqrt(||W||^2 - ||W_FC||^2)``.
+    ``fc=True`` it counts the weights of linear layers too; ``||W_FC||``, which CrossBoundaryRiskHook logs as ``g`` for
+    a plain layer, is then removed: ``sqrt(||W||^2 - ||W_FC||^2)``.
 
     Raises:
-        ConfigError: The logged norm counts linear layers whose part in it is not in the log.
+        ConfigError: If the logged norm counts linear layers whose share is not in the log.
     """
     counted = run.series('train', 'weight_norm')
     if not counts_linear(run.cfg):
         return counted, ''
     if _fixes_norm(run.cfg) or _has_weight_normalised_layers(run.cfg):
         raise ConfigError(
-            f'{run.work_dir}: the logged norm is that of convolutions and linear layers together, and of a '
+            f'{run.work_dir}: the logged norm counts convolutions and linear layers together, and of a '
             'weight-normalised layer only g is logged. Expected a run with weight decay or Algorithm 1 (Fig. 1), or '
             'one without norm fixing and with WeightNormLoggerHook(fc=False)'
         )
     return _without_linear(run, counted), (
-        'the norm that WeightNormLoggerHook logged counts linear layers; the part of the final one (g of '
-        'CrossBoundaryRiskHook), taken for the only one, is taken out'
+        'the norm that WeightNormLoggerHook logged counts linear layers; the share of the final one (g of '
+        'CrossBoundaryRiskHook), assumed to be the only one, is removed'
     )
 
 
@@ -42,7 +42,7 @@ def _without_linear(run: TrainingRun, counted: Series) -> Series:
     intervals = {_hook(run.cfg, name).get('interval', 50) for name in ('WeightNormLoggerHook', 'CrossBoundaryRiskHook')}
     if len(intervals) > 1 or _hook(run.cfg, 'CrossBoundaryRiskHook').get('layer') is not None:
         raise ConfigError(
-            f'{run.work_dir}: the norm of linear layers cannot be taken out of the logged one: custom_hooks must have '
+            f'{run.work_dir}: the norm of linear layers cannot be removed from the logged one: custom_hooks must have '
             'WeightNormLoggerHook and CrossBoundaryRiskHook with the same interval and no layer. Or train with '
             'WeightNormLoggerHook(fc=False)'
         )
@@ -52,7 +52,7 @@ def _without_linear(run: TrainingRun, counted: Series) -> Series:
 
 
 def counts_linear(cfg: Config) -> bool:
-    """Whether the norm that WeightNormLoggerHook logs under this config counts linear layers as well."""
+    """Tell whether the norm that WeightNormLoggerHook logs under this config counts linear layers too."""
     wrapper = cfg.get('optim_wrapper') or {}
     if _fixes_norm(cfg) and not _hook(cfg, 'FixNormHook'):
         return (wrapper.get('paramwise_cfg') or {}).get('lambda_fc') is None

@@ -15,16 +15,16 @@ from mmfixnorm.plot.chart import Boundary, Chart, Line, Panel
 
 METRIC_TITLES = {'accuracy/top1': 'top-1 accuracy (%)', 'accuracy/top5': 'top-5 accuracy (%)'}
 _RULE = (
-    'The boundary is the knot of the continuous broken line that fits the log of the norm best (least squares); two '
-    'parts: a fall of 1 % or more up to it, at least twice as steep as what follows.'
+    'The boundary is the knot of the continuous broken line that fits the log of the norm best (least squares). There '
+    'are two parts if the norm falls by 1 % or more up to the knot, at least twice as steeply as after it.'
 )
 
 
 def accuracy_chart(groups: Sequence[Group], *, metric: str = 'accuracy/top1', band: Band = 'range') -> Chart:
-    """Fig. 1 right and Fig. 2 left: a metric of validation against epoch, one curve for each group.
+    """Plot a validation metric against epoch, one curve for each group (Fig. 1 right and Fig. 2 left).
 
     Raises:
-        ConfigError: The metric was not logged.
+        ConfigError: If the metric was not logged.
     """
     curves = [average(group, lambda run: run.series('val', metric), band) for group in groups]
     title = METRIC_TITLES.get(metric, metric)
@@ -42,12 +42,12 @@ def _highest(curve: Curve, unit: str) -> str:
 
 
 def weight_norm_chart(groups: Sequence[Group], *, band: Band = 'range') -> Chart:
-    """Fig. 1 left: the norm of the convolutions' weights against epoch, with its two parts under weight decay.
+    """Plot the norm of the convolutions' weights against epoch, with its two parts under weight decay (Fig. 1 left).
 
-    The boundary of each group's mean curve is drawn, where there is one; with a single group the first part is shaded.
+    Draws the boundary of each group's mean curve, if there is one; with a single group the first part is shaded.
 
     Raises:
-        ConfigError: The norm was not logged, or not that of the convolutions.
+        ConfigError: If the norm of the convolutions was not logged.
     """
     unit = unit_title(groups)
     lines: list[Line] = []

@@ -23,11 +23,11 @@ class Grid(NamedTuple):
     """A grid's results.
 
     Attributes:
-        metric: What was measured.
+        metric: Name of the metric.
         sign: 1 if greater is better, else -1.
-        lrs: Learning rates, rising: the columns.
-        alphas: Alphas, rising: the rows.
-        values: Shape (alphas, lrs, studies); NaN where a training diverged or has not ended.
+        lrs: Learning rates in ascending order: the columns.
+        alphas: Alphas in ascending order: the rows.
+        values: Shape (alphas, lrs, studies); NaN where a training diverged or is unfinished.
         diverged: Same shape: whether it diverged.
     """
 
@@ -40,16 +40,16 @@ class Grid(NamedTuple):
 
     @property
     def means(self) -> Table:
-        """Mean of each cell; NaN where any of its trainings has no value."""
+        """Mean of each cell; NaN if any of its trainings has no value."""
         return self.values.mean(axis=2)
 
 
 def read_grid(studies: Sequence[Study]) -> Grid:
-    """The values of one grid over lr and alpha; several studies are its repetitions with other seeds.
+    """Read the values of one grid over lr and alpha; several studies are its repetitions with other seeds.
 
     Raises:
-        ConfigError: A study is no grid over both, or the studies differ in more than their seed or not in that,
-            or there is no value yet.
+        ConfigError: If a study is not a grid over both, if the studies differ in more than their seed or have the same
+            seed, or if there is no value yet.
     """
     first = studies[0]
     for study in studies:
@@ -90,7 +90,7 @@ def _check_same_but_seed(first: Study, other: Study) -> None:
 
 
 def grid_chart(grid: Grid) -> Chart:
-    """Fig. 4: lr from left to right, alpha from top to bottom, the best of each row and of each column marked."""
+    """Plot lr from left to right and alpha from top to bottom, marking the best of each row and column (Fig. 4)."""
     means = grid.means
     table = HeatMap(
         x_title='learning rate',
@@ -115,17 +115,17 @@ def _cell_text(grid: Grid, i: int, j: int) -> str:
     if diverged.any():
         return 'diverged' if diverged.all() else f'diverged\n{diverged.sum()} of {len(diverged)}'
     if np.isnan(values).any():
-        return 'not there yet'
+        return 'no value yet'
     return f'{values.mean():#.4g}' + (f'\n±{values.std(ddof=1):.2g}' if len(values) > 1 else '')
 
 
 def _best(table: Table, sign: int) -> list[int | None]:
-    """Place of the best value in each row; of equal ones the first, the lower lr or alpha."""
+    """Find the best value in each row; among equal ones the first, with the lower lr or alpha."""
     return [None if np.isnan(row).all() else int(np.nanargmax(sign * row)) for row in table]
 
 
 def best_notes(grid: Grid) -> list[str]:
-    """For each alpha its best lr, and how far the lr of the best cell falls short of it; the same for each lr."""
+    """State the best lr for each alpha, and how far the lr of the best cell falls short of it; the same for each lr."""
     means = grid.means
     i, j = np.unravel_index(np.nanargmax(grid.sign * means), means.shape)
     alphas, lrs = [f'alpha {alpha:g}' for alpha in grid.alphas], [f'lr {lr:g}' for lr in grid.lrs]
@@ -138,7 +138,7 @@ def _shortfalls(table: Table, sign: int, chosen: int, rows: Sequence[str], colum
     notes = []
     for name, row, best in zip(rows, table, _best(table, sign), strict=True):
         if best is None:
-            notes.append(f'{name}: no value, its trainings diverged or are missing')
+            notes.append(f'{name}: no value, as its trainings diverged or are missing')
             continue
         short = sign * (row[best] - row[chosen])
         gap = 'has no value' if np.isnan(short) else f'falls short of it by {short:.3g}'
@@ -148,10 +148,10 @@ def _shortfalls(table: Table, sign: int, chosen: int, rows: Sequence[str], colum
 
 
 def independence_notes(grid: Grid) -> list[str]:
-    """What the tests say about lr and alpha acting independently.
+    """State what the tests say about lr and alpha acting independently.
 
-    Alphas without any complete cell are left out, then learning rates for which a training diverged or is missing
-    with one of the other alphas.
+    Alphas without any complete cell are left out, then learning rates with a diverged or missing training at one of the
+    remaining alphas.
     """
     missing = np.isnan(grid.means)
     rows = np.flatnonzero(~missing.all(axis=1))

@@ -1,4 +1,4 @@
-"""Runs by label: one method, one or several seeds."""
+"""Runs by label: one method with one or several seeds."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Curve(NamedTuple):
     """The mean of a group's runs at the positions that all of them have.
 
     Attributes:
-        label: Of the group.
-        x: Positions, rising.
+        label: Label of the group.
+        x: Positions in ascending order.
         mean: Mean over the runs.
         band: Lower and upper ends of their spread; None for a single run.
         last: Each run's value at the last position.
@@ -42,11 +42,11 @@ class Curve(NamedTuple):
     last: list[float]
 
     def line(self, colour: int) -> Line:
-        """The curve as it is drawn."""
+        """Make the line of the curve in a chart."""
         return Line(self.label, self.x, self.mean, colour, self.band, markers=len(self.x) <= 40)
 
     def ending(self) -> str:
-        """The value at the end, in words; with several runs mean and sample standard deviation."""
+        """State the value at the end; with several runs, the mean and sample standard deviation."""
         if len(self.last) == 1:
             return f'{self.last[0]:.4g}'
         values = ', '.join(f'{value:.4g}' for value in self.last)
@@ -58,11 +58,11 @@ def read_groups(work_dirs: Sequence[str | os.PathLike[str]], labels: Sequence[st
 
     Args:
         work_dirs: Of trainings.
-        labels: One for each work dir; by default the folders' names.
+        labels: One label for each work dir; by default the names of the folders.
 
     Raises:
-        ConfigError: Labels and work dirs do not match, two folders have the same name and no label, a work dir is
-            given twice, or the runs do not count in the same unit.
+        ConfigError: If labels and work dirs do not match, two folders have the same name and no label, a work dir is
+            given twice, or the runs count in different units.
     """
     paths = [Path(work_dir) for work_dir in work_dirs]
     twice = [path for path, count in Counter(path.resolve() for path in paths).items() if count > 1]
@@ -82,25 +82,25 @@ def read_groups(work_dirs: Sequence[str | os.PathLike[str]], labels: Sequence[st
         groups.setdefault(label, Group(label, [])).runs.append(read_run(path))
     units = {run.unit for group in groups.values() for run in group.runs}
     if len(units) > 1:
-        raise ConfigError('the runs count epochs and iterations; draw those by epochs and those by iterations apart')
+        raise ConfigError('some runs count epochs and others iterations; draw them in separate figures')
     return list(groups.values())
 
 
 def unit_title(groups: Sequence[Group]) -> str:
-    """The title of the x axis."""
+    """Choose the title of the x axis."""
     return 'epoch' if groups[0].runs[0].unit == 'epochs' else 'iteration'
 
 
 def average(group: Group, read: Callable[[TrainingRun], Series], band: Band = 'range') -> Curve:
-    """Mean and spread of one series over a group's runs.
+    """Compute the mean and spread of one series over a group's runs.
 
     Args:
         group (Group): The runs.
-        read (Callable): Takes the series out of a run.
+        read (Callable): Reads the series from a run.
         band (str): ``'range'``: from the smallest to the largest; ``'std'``: mean -+ sample standard deviation.
 
     Raises:
-        ConfigError: The runs have no position in common.
+        ConfigError: If the runs have no position in common.
     """
     tables = [dict(zip(*read(run), strict=True)) for run in group.runs]
     x = sorted(set.intersection(*(set(table) for table in tables)))

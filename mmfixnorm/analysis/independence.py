@@ -1,7 +1,7 @@
-"""Whether two settings act independently: tests on a table of results (Fig. 4).
+"""Tests on a table of results of whether two settings act independently (Fig. 4).
 
-Rows and columns of a table are the values of the two settings. Independent means additive: a cell is a row effect plus
-a column effect, so that the best column is the same in every row.
+Rows and columns of a table are the values of the two settings. Independent means additive: a cell is the sum of a row
+effect and a column effect, so that the best column is the same in every row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Table = NDArray[np.float64]
 
 
 class FTest(NamedTuple):
-    """An F test; a small ``p`` speaks against additive effects."""
+    """An F test; a small ``p`` is evidence against additive effects."""
 
     statistic: float
     dof: tuple[int, int]
@@ -24,11 +24,11 @@ class FTest(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How far the rows rank the columns alike.
+    """The degree to which the rows rank the columns alike.
 
     Attributes:
         w: Kendall's W, from 0 (no agreement) to 1 (all rows rank alike).
-        p: Of Friedman's test; a small one says that the rows agree more than by chance.
+        p: p-value of Friedman's test; a small one means that the rows agree more than by chance.
     """
 
     w: float
@@ -42,16 +42,16 @@ class _Effects(NamedTuple):
 
 
 def tukey_non_additivity(table: Table) -> FTest:
-    """Tukey's test with one degree of freedom, for one value in each cell (Tukey, 1949).
+    """Apply Tukey's test with one degree of freedom, for one value in each cell (Tukey, 1949).
 
     With row effects ``a_i`` and column effects ``b_j``, ``SS = (sum a_i b_j y_ij)^2 / (sum a_i^2 sum b_j^2)`` is the
-    part of the residuals that goes with the product of the effects; it is compared with the rest of them.
+    part of the residuals explained by the product of the effects; it is compared to the remaining part.
 
     Args:
         table: Finite values of shape (R, C), with (R - 1) (C - 1) >= 2.
 
     Raises:
-        ValueError: The table is too small or not finite.
+        ValueError: If the table is too small or not finite.
     """
     rows, columns = _shape(table, 2)
     dof = (1, (rows - 1) * (columns - 1) - 1)
@@ -60,7 +60,7 @@ def tukey_non_additivity(table: Table) -> FTest:
     effects = _effects(table)
     negligible = _rounding(table)
     if min(np.square(effects.rows).sum(), np.square(effects.columns).sum()) <= negligible:
-        return FTest(0.0, dof, 1.0)  # one of the two settings does nothing: there is no product
+        return FTest(0.0, dof, 1.0)  # one of the two settings has no effect, so there is no product
     product = np.outer(effects.rows, effects.columns)
     explained = product * (product * effects.residuals).sum() / np.square(product).sum()
     rest = np.square(effects.residuals - explained).sum()
@@ -68,13 +68,13 @@ def tukey_non_additivity(table: Table) -> FTest:
 
 
 def interaction(table: Table) -> FTest:
-    """F of the interaction in a two-way analysis of variance, for several values in each cell.
+    """Apply the F test of the interaction in a two-way analysis of variance, for several values in each cell.
 
     Args:
         table: Finite values of shape (R, C, replicates), with at least two of each.
 
     Raises:
-        ValueError: The table is too small or not finite.
+        ValueError: If the table is too small or not finite.
     """
     rows, columns, replicates = _shape(table, 3)
     if min(rows, columns, replicates) < 2:
@@ -86,13 +86,13 @@ def interaction(table: Table) -> FTest:
 
 
 def ranking_agreement(table: Table) -> Agreement:
-    """Kendall's W of the rows' rankings of the columns, with the p of Friedman's test; ties are corrected for.
+    """Compute Kendall's W of the rows' rankings of the columns, with the p of Friedman's test, corrected for ties.
 
     Args:
         table: Finite values of shape (R, C), R >= 2 and C >= 3; at least one row must not be constant.
 
     Raises:
-        ValueError: The table is too small, not finite or constant in every row.
+        ValueError: If the table is too small, not finite or constant in every row.
     """
     rows, columns = _shape(table, 2)
     if rows < 2 or columns < 3:
@@ -120,7 +120,7 @@ def _f_test(explained: float, rest: float, dof: tuple[int, int], negligible: flo
 
 
 def _rounding(table: Table) -> float:
-    """The largest sum of squares that rounding alone can make of equal values of this size."""
+    """Estimate the largest sum of squares that rounding alone can produce from equal values of this size."""
     return float(table.size * np.square(16 * np.finfo(np.float64).eps * np.abs(table).max()))
 
 

@@ -8,16 +8,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-#: The fewest measurements in which a boundary is looked for.
+#: The minimum number of measurements for finding a boundary.
 MIN_POINTS = 6
-#: The first part must lose at least this part of the norm ...
+#: The norm must fall by at least this fraction in the first part ...
 MIN_FALL = 0.01
-#: ... and its slope must be at least this many times that of the second.
+#: ... and its slope must be at least this many times the slope of the second part.
 MIN_RATIO = 2.0
 
 
 class BrokenLine(NamedTuple):
-    """Two straight lines that meet at ``knot``; slopes are per unit of x, ``fit`` is at the given positions."""
+    """Two straight lines that meet at ``knot``; slopes are per unit of x, ``fit`` is at the measured positions."""
 
     knot: float
     before: float
@@ -26,12 +26,12 @@ class BrokenLine(NamedTuple):
 
 
 class NormParts(NamedTuple):
-    """Whether and where a norm's curve falls into a rapid decrease and a slow change.
+    """Whether and where the curve of a norm splits into a rapid decrease and a slow change.
 
     Attributes:
         line: Broken line through the log of the norm; None if there are too few measurements.
-        norms: The norm as measured at the start, at the boundary and at the end.
-        absence: Why these are not the two parts of section 2.2; '' if they are.
+        norms: The measured norm at the start, at the boundary and at the end.
+        absence: The reason why these are not the two parts of section 2.2; '' if they are.
     """
 
     line: BrokenLine | None
@@ -40,12 +40,12 @@ class NormParts(NamedTuple):
 
 
 def broken_line(x: Sequence[float], y: Sequence[float]) -> BrokenLine:
-    """The continuous line with one knot that fits best in the least-squares sense.
+    """Fit a continuous line with one knot, by least squares.
 
-    The knot is one of the inner positions, with at least two measurements on each side of it.
+    The knot is one of the inner positions, with at least two measurements on each side.
 
     Raises:
-        ValueError: Fewer than five measurements.
+        ValueError: If there are fewer than five measurements.
     """
     positions, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if len(positions) < 5:
@@ -64,20 +64,20 @@ def broken_line(x: Sequence[float], y: Sequence[float]) -> BrokenLine:
 
 
 def norm_parts(x: Sequence[float], norm: Sequence[float]) -> NormParts:
-    """Look for the two parts: first a rapid decrease, then a slow change.
+    """Find the two parts: first a rapid decrease, then a slow change.
 
     The boundary is the knot of :func:`broken_line` through the log of the norm, so that slopes are relative changes.
-    The parts are there if the norm falls by 1 % or more up to the boundary and the first slope is at least twice as
+    There are two parts if the norm falls by 1 % or more up to the boundary and the first slope is at least twice as
     steep as the second.
 
     Args:
-        x: Positions, rising.
-        norm: The norm there.
+        x: Positions in ascending order.
+        norm: The norm at these positions.
     """
     if len(x) < MIN_POINTS:
-        return NormParts(None, None, f'{len(x)} measurements, too few to look for two parts (at least {MIN_POINTS})')
+        return NormParts(None, None, f'{len(x)} measurements are too few to find two parts (at least {MIN_POINTS})')
     if not all(np.isfinite(norm)) or min(norm) <= 0:
-        return NormParts(None, None, 'the norm is not finite and positive throughout')
+        return NormParts(None, None, 'the norm is not finite and positive everywhere')
     line = broken_line(x, np.log(norm).tolist())
     middle = norm[list(x).index(line.knot)]
     norms = (norm[0], middle, norm[-1])
@@ -96,5 +96,5 @@ def _absence(line: BrokenLine, norms: tuple[float, float, float]) -> str:
 
 
 def change(start: float, end: float) -> str:
-    """``80 -> 60`` with the relative change."""
+    """Format a change as ``80 -> 60``, with the relative change."""
     return f'{start:.4g} -> {end:.4g}, {100 * (end / start - 1):+.1f} %'

@@ -1,9 +1,9 @@
-"""The scalars that a training has left in its work dir.
+"""The scalars in the work dir of a training.
 
 mmengine appends a JSON line to ``<work dir>/<timestamp>/vis_data/scalars.json`` for each line of its log. A training
 line has ``iter`` (and ``epoch``, if the log processor counts epochs) and ``step``, the iterations done. A validation
 line has ``step`` alone: epochs, or iterations with ``log_metric_by_epoch=False``. WeightNormLoggerHook adds lines with
-the norm of each layer, which are not read here. Each start of a training makes a timestamp of its own.
+the norm of each layer, which are not read here. Each start of a training has its own timestamp.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.trial.schedule import training_length
 
 SCALARS = 'vis_data/scalars.json'
-#: Who logs what is not in every log.
+#: Hooks that write the scalars that are not in every log.
 WRITERS = {'weight_norm': 'WeightNormLoggerHook', 'g': 'CrossBoundaryRiskHook', 'mcbr': 'CrossBoundaryRiskHook'}
 
 Mode = Literal['train', 'val']
@@ -30,7 +30,7 @@ _LAYER = 'weight_norm/'
 
 
 class Series(NamedTuple):
-    """Values at positions in epochs or iterations, rising."""
+    """Values at positions in epochs or iterations, in ascending order."""
 
     x: list[float]
     y: list[float]
@@ -54,21 +54,21 @@ class TrainingRun:
 
     @property
     def unit(self) -> str:
-        """``'epochs'`` or ``'iters'``: what the config counts and positions are in."""
+        """The unit of the config and of positions, ``'epochs'`` or ``'iters'``."""
         return training_length(self.cfg)[1]
 
     def series(self, mode: Mode, key: str) -> Series:
-        """One scalar over the training.
+        """Read one scalar over the training.
 
         Args:
             mode (str): ``'train'`` or ``'val'``.
             key (str): E.g. ``'accuracy/top1'``, without the mode in front.
 
         Returns:
-            Series: Positions in epochs (a part of an epoch for training lines) or iterations.
+            Series: Positions in epochs (fractions of an epoch for training lines) or iterations.
 
         Raises:
-            ConfigError: It was not logged, or the log does not tell where in the training.
+            ConfigError: If it was not logged, or the log does not give its position in the training.
         """
         lines = [line for line in self._lines(mode) if key in line]
         if not lines:
@@ -87,7 +87,7 @@ class TrainingRun:
         return f'{self.work_dir}: no {mode} line has {key!r} (they have: {", ".join(known) or "nothing"}){hint}'
 
     def _clock(self, mode: Mode) -> tuple[str, int]:
-        """What tells the position of a line, and how much of it makes one of ``unit``."""
+        """Return the key of a line that gives its position, and how many of its counts make one of ``unit``."""
         counter = 'iter' if mode == 'train' else 'step'
         logger = (self.cfg.get('default_hooks') or {}).get('logger') or {}
         in_epochs = mode == 'val' and logger.get('log_metric_by_epoch', True)
@@ -97,10 +97,10 @@ class TrainingRun:
 
 
 def iters_per_epoch(lines: list[dict[str, float]], work_dir: Path) -> int:
-    """The iterations of an epoch: the distance between the first lines of two epochs.
+    """Infer the iterations of an epoch from the distance between the first lines of two epochs.
 
     Raises:
-        ConfigError: There are no two epochs, or the lines contradict each other.
+        ConfigError: If there are no two consecutive epochs, or the lines contradict each other.
     """
     first: dict[int, int] = {}
     for line in lines:
@@ -108,8 +108,8 @@ def iters_per_epoch(lines: list[dict[str, float]], work_dir: Path) -> int:
     gaps = [first[epoch + 1] - first[epoch] for epoch in first if epoch and epoch + 1 in first]
     if not gaps:
         raise ConfigError(
-            f'{work_dir}: the training lines are of {len(first)} epoch(s) and do not tell how many iterations an epoch '
-            'has; expected two epochs in a row, written with log_processor.by_epoch=True'
+            f'{work_dir}: the training lines cover {len(first)} epoch(s) and do not show how many iterations an epoch '
+            'has; expected two consecutive epochs, written with log_processor.by_epoch=True'
         )
     length = most_common(gaps)
     for line in lines:
@@ -124,18 +124,18 @@ def iters_per_epoch(lines: list[dict[str, float]], work_dir: Path) -> int:
 def read_run(work_dir: str | os.PathLike[str]) -> TrainingRun:
     """Read the log of a training, over all its starts.
 
-    What a resumed run did again replaces what an earlier start had logged from there on. A last line that was cut
-    off by a kill is left out, and so are validations outside of a training, which mmengine logs at step 0.
+    The lines of a resumed run replace the lines of an earlier start from that point on. A last line that is incomplete
+    because of a kill is skipped, and so are validations outside of a training, which mmengine logs at step 0.
 
     Raises:
-        ConfigError: There is no log, or it is not mmengine's.
+        ConfigError: If there is no log, or it is not a log of mmengine.
     """
     work_dir = Path(work_dir)
     files = sorted(work_dir.glob(f'*/{SCALARS}'))
     if not files:
         raise ConfigError(
             f'{work_dir}: no log of a training here (looked for <timestamp>/{SCALARS}, which mmengine writes with '
-            "vis_backends=[dict(type='LocalVisBackend')]); give the work dir of tools/train.py"
+            "vis_backends=[dict(type='LocalVisBackend')]); pass the work dir of tools/train.py"
         )
     log = _Log()
     for file in files:
@@ -145,7 +145,7 @@ def read_run(work_dir: str | os.PathLike[str]) -> TrainingRun:
 
 
 class _Log:
-    """Lines in the order of the training; one that goes back in time replaces those from there on."""
+    """Lines in the order of the training; one that goes back in time replaces all lines from that point on."""
 
     def __init__(self) -> None:
         self.train: list[dict[str, float]] = []
@@ -175,7 +175,7 @@ class _Log:
 
 
 def _numbers(line: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """The numbers of a line, without the prefix that ``log_with_hierarchy`` puts in front."""
+    """Return the numbers of a line, without the prefix that ``log_with_hierarchy`` adds."""
     return {key.removeprefix(prefix): value for key, value in line.items() if isinstance(value, (int, float))}
 
 

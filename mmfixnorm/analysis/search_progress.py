@@ -12,8 +12,7 @@ from mmfixnorm.search.report.curves import alpha_curves, lr_curves
 
 
 def search_chart(studies: Sequence[Study]) -> Chart:
-    """Fig. 5: on the left the best value so far against cost, one curve for each study; then one panel with the
-    details of each FixNorm search.
+    """Plot the best value so far against cost, one curve for each study, and details of FixNorm searches (Fig. 5).
 
     Cost is in trainings of full length (T_max) of the study's own config. A training counts once it has finished.
     """
@@ -42,7 +41,7 @@ def _progress_note(study: Study, cost: Sequence[float], best: Sequence[float | N
 
 
 def detail_panel(study: Study) -> Panel:
-    """Metric against lr, one curve for each round, and the best after searching alpha."""
+    """Plot the metric against lr, one curve for each round, and the best after searching alpha."""
     curves = lr_curves(study.state)
     lines, stars = [], []
     for i, curve in enumerate(curves):

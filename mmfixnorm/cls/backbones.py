@@ -1,4 +1,4 @@
-"""Backbones for small images that mmpretrain does not have: few channels, or small strides."""
+"""Backbones for small images that mmpretrain lacks: few channels, or small strides."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class ThinResNetCIFAR(ResNet_CIFAR):
     """The three-stage residual network for CIFAR of He et al. 2016, section 4.2.
 
     ``6n + 2`` weighted layers: a 3x3 stem, three stages of ``n`` basic blocks with 16, 32 and 64
-    channels, and the classifier. One difference to that paper: a shortcut that changes the shape
-    is a 1x1 convolution with its norm layer, as everywhere in mmpretrain, and not a padded
-    identity (about 1 % more parameters). A norm layer follows every convolution, so all of them
-    are scale-invariant in training.
+    channels, and the classifier. It differs from that paper in one point: a shortcut that changes
+    the shape is a 1x1 convolution with its norm layer, as everywhere in mmpretrain, and not a
+    padded identity (about 1 % more parameters). A norm layer follows every convolution, so all of
+    them are scale-invariant in training.
 
     Args:
         depth (int): One of 8, 14, 20, 32, 44, 56, 110. Defaults to 20.
@@ -26,7 +26,7 @@ class ThinResNetCIFAR(ResNet_CIFAR):
         **kwargs: Other arguments of :class:`mmpretrain.models.ResNet_CIFAR`.
 
     Raises:
-        ValueError: If ``depth`` is not one of those.
+        ValueError: If ``depth`` is not one of these.
 
     Shape:
         Input (N, 3, H, W); output a tuple with (N, 4 * base_channels, H / 4, W / 4).
@@ -57,7 +57,7 @@ class MobileNetV2CIFAR(MobileNetV2):
     """:class:`mmpretrain.models.MobileNetV2` for images of 32 x 32.
 
     The stem and the second stage keep the resolution, so that the last map is 4 x 4 and not
-    1 x 1: total stride 8. Weights and all arguments are those of ``MobileNetV2``.
+    1 x 1: total stride 8. Weights and arguments are the same as in ``MobileNetV2``.
 
     Args:
         *args: Arguments of :class:`mmpretrain.models.MobileNetV2`.
@@ -67,14 +67,14 @@ class MobileNetV2CIFAR(MobileNetV2):
         Input (N, 3, H, W); output a tuple with (N, 1280, H / 8, W / 8).
     """
 
-    # expand_ratio, channel, num_blocks, stride: only the second stage's stride is changed
+    # expand_ratio, channel, num_blocks, stride: only the second stage's stride differs
     arch_settings: ClassVar[list[list[int]]] = [
         [*layer[:3], 1] if i == 1 else layer for i, layer in enumerate(MobileNetV2.arch_settings)
     ]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        # The parent has the stem's stride in its constructor's body. A stride is no part of the
-        # weights, so changing it on the layer leaves initialisation and checkpoints alone.
+        # The parent hard-codes the stem's stride in its constructor. A stride is not part of the
+        # weights, so changing it on the layer affects neither initialisation nor checkpoints.
         self.conv1.conv.stride = (1, 1)
         self.conv1.stride = (1, 1)

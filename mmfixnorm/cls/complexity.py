@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a classifier, counted as papers count them."""
+"""Parameters and multiply-adds of a classifier, counted as in papers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Complexity(NamedTuple):
 
 
 def count_complexity(cfg: ConfigDict, image_size: int) -> Complexity:
-    """Count what a classifier costs.
+    """Count the parameters and multiply-adds of a classifier.
 
     Args:
         cfg (ConfigDict): The ``model`` of a config of mmpretrain: an ``ImageClassifier`` with a backbone of
@@ -35,12 +35,12 @@ def count_complexity(cfg: ConfigDict, image_size: int) -> Complexity:
 
 
 def evaluation_image_size(cfg: ConfigDict) -> int:
-    """The size in pixels that the test pipeline of a config crops to.
+    """Return the size in pixels to which the test pipeline of a config crops.
 
     Raises:
-        ConfigError: The pipeline has no crop.
+        ConfigError: If the pipeline has no crop.
     """
     crops = [t.crop_size for t in cfg.test_dataloader.dataset.pipeline if 'crop_size' in t]
     if not crops:
-        raise ConfigError('test_dataloader.dataset.pipeline has no transform with crop_size, which is the image size')
+        raise ConfigError('test_dataloader.dataset.pipeline has no transform with crop_size, the image size')
     return int(crops[-1])

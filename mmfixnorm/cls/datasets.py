@@ -1,4 +1,4 @@
-"""An image folder of which only a part is used, the same part every time."""
+"""An image folder of which a fixed part is used."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from mmfixnorm.errors import ConfigError
 class SubsetCustomDataset(CustomDataset):
     """:class:`mmpretrain.datasets.CustomDataset` with an equal number of images of each class.
 
-    The images of each class are put in an order that depends on ``subset_seed`` and on their
-    number alone; ``subset`` says which places of that order are used. So two data sets with
-    ``subset=4500`` and ``subset=(4500, 5000)`` share no image (a training and a validation
-    split of one folder), and ``subset=500`` is a part of ``subset=4500``.
+    The images of each class are ordered by a permutation that depends only on ``subset_seed`` and
+    on their number; ``subset`` selects places in that order. So two data sets with ``subset=4500``
+    and ``subset=(4500, 5000)`` share no image (a training and a validation split of one folder),
+    and ``subset=500`` is a part of ``subset=4500``.
 
     Args:
         *args: Arguments of ``CustomDataset``.
@@ -28,7 +28,7 @@ class SubsetCustomDataset(CustomDataset):
         **kwargs: Keyword arguments of ``CustomDataset``.
 
     Raises:
-        ConfigError: If ``subset`` is no such number or range, or a class has too few images.
+        ConfigError: If ``subset`` is not such a number or range, or a class has too few images.
 
     Examples:
         >>> train = SubsetCustomDataset(data_root='data/cifar10/train', subset=500)
@@ -46,7 +46,7 @@ class SubsetCustomDataset(CustomDataset):
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """Load image paths and labels as the parent does, then keep the subset, order as is."""
+        """Load image paths and labels as the parent does, then keep the subset, in their order."""
         data_list = super().load_data_list()
         if self.subset_range is None:
             return data_list
@@ -56,7 +56,7 @@ class SubsetCustomDataset(CustomDataset):
         return [data_list[i] for i in np.sort(kept)]
 
     def _places(self, labels: np.ndarray, label: int) -> np.ndarray:
-        """Indices of the subset's images of one class."""
+        """Return the indices of the subset's images of one class."""
         assert self.subset_range is not None
         first, end = self.subset_range
         indices = np.flatnonzero(labels == label)
@@ -67,13 +67,13 @@ class SubsetCustomDataset(CustomDataset):
                 f'fewer than the {end} that subset={self.subset_range} needs; '
                 'lower subset or complete the folder'
             )
-        # RandomState: its stream is frozen for all NumPy versions, Generator's is not.
+        # RandomState, whose stream is the same in all NumPy versions, unlike Generator's.
         order = np.random.RandomState([self.subset_seed, label]).permutation(indices)
         return order[first:end]
 
 
 def _place_range(subset: int | tuple[int, int]) -> tuple[int, int]:
-    """First and end place, checked."""
+    """Check ``subset`` and return its first and end place."""
     pair = tuple(subset) if isinstance(subset, (tuple, list)) else (0, subset)
     if len(pair) != 2 or any(type(place) is not int for place in pair) or not 0 <= pair[0] < pair[1]:
         raise ConfigError(

@@ -16,14 +16,14 @@ IMAGES, SIZE = 3, 224
 def generate_batch(
     model: nn.Module, *, images: int, size: tuple[int, int], dtype: torch.dtype, seed: int
 ) -> dict[str, Any]:
-    """A batch as a data loader gives it, before the model's data preprocessor.
+    """Generate a batch as a data loader returns it, before the model's data preprocessor.
 
     Args:
         model (nn.Module): A classifier; the number of classes is read from its head.
-        images (int): How many.
+        images (int): Number of images.
         size (tuple[int, int]): Height and width in pixels.
-        dtype (torch.dtype): Not used: images are uint8 and labels integers.
-        seed (int): Of images and labels.
+        dtype (torch.dtype): Unused: images are uint8 and labels integers.
+        seed (int): Seed of images and labels.
     """
     del dtype
     generator = torch.Generator().manual_seed(seed)

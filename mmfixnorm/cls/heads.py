@@ -32,12 +32,12 @@ class FixNormLinearClsHead(LinearClsHead):
         num_classes (int): Number of classes.
         in_channels (int): Number of channels of the input feature.
         alpha (float | str): Bound on the scale ``g``, in units of ``sqrt(num_classes)``. ``'auto'``: no bound until
-            :class:`AutoAlphaHook` sets one in training, which has to be in ``custom_hooks``.
+            :class:`AutoAlphaHook`, which must be in ``custom_hooks``, sets one in training.
         **kwargs: Other arguments of the base class.
 
     Raises:
         ValueError: If ``alpha`` is neither > 0 nor ``'auto'``.
-        ConfigError: By the first loss, with ``alpha='auto'`` and no hook to set it.
+        ConfigError: At the first loss, with ``alpha='auto'`` and no hook to set it.
     """
 
     def __init__(self, num_classes: int, in_channels: int, alpha: float | str, **kwargs: Any) -> None:
@@ -55,7 +55,7 @@ class FixNormLinearClsHead(LinearClsHead):
     def loss(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if self.waits_for_alpha:
             raise ConfigError(
-                "model.head.alpha='auto' is set by a hook that is not there; add dict(type='AutoAlphaHook') to "
+                "model.head.alpha='auto' needs a hook that sets it; add dict(type='AutoAlphaHook') to "
                 'custom_hooks, or give alpha a number'
             )
         return super().loss(*args, **kwargs)

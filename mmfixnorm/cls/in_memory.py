@@ -1,4 +1,4 @@
-"""A small data set that is decoded once and augmented as whole batches, on the device that trains."""
+"""A small data set that is decoded once and augmented in whole batches, on the training device."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from mmfixnorm.errors import ConfigError
 
 @DATASETS.register_module()
 class InMemoryDataset(Dataset):
-    """Another data set, held as one tensor of bytes on the device; its batches are made at once.
+    """Another data set, stored as one tensor of bytes on the device, from which whole batches are indexed.
 
-    The wrapped data set's pipeline runs once for each image, when this one is built: it loads, resizes
-    and packs. What is random goes into ``batch_transforms``. A config uses it in place of any data set
-    of a dataloader with ``num_workers=0``, ``pin_memory=False`` and ``collate_fn=dict(type='whole_batch')``.
+    The wrapped data set's pipeline runs once for each image, when this data set is built: it loads, resizes
+    and packs. Random transforms belong in ``batch_transforms``. A config can use it in place of the data set
+    in any dataloader with ``num_workers=0``, ``pin_memory=False`` and ``collate_fn=dict(type='whole_batch')``.
 
     Args:
         dataset (dict | Dataset): A data set of mmpretrain. Its images must have one size, and
             ``N * 3 * H * W`` bytes must fit on the device.
         batch_transforms (Sequence[dict]): Registered transforms that take a batch (N, C, H, W), e.g.
             :class:`BatchRandomCrop`. Defaults to none.
-        device (str, optional): Where the images are held; that of the training by default.
+        device (str, optional): Device of the images; by default the training device.
 
     Raises:
         ConfigError: If the images do not have one size, or the dataloader asks for another ``collate_fn``.
@@ -71,7 +71,7 @@ class InMemoryDataset(Dataset):
         return self.dataset.metainfo
 
     def full_init(self) -> None:
-        """Do nothing: the images are there already."""
+        """Do nothing: the images are already loaded."""
 
     def __len__(self) -> int:
         return len(self.data_samples)
@@ -84,16 +84,16 @@ class InMemoryDataset(Dataset):
         batch = self.images[torch.as_tensor(indices, device=self.images.device)]
         for transform in self.batch_transforms:
             batch = transform(batch)
-        # Evaluation writes its predictions into them.
+        # New objects, because evaluation writes its predictions into them.
         return {'inputs': batch, 'data_samples': [self.data_samples[i].new() for i in indices]}
 
 
 @FUNCTIONS.register_module()
 def whole_batch(batch: Any) -> dict:
-    """Hand on what :class:`InMemoryDataset` makes: there is nothing to collate.
+    """Pass on a batch of :class:`InMemoryDataset`, which needs no collating.
 
     Raises:
-        ConfigError: If the data set makes single images.
+        ConfigError: If the data set returns single images.
     """
     if not isinstance(batch, dict):
         raise ConfigError("collate_fn: 'whole_batch' is for InMemoryDataset, got a list of single images")
@@ -102,7 +102,7 @@ def whole_batch(batch: Any) -> dict:
 
 @TRANSFORMS.register_module()
 class BatchRandomCrop:
-    """Pad by zeros and crop each image of a batch at its own place, as mmpretrain's ``RandomCrop`` does.
+    """Pad by zeros and crop each image of a batch at a position of its own, as mmpretrain's ``RandomCrop`` does.
 
     Args:
         crop_size (int): Height and width of the crops.
@@ -119,7 +119,7 @@ class BatchRandomCrop:
         n, _, height, width = padded.shape
         if min(height, width) < self.crop_size:
             raise ConfigError(f'BatchRandomCrop.crop_size: {self.crop_size} is larger than {height} x {width}')
-        # Drawn on the CPU: the same crops on every device, and no wait for it.
+        # Drawn on the CPU: the same crops on every device, without waiting for it.
         tops = torch.randint(height - self.crop_size + 1, (n, 1, 1)).to(batch.device)
         lefts = torch.randint(width - self.crop_size + 1, (n, 1, 1)).to(batch.device)
         side = torch.arange(self.crop_size, device=batch.device)

@@ -1,4 +1,4 @@
-"""Necks that mmpretrain does not have."""
+"""Necks that mmpretrain lacks."""
 
 from __future__ import annotations
 

@@ -37,11 +37,11 @@ class SEMobileNetV2(MobileNetV2):
 
     Args:
         widen_factor (float): Width multiplier. Defaults to 1.0.
-        divisor (int): Channels are rounded to multiples of it. Defaults to 4, with which the paper's two widths meet
-            its parameters and FLOPs best (docs/imagenet.md has the others).
+        divisor (int): Channels are rounded to multiples of it. Defaults to 4, with which the paper's two widths match
+            its parameters and FLOPs best (docs/imagenet.md lists the others).
         se_ratio (float): Squeezed channels in units of the block's input channels. Defaults to 0.25.
         drop_path_rate (float): Rate of stochastic depth of the last block. Defaults to 0.2.
-        act_cfg (dict): Activation, everywhere but in the SE gate. Defaults to swish, which torch calls SiLU.
+        act_cfg (dict): Activation, except in the SE gate. Defaults to swish, which torch calls SiLU.
         out_indices, frozen_stages, conv_cfg, norm_cfg, norm_eval, with_cp, init_cfg: As in the base class.
 
     Shape:
@@ -122,7 +122,7 @@ class _DroppedSELayer(SELayer):
 class StochasticDepthSEBottleneck(SEBottleneck):
     """:class:`SEBottleneck` of mmpretrain whose ``drop_path_rate`` has an effect: its parent never uses it.
 
-    The names of its parameters are the parent's.
+    Its parameters have the same names as the parent's.
     """
 
     def __init__(self, in_channels: int, out_channels: int, se_ratio: int = 16, **kwargs: Any) -> None:
@@ -140,7 +140,7 @@ class SEResNetV1d(ResNetV1d):
     Args:
         depth (int): One of 50, 101, 152.
         se_ratio (int): Channels of a block in units of those that SE squeezes them to. Defaults to 16.
-        act_cfg (dict): Activation, everywhere but in the SE gate. Defaults to swish, which torch calls SiLU.
+        act_cfg (dict): Activation, except in the SE gate. Defaults to swish, which torch calls SiLU.
         **kwargs: Arguments of :class:`mmpretrain.models.ResNetV1d`, such as ``drop_path_rate``.
 
     Shape:

@@ -1,4 +1,4 @@
-"""From a plain config of a toolbox to a small child config that trains it with FixNorm; the audit of a config."""
+"""Converts a plain config of a toolbox to a small FixNorm child config, and audits the model of a config."""
 
 from mmfixnorm.convert.audit import ConfigAudit, audit_config
 from mmfixnorm.convert.converter import Conversion, convert

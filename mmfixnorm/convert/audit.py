@@ -30,11 +30,11 @@ SET = 'norm-fixing set'
 
 @dataclass(frozen=True)
 class ConfigAudit:
-    """What the audit of a config found.
+    """The result of auditing a config.
 
     Attributes:
-        report: Of all weights. With a norm-fixing set, ``report.groups[0]`` is that set.
-        norm_fixing_set: Names of the weights in the set, as the config has it; None without norm fixing.
+        report: The report on all weights. With a norm-fixing set, ``report.groups[0]`` is that set.
+        norm_fixing_set: Names of the weights in the set of the config; None without norm fixing.
     """
 
     report: AuditReport
@@ -51,7 +51,7 @@ class ConfigAudit:
         return not self.failing
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert the result to plain data, for JSON."""
         return dict(
             passes=self.passes,
             norm_fixing_set=None if self.norm_fixing_set is None else list(self.norm_fixing_set),
@@ -71,10 +71,10 @@ def audit_config(
 
     Args:
         cfg (Config): A config of mmpretrain, mmdet or mmseg.
-        checkpoint (str, optional): Weights to load. Defaults to None: those of the initialisation, without a
-            download of pretrained weights.
-        device (str): Where to run.
-        **kwargs: Of :func:`audit_model`.
+        checkpoint (str, optional): Weights to load. Defaults to None: initialised weights, without a download of
+            pretrained ones.
+        device (str): The device to run on.
+        **kwargs: Arguments of :func:`audit_model`.
 
     Raises:
         ConfigError: If the toolbox is unknown, the model cannot be built, the checkpoint does not fit, or the model
@@ -95,17 +95,17 @@ def audit_model(
     explain: bool = True,
     find_groups: bool = True,
 ) -> ConfigAudit:
-    """Audit the built model of a config: the losses of one training forward, with a generated batch.
+    """Audit the built model of a config, on the losses of one training forward with a generated batch.
 
     Args:
-        model (nn.Module): Of ``cfg``, with its weights.
-        cfg (Config): For the toolbox, the image size and the norm-fixing set.
+        model (nn.Module): The model of ``cfg``, with its weights.
+        cfg (Config): The config; names the toolbox, the image size and the norm-fixing set.
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
             224 for classification, 256 for detection and 128 for segmentation.
-        dtype (torch.dtype): What to compute in.
-        seed (int): Of the batch and of the forwards.
-        explain (bool): Whether to find the reasons of failures, which takes most of the time.
+        dtype (torch.dtype): The dtype of the computation.
+        seed (int): Seed of the batch and of the forwards.
+        explain (bool): Whether to find the reasons for failures, which takes most of the time.
         find_groups (bool): Whether to look for tensors that hold only together, if ``explain``.
 
     Raises:
@@ -113,7 +113,7 @@ def audit_model(
     """
     toolbox = _toolbox(cfg)
     side = size or _img_size(cfg) or toolbox.SIZE
-    # The mode that the runner sets before each epoch; it brings batch normalisations with norm_eval into evaluation.
+    # As the runner does before each epoch; puts batch normalisations with norm_eval into evaluation mode.
     model.train()
     preprocessor = copy.deepcopy(getattr(model, 'data_preprocessor', None))
     in_set = norm_fixing_set(model, cfg)
@@ -144,10 +144,10 @@ def audit_model(
 
 
 def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None) -> nn.Module:
-    """Build the model of a config with initialised or loaded weights, and nothing downloaded.
+    """Build the model of a config with initialised or loaded weights, without any download.
 
     Raises:
-        ConfigError: If it cannot be built, or the checkpoint does not fit.
+        ConfigError: If the model cannot be built, or the checkpoint does not fit.
     """
     cfg = copy.deepcopy(cfg)
     _without_pretrained(cfg.get('model'))
@@ -161,17 +161,17 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
             raise ConfigError(f'--load-from {checkpoint}: {err}') from err
         loaded = {key.removeprefix('module.') for key in state.get('state_dict', state)}
         if not loaded & set(model.state_dict()):
-            raise ConfigError(f'--load-from {checkpoint}: it has no tensor of this model')
+            raise ConfigError(f'--load-from {checkpoint}: it contains no tensor of this model')
     fill_scales(model)
     if hooks_of_type(cfg, 'AutoAlphaHook'):
-        for module in model.modules():  # it sets alpha in a training, and no hook runs here
+        for module in model.modules():  # the hook sets alpha in training, but no hook runs here
             if hasattr(module, 'waits_for_alpha'):
                 module.waits_for_alpha = False
     return model
 
 
 def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
-    """Names of the weights in the norm-fixing set, from the constructor or the hook itself; None without either.
+    """Name the weights in the norm-fixing set, as the constructor or the hook chooses them; None without either.
 
     Raises:
         ConfigError: If the settings do not fit the model.
@@ -179,7 +179,7 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
     names = {id(p): name for name, p in model.named_parameters()}
     wrapper = cfg.get('optim_wrapper') or {}
     if wrapper.get('constructor') == 'FixNormOptimWrapperConstructor':
-        # A plain wrapper: that for mixed precision needs an accelerator.
+        # A plain wrapper, as the one for mixed precision needs an accelerator.
         settings = dict(type='OptimWrapper', optimizer=wrapper.get('optimizer', dict(type='SGD', lr=0.1)))
         constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
             dict(type=wrapper['constructor'], optim_wrapper_cfg=settings, paramwise_cfg=wrapper.get('paramwise_cfg'))
@@ -208,7 +208,7 @@ def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManage
 
 def _losses(batch: dict[str, Any], dtype: torch.dtype) -> Callable[[nn.Module], Any]:
     def losses(model: Any) -> Any:
-        # Detectors write to their samples.
+        # A copy, because detectors write to their samples.
         data = model.data_preprocessor(copy.deepcopy(batch), True)
         data['inputs'] = _cast(data['inputs'], dtype)
         return model._run_forward(data, mode='loss')
@@ -237,7 +237,7 @@ def _nodes(node: Any) -> Iterator[Any]:
 
 
 def _without_pretrained(model: Any) -> None:
-    """Take away all that would download weights, in place."""
+    """Remove all settings that would download weights, in place."""
     for node in _nodes(model):
         init_cfg = node.get('init_cfg')
         if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':

@@ -30,8 +30,8 @@ from mmfixnorm.errors import ConfigError
 __all__ = ['Conversion', 'convert']
 
 _STORED = (
-    'BN on stored statistics (norm_eval=True) is an affine map, and the convolution before it not scale-invariant: '
-    'BN is trained, over all GPUs, but for frozen stages. These are frozen whole and not in the set.'
+    'BN on stored statistics (norm_eval=True) is an affine map, and the convolution before it not scale-invariant. '
+    'So BN is trained here, over all GPUs, except in frozen stages, which are frozen whole and not in the set.'
 )
 
 
@@ -42,10 +42,10 @@ class Conversion:
     Attributes:
         text: The child config.
         in_set: Names of the weights in the norm-fixing set.
-        weight_normalized: Names of the layers that are weight-normalised, without the classifiers.
+        weight_normalized: Names of the weight-normalised layers, except the classifiers.
         classifiers: Names of the layers with a bound.
         left_out: Names of the trainable weights outside the set, with the reason.
-        notes: What could not be taken over or decided, in sentences.
+        notes: Settings that could not be carried over or decided, in sentences.
     """
 
     text: str
@@ -66,26 +66,26 @@ def convert(
     overwrite: bool = False,
     size: int | None = None,
 ) -> Conversion:
-    """Write a child config of a plain config that makes it FixNorm, and check it by the audit.
+    """Write a child config that makes a plain config FixNorm, and check it by the audit.
 
     Args:
         filename (str): A config of mmpretrain, mmdet or mmseg.
         out (str): The file to write.
-        alpha (float): Bound of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
+        alpha (float): Bound on the scale of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
         lr_range (Sequence[float], optional): ``(lr_min, lr_max)`` of the search. Defaults to None: half to 8 times
             the config's learning rate.
-        keep_norm_eval (bool): Leave a batch normalisation on stored statistics as it is, and the layers before it
-            out of the set. Defaults to False.
+        keep_norm_eval (bool): Whether to keep batch normalisations on stored statistics, and leave the layers before
+            them out of the set. Defaults to False.
         overwrite (bool): Whether to replace ``out`` if it exists. Defaults to False.
-        size (int, optional): Height and width of the images of the audit. Defaults to None: by toolbox.
+        size (int, optional): Height and width of the audit's images. Defaults to None: depends on the toolbox.
 
     Raises:
-        ConfigError: The config cannot be converted, is FixNorm already, or ``out`` cannot be written.
+        ConfigError: If the config cannot be converted or is already FixNorm, or if ``out`` cannot be written.
     """
     if os.path.exists(out) and not overwrite:
-        raise ConfigError(f'{out}: it exists already; give another name, or --force to replace it')
+        raise ConfigError(f'{out}: it already exists; choose another name, or replace it with --force')
     if os.path.abspath(out) == os.path.abspath(filename):
-        raise ConfigError(f'{out}: would replace the config itself; give another name')
+        raise ConfigError(f'{out}: would replace the config itself; choose another name')
     if not alpha > 0:
         raise ConfigError(f'--alpha: must be > 0, got {alpha}')
     cfg = load_config(filename)
@@ -131,11 +131,11 @@ def _check(cfg: Config) -> None:
     if classes := [t for t in types if not isinstance(t, str)]:
         raise ConfigError(
             f'type={classes[0]!r}: a config in pure Python cannot be the base of a text config; '
-            'give the text config of the same model'
+            'pass the text config of the same model'
         )
     names = [*types, (cfg.get('optim_wrapper') or {}).get('constructor')]
     if ours := [name for name in names if 'FixNorm' in str(name)]:
-        raise ConfigError(f'it is FixNorm already: it has {ours[0]!r}')
+        raise ConfigError(f'it is already FixNorm: it has {ours[0]!r}')
     check_optim_wrapper(cfg)
 
 
@@ -148,7 +148,7 @@ def _not_passed(audited: ConfigAudit) -> ConfigError:
 
 
 class _Plan:
-    """What the child changes."""
+    """The changes that the child makes."""
 
     def __init__(self, cfg: Config, alpha: float, keep_norm_eval: bool, size: int | None) -> None:
         self.cfg, self.alpha = cfg, alpha
@@ -170,8 +170,8 @@ class _Plan:
                 self._choose(record)
         if not self.alpha_keys and not any(kind.startswith('FixNorm') for kind in self.replacements.values()):
             raise ConfigError(
-                'model: no classifier was found, that is a last layer whose outputs are as many as the classes of its '
-                'head and go into a softmax or sigmoid; what alpha would bound is not known'
+                'model: no classifier was found, that is, a last layer with as many outputs as its head has classes, '
+                'followed by a softmax or sigmoid; there is no layer for alpha to bound'
             )
 
     def _edited(self) -> Config:
@@ -199,7 +199,7 @@ class _Plan:
                 self.replacements[path] = f'{"FixNorm" if classifies else "WN"}{kind}'
 
     def _give_a_start(self, path: str, kind: str) -> bool:
-        """Let a classifier that starts at zero have a direction, by ``init_cfg`` of what holds it."""
+        """Give a classifier that starts at zero a direction, by ``init_cfg`` of the module that contains it."""
         edit = copy.deepcopy(self.edit)
         start_edit(self.cfg.model, path, kind, edit)
         previous, self.edit = self.edit, edit
@@ -213,27 +213,26 @@ class _Plan:
         return True
 
     def _tells_classes(self, path: str, layer: Any) -> bool:
-        """Whether the outputs are as many as the classes, with or without background, for each of some anchors."""
+        """Tell whether the outputs match the classes, with or without background, for each of a number of anchors."""
         owners: list[Any] = [self.model.get_submodule(path.rsplit('.', k)[0]) for k in range(1, path.count('.') + 1)]
         head = next((m for m in owners if isinstance(getattr(m, 'num_classes', None), int)), None)
-        if head is None or 'RPN' in type(head).__name__:  # objects and background are no classes
+        if head is None or 'RPN' in type(head).__name__:  # object and background are not classes
             return False
         outputs, classes = layer.weight.shape[0], head.num_classes
         return outputs % classes == 0 or outputs == classes + 1
 
     def child(self, base: str, lr_range: Sequence[float] | None) -> tuple[str, list[str]]:
-        """The text of the child config, and what the reader should know besides."""
+        """Return the text of the child config, and notes for the user."""
         notes: list[str] = []
         excluded = self._excluded()
         wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out))
         search = search_block(self.cfg, self._all_alpha_keys(), lr_range)
         if unused := [r.name for r in self.report.weights if r.cause == 'unused' and r.trainable]:
             notes.append(
-                f'{len(unused)} weights were not reached by the generated batch, so they were not checked: '
-                f'{listing(unused)}'
+                f'the generated batch did not reach {len(unused)} weights, so they were not checked: {listing(unused)}'
             )
         if search is None:
-            notes.append('val_evaluator reports no metric that is known here, so there is no search block.')
+            notes.append('val_evaluator reports no known metric, so there is no search block.')
         sections: list[tuple[str, Any, Sequence[str]]] = [
             ('_base_', [base], []),
             ('custom_imports', _imports(self.cfg), []),
@@ -261,7 +260,7 @@ class _Plan:
         for kind in sorted(set(self.replacements.values())):
             names = [name for name, own in self.replacements.items() if own == kind]
             others = [n for n, m in self.model.named_modules() if _fits(kind, m) and n not in names]
-            # A path that two kinds share would be one key.
+            # The same path for two kinds would be a single key.
             fixnorm['swap'].update(dict.fromkeys(patterns_for(names, others, taken=fixnorm['swap']), kind))
         return {**self.edit, 'type': MODEL_TYPE, 'fixnorm': fixnorm}
 
@@ -276,8 +275,8 @@ class _Plan:
         comments = [_STORED] if self.trains_bn else []
         if self.given_a_start:
             comments.append(
-                f'{", ".join(self.given_a_start)} starts at zero in the base, which has no direction to train: here '
-                "like mmpretrain's LinearClsHead."
+                f'{", ".join(self.given_a_start)} starts at zero in the base config, which has no direction to '
+                "train; here it starts like mmpretrain's LinearClsHead."
             )
         if self.replacements:
             plain = sum(kind.startswith('WN') for kind in self.replacements.values())
@@ -296,7 +295,7 @@ class _Plan:
 
 
 def _seeded_model(cfg: Config) -> nn.Module:
-    """The same weights each time, so that an audit of the child asks what that of the plain model did."""
+    """Build a model with the same weights each time, so that the audits of the child and the base agree."""
     with preserve_random_state():
         set_random_seed(0)
         return prepared_model(cfg)
@@ -314,5 +313,5 @@ def _imports(cfg: Config) -> dict[str, Any]:
 
 
 def load_part(cfg: Config) -> None:
-    """Register what the children of the toolbox's configs need."""
+    """Register the classes that the children of the toolbox's configs need."""
     import_module(PARTS[cfg.default_scope])

@@ -9,11 +9,11 @@ __all__ = ['patterns_for']
 
 
 def patterns_for(names: Collection[str], others: Collection[str], taken: Collection[str] = ()) -> list[str]:
-    r"""Regular expressions that fully match all of ``names``, each by one of them, and none of ``others``.
+    r"""Find regular expressions that fully match each of ``names`` by exactly one of them, and none of ``others``.
 
-    None of them is one of ``taken``: as keys, equal ones would be one. The one that matches most of what is left
-    comes first. There may be shorter lists: this is a greedy search over what is easy to read, such as a common
-    beginning, or names that differ in their numbers only.
+    None of them is in ``taken``, as equal keys would collide. The pattern that matches most of the remaining names
+    comes first. Shorter lists may exist: this is a greedy search over readable patterns, such as a common prefix, or
+    names that differ only in their numbers.
 
     Example:
         >>> names = [f'backbone.layer{i}.se.conv{j}' for i in range(4) for j in range(2)]
@@ -31,11 +31,11 @@ def patterns_for(names: Collection[str], others: Collection[str], taken: Collect
     }
     uncovered, chosen = set(names), []
     while uncovered:
-        # Most names, then the simplest kind, then the shortest; the text decides ties, so that runs agree.
-        fresh = [p for p in matches if matches[p] <= uncovered]  # the one of a name alone always is
+        # Most names, then the simplest kind, then the shortest; ties are broken by the text, so that runs agree.
+        fresh = [p for p in matches if matches[p] <= uncovered]  # never empty: each name has its own pattern
         best = min(fresh, key=lambda p: (-len(matches[p]), candidates[p], len(p), p))
         covered = set(matches[best])
-        # A dot that stands for any character does no harm in one name, and reads better.
+        # A plain dot, which matches any character, is harmless in a single name, and reads better.
         single = covered.pop() if len(covered) == 1 else ''
         alone = single.replace('.', '').isidentifier() and not any(re.fullmatch(single, other) for other in others)
         chosen.append(single if alone else best)
@@ -44,7 +44,7 @@ def patterns_for(names: Collection[str], others: Collection[str], taken: Collect
 
 
 def _patterns(name: str) -> Iterator[str]:
-    """From general to special; the last one matches this name alone."""
+    """Yield patterns from general to special; the last one matches only this name."""
     if name.count('.') == 0:
         yield re.escape(name)
         return

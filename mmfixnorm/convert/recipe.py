@@ -1,4 +1,4 @@
-"""What training with FixNorm changes besides the model: optim wrapper, hooks, search."""
+"""The parts of a FixNorm config besides the model: optim wrapper, hooks, search."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ __all__ = ['check_optim_wrapper', 'hooks_with_fixnorm', 'optim_wrapper_edit', 's
 
 _WRAPPERS = {'OptimWrapper': 'FixNormOptimWrapper', 'AmpOptimWrapper': 'FixNormAmpOptimWrapper'}
 _CONSTRUCTOR = 'FixNormOptimWrapperConstructor'
-# Of the default constructor's options those that ours takes, with 0.
+# The options of the default constructor that the one of FixNorm takes too, with 0.
 _ALLOWED = ('norm_decay_mult', 'bias_decay_mult')
 # The paper searches from half to 8 times (ImageNet) or 10 times (COCO, Cityscapes) the lr of weight decay.
 _LR_FACTORS = (0.5, 8.0)
 
 
 def check_optim_wrapper(cfg: Config) -> None:
-    """Refuse what the wrapper and the constructor of FixNorm cannot take the place of.
+    """Refuse optim wrappers and constructors that those of FixNorm cannot replace.
 
     Raises:
-        ConfigError: There is no optim wrapper with one optimizer, or it is of a special kind.
+        ConfigError: If there is no optim wrapper with one optimizer, or it is of a special kind.
     """
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, Mapping) or not isinstance(wrapper.get('optimizer'), Mapping):
@@ -35,14 +35,14 @@ def check_optim_wrapper(cfg: Config) -> None:
     kind = wrapper.get('type', 'OptimWrapper')
     if kind not in _WRAPPERS:
         raise ConfigError(
-            f'optim_wrapper.type: {kind!r} has no form with norm fixing ({sorted(_WRAPPERS)} have); '
+            f'optim_wrapper.type: {kind!r} has no form with norm fixing (only {sorted(_WRAPPERS)} have); '
             "add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
         )
     constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
     if constructor not in ('DefaultOptimWrapperConstructor', None):
         raise ConfigError(
-            f'optim_wrapper.constructor: {constructor!r} sorts the parameters in its own way, which {_CONSTRUCTOR} '
-            "cannot keep; add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
+            f'optim_wrapper.constructor: {constructor!r} groups the parameters in its own way, which {_CONSTRUCTOR} '
+            "cannot do; add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
         )
     lr = wrapper['optimizer'].get('lr')
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr > 0:
@@ -50,7 +50,7 @@ def check_optim_wrapper(cfg: Config) -> None:
 
 
 def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> tuple[dict[str, Any], list[str]]:
-    """The child's ``optim_wrapper``, and comments on it.
+    """Write the child's ``optim_wrapper``, and comments on it.
 
     Args:
         cfg (Config): The plain config.
@@ -61,7 +61,7 @@ def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> t
     edit: dict[str, Any] = dict(type=_WRAPPERS[wrapper.get('type', 'OptimWrapper')], constructor=_CONSTRUCTOR)
     comments = []
     if decay:
-        comments.append('The weight decay of the base is kept: it reaches only weights that are not in the set.')
+        comments.append('The weight decay of the base is kept: it acts only on weights outside the set.')
     elif _takes_weight_decay(wrapper.optimizer):
         edit['optimizer'] = dict(weight_decay=0.0)
     inherited = wrapper.get('paramwise_cfg') or {}
@@ -71,7 +71,7 @@ def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> t
     elif paramwise:
         edit['paramwise_cfg'] = paramwise
     if dropped:
-        comments.append(f'Not taken over from paramwise_cfg: {", ".join(dropped)}.')
+        comments.append(f'Not carried over from paramwise_cfg: {", ".join(dropped)}.')
     return edit, comments
 
 
@@ -83,18 +83,18 @@ def _takes_weight_decay(optimizer: Mapping[str, Any]) -> bool:
 
 
 def _paramwise(cfg: Mapping[str, Any], exclude: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The options that the constructor of FixNorm has, and the names of those that would have changed something."""
+    """Return the options for the constructor of FixNorm, and the names of dropped options that had an effect."""
     keys = cfg.get('custom_keys', {})
     lr_mults = {key: dict(lr_mult=o['lr_mult']) for key, o in keys.items() if o.get('lr_mult', 1) != 1}
     kept = {name: value for name, value in (('custom_keys', lr_mults), ('exclude', list(exclude))) if value}
-    # What only switches a decay off is done by the constructor, or has nothing to switch off.
+    # Options that only switch decay off are dropped silently: the constructor does it, or there is no decay.
     dropped = [f'{key}={value}' for key, value in cfg.items() if key.endswith('lr_mult') and value != 1]
     dropped += [f'custom_keys[{key!r}] {o}' for key, o in keys.items() if o.get('decay_mult', 1) not in (0, 1)]
     return kept, dropped
 
 
 def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
-    """The hooks of the config with averaged weights put to the norm, and the telemetry of the set."""
+    """Return the hooks of the config, with averaged weights rescaled to the norm, and with logs of the set."""
     hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
     for hook in hooks:
         if hook.get('type') == 'EMAHook':
@@ -107,10 +107,10 @@ def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
 def search_block(
     cfg: Config, alpha_keys: Sequence[str], lr_range: Sequence[float] | None = None
 ) -> dict[str, Any] | None:
-    """The ``search`` block: Algorithm 4 around the config's learning rate; None if its metric is not known.
+    """Write the ``search`` block: Algorithm 4 around the config's learning rate; None if its metric is unknown.
 
     Raises:
-        ConfigError: If ``lr_range`` is none.
+        ConfigError: If ``lr_range`` is not a valid range.
     """
     metric = _metric(cfg)
     if metric is None:
@@ -136,7 +136,7 @@ def _metric(cfg: Config) -> str | None:
     return None
 
 
-# Evaluator: its prefix, and the name of what it reports; {} is the first of its own metrics.
+# Evaluator to its prefix and the name of its metric; {} is the first of its own metrics.
 _METRICS = {
     'Accuracy': ('accuracy', 'top1'),
     'SingleLabelMetric': ('single-label', 'f1-score'),

@@ -1,4 +1,4 @@
-"""What stock configs of the toolboxes change by config keys, without replacing a layer."""
+"""Changes to stock configs of the toolboxes by config keys, without replacing a layer."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _HEADS = {
     'FCNHead': 'FixNormFCNHead',
     'PSPHead': 'FixNormPSPHead',
     'DepthwiseSeparableASPPHead': 'FixNormDepthwiseSeparableASPPHead',
-    # This package's own plain forms.
+    # Heads of this package without a bound.
     'WNLinearClsHead': 'FixNormLinearClsHead',
     'WNRetinaHead': 'FixNormRetinaHead',
     'BaseOCHead': 'FixNormBaseOCHead',
 }
-# All of their convolutions are made by `conv_cfg`, but for a head's last ones, and none has a norm without `norm_cfg`.
+# `conv_cfg` makes all of their convolutions, except a head's last ones; without `norm_cfg` no norm layer follows.
 _PLAIN_CONVS = ('FPN', 'ChannelMapper', 'RetinaHead')
 
 
 def walk(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
-    """Every dict in nested dicts with its keys from the root; lists are not entered, a child cannot change in them."""
+    """Yield every dict in nested dicts with its path of keys; skips lists, in which a child config changes nothing."""
     yield path, node
     for key, value in node.items():
         if isinstance(value, Mapping):
@@ -34,14 +34,14 @@ def walk(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 
 def head_edits(model: Mapping[str, Any], alpha: float) -> tuple[dict[str, Any], list[str]]:
-    """Heads and convolutions with a config key of their own.
+    """Change the heads and convolutions that have their own config key.
 
     Args:
         model (Mapping): ``model`` of the plain config.
-        alpha (float): For the FixNorm heads.
+        alpha (float): Bound of the FixNorm heads.
 
     Returns:
-        tuple[dict, list[str]]: The child's ``model``, and the keys of alpha in it.
+        tuple[dict, list[str]]: ``model`` of the child, and the keys of alpha in it.
     """
     edit: dict[str, Any] = {}
     alpha_keys = []
@@ -59,7 +59,7 @@ def head_edits(model: Mapping[str, Any], alpha: float) -> tuple[dict[str, Any], 
 
 
 def stored_statistics_edits(model_cfg: Mapping[str, Any], model: nn.Module, edit: dict[str, Any]) -> bool:
-    """Let BN use the statistics of the batch where ``norm_eval`` says otherwise; adds to ``edit``, tells whether."""
+    """Switch BN with ``norm_eval`` to batch statistics, in ``edit``; return whether there was any."""
     changed = False
     nodes = {'.'.join(path): (path, node) for path, node in walk(model_cfg)}
     for name, module in model.named_modules():
@@ -69,7 +69,7 @@ def stored_statistics_edits(model_cfg: Mapping[str, Any], model: nn.Module, edit
         change: dict[str, Any] = dict(norm_eval=False)
         norm_cfg = node.get('norm_cfg') or dict(type='BN')
         norm: dict[str, Any] = {}
-        if norm_cfg.get('type') == 'BN':  # detectors have two images on a GPU
+        if norm_cfg.get('type') == 'BN':  # detectors have only two images per GPU
             norm['type'] = 'SyncBN'
         if norm_cfg.get('requires_grad') is False:
             norm['requires_grad'] = True
@@ -81,18 +81,18 @@ def stored_statistics_edits(model_cfg: Mapping[str, Any], model: nn.Module, edit
 
 
 def start_edit(model_cfg: Mapping[str, Any], layer: str, kind: str, edit: dict[str, Any]) -> None:
-    """Let a layer start from a normal distribution, by ``init_cfg`` of the innermost dict that holds it.
+    """Initialise a layer from a normal distribution, by ``init_cfg`` of the innermost dict that contains it.
 
     Args:
         model_cfg (Mapping): ``model`` of the plain config.
         layer (str): Name of the layer in the model.
-        kind (str): ``'Linear'`` or ``'Conv2d'``; all of them in there start so.
-        edit (dict): The child's ``model``, to be added to.
+        kind (str): ``'Linear'`` or ``'Conv2d'``; the edit applies to all of them in that dict.
+        edit (dict): ``model`` of the child, changed in place.
     """
     own = (path for path, node in walk(model_cfg) if path and 'type' in node)
     paths = [path for path in own if layer.startswith(f'{".".join(path)}.')]
     if paths:
-        # A list takes the place of whatever is there; a dict would be merged with it.
+        # A list replaces the existing value, where a dict would be merged with it.
         _at(edit, max(paths, key=len))['init_cfg'] = [dict(type='Normal', layer=kind, std=0.01)]
 
 

@@ -13,11 +13,11 @@ _WIDTH = 118
 
 
 def config_text(title: str, sections: Sequence[tuple[str, Any, Sequence[str]]]) -> str:
-    """A config file of Python.
+    """Write a config file of Python.
 
     Args:
         title (str): Comment at the top.
-        sections (Sequence): Triples of a key, its value, and sentences to stand above it as comments.
+        sections (Sequence): Triples of a key, its value, and sentences for comments above it.
 
     Example:
         >>> print(config_text('Small.', [('model', dict(head=dict(alpha=1.0)), ['The bound is high.'])]), end='')
@@ -28,7 +28,7 @@ def config_text(title: str, sections: Sequence[tuple[str, Any, Sequence[str]]]) 
     """
     lines = _comment(title)
     for key, value, comments in sections:
-        if key == '_base_':  # a path may be long
+        if key == '_base_':  # a path can be longer than a line
             lines.append(f'{key} = {value!r}')
             continue
         if comments:
@@ -44,7 +44,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _formatted(value: Any, indent: int, taken: int) -> str:
-    """In one line where it fits, else with one item per line."""
+    """Format a value in one line if it fits, else with one item per line."""
     inner = ' ' * (indent + 4)
     if isinstance(value, Mapping) and value:
         plain = all(isinstance(key, str) and key.isidentifier() for key in value)
@@ -68,15 +68,15 @@ def _formatted(value: Any, indent: int, taken: int) -> str:
 def _leaf(value: Any) -> str:
     if isinstance(value, str):
         return _string(value)
-    if isinstance(value, float) and not math.isfinite(value):  # repr gives a name that no config has
+    if isinstance(value, float) and not math.isfinite(value):  # repr gives a name that is undefined in a config
         return f'float({str(value)!r})'
     return repr(value)
 
 
 def _filled(items: Sequence[str], inner: str) -> str:
-    """Items one after the other, in as many lines as it takes; one of several lines stands alone."""
+    """Fill lines with items; an item that has several lines gets them to itself."""
     lines: list[str] = []
-    room = False  # whether another one may stand behind the last
+    room = False  # whether the last line can take another item
     for item in items:
         alone = '\n' in item
         if room and not alone and len(lines[-1]) + len(item) + 2 <= _WIDTH:

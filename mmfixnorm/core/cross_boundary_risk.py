@@ -1,4 +1,4 @@
-"""Mean cross-boundary risk: how far features lean over the boundaries between classes (eq. 9)."""
+"""Mean cross-boundary risk: how far features lean across the boundaries between classes (eq. 9)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ __all__ = ['cross_boundary_risk']
 
 @torch.no_grad()
 def cross_boundary_risk(features: Tensor, labels: Tensor, weight: Tensor, reduction: str = 'mean') -> Tensor:
-    r"""Mean cross-boundary risk of features in front of a final linear layer (eq. 9).
+    r"""Compute the mean cross-boundary risk of features in front of a final linear layer (eq. 9).
 
     .. math::
         \mathrm{MCBR}(x, k, W) = \frac{1}{C - 1} \sum_{j \ne k} \cos(x, W_j - W_k)
 
-    In [-1, 1]; the larger, the closer to the class boundaries. Where a vector has no direction (a feature of
-    zeros, two equal rows of the weight) the cosine counts as 0.
+    The risk is in [-1, 1]; the larger it is, the closer the features are to the class boundaries. Where a vector has no
+    direction (a feature of zeros, two equal rows of the weight) the cosine counts as 0.
 
     Args:
         features (Tensor): Input of the final linear layer, shape (N, D).
@@ -28,7 +28,7 @@ def cross_boundary_risk(features: Tensor, labels: Tensor, weight: Tensor, reduct
         Tensor: 0-d, or of shape (N, ) for 'none'; float32, or float64 if an input is.
 
     Raises:
-        ValueError: If shapes do not fit, a label is out of range or ``reduction`` is unknown.
+        ValueError: If the shapes do not match, a label is out of range or ``reduction`` is unknown.
     """
     if reduction not in ('mean', 'none'):
         raise ValueError(f"reduction must be 'mean' or 'none', got {reduction!r}")

@@ -1,6 +1,6 @@
-"""Weight-normalised layers with one scale, and the same with a bound on that scale.
+"""Weight-normalised layers with one scale, and the same layers with a bound on that scale.
 
-The formula of each layer stands here and nowhere else; heads and configs only put layers in their slots.
+The formula of each layer is written here only; heads and configs just put layers in their slots.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ __all__ = [
 
 
 class WeightNormalized(nn.Module):
-    r"""What the four layers share: ``W`` enters as ``W / ||W||_F * g`` (eq. 6).
+    r"""Base of the four layers: ``W`` enters as ``W / ||W||_F * g`` (eq. 6).
 
     ``g`` is one learnable scalar of shape ``(1,)`` (FSDP takes no 0-d parameters) and ``||W||_F`` the norm of
     the whole tensor, unlike :func:`torch.nn.utils.parametrizations.weight_norm`, which is per output row. The
     state keys are the plain layer's plus ``g``.
 
-    ``g`` is set to ``||W||_F`` whenever ``W`` is filled: by :meth:`reset_parameters`, by a function handed to
-    :meth:`torch.nn.Module.apply` (so also by an ``init_cfg`` of mmengine) and by a checkpoint without ``g``.
-    The layer then computes what the plain layer would. A checkpoint with ``g`` brings its own. Code that writes
-    to ``layer.weight`` directly calls :meth:`reset_scale` afterwards, or :func:`fill_scales` on the model.
+    ``g`` is set to ``||W||_F`` whenever ``W`` is filled: by :meth:`reset_parameters`, by a function passed to
+    :meth:`torch.nn.Module.apply` (hence also by an ``init_cfg`` of mmengine) and by a checkpoint without ``g``.
+    The layer then computes the same as the plain layer. A checkpoint with ``g`` keeps its own value. Code that writes
+    to ``layer.weight`` directly must call :meth:`reset_scale` afterwards, or :func:`fill_scales` on the model.
     """
 
     weight: Tensor
@@ -51,16 +51,16 @@ class WeightNormalized(nn.Module):
 
     @classmethod
     def from_plain(cls, layer: nn.Linear | nn.Conv2d, **kwargs: Any) -> Self:
-        """Make a layer that takes over the parameters of a plain one and computes the same, below a bound.
+        """Make a layer that takes over the parameters of a plain one and, below a bound, computes the same.
 
-        Draws no random numbers, so a model whose layers are replaced starts like the one it was made from.
+        Draws no random numbers, so a model with replaced layers starts from the same weights as the original.
 
         Args:
-            layer (nn.Linear | nn.Conv2d): The plain layer; the new one has its weight and bias, the very tensors.
-            **kwargs: What this class takes besides, such as ``alpha``.
+            layer (nn.Linear | nn.Conv2d): The plain layer; the new one takes its weight and bias tensors, not copies.
+            **kwargs: Further arguments of this class, such as ``alpha``.
 
         Raises:
-            TypeError: If ``layer`` is of another kind, or weight-normalised already.
+            TypeError: If ``layer`` is of another kind, or already weight-normalised.
         """
         plain = next(base for base in (nn.Linear, nn.Conv2d) if issubclass(cls, base))
         if not isinstance(layer, plain) or isinstance(layer, WeightNormalized):
@@ -74,7 +74,7 @@ class WeightNormalized(nn.Module):
 
     @torch.no_grad()
     def to_plain(self) -> nn.Linear | nn.Conv2d:
-        """The plain layer that computes the same: its weight is a copy of :meth:`effective_weight`."""
+        """Make the plain layer that computes the same; its weight is a copy of :meth:`effective_weight`."""
         assert isinstance(self, (nn.Linear, nn.Conv2d))
         with torch.device('meta'):
             plain = nn.Linear(**_arguments(self)) if isinstance(self, nn.Linear) else nn.Conv2d(**_arguments(self))
@@ -92,13 +92,13 @@ class WeightNormalized(nn.Module):
     def reset_scale(self) -> None:
         """Set ``g`` to ``||W||_F``."""
         self.g.copy_(self._weight_norm())
-        self._scale_is_own = False  # becomes True with a `g` that must not follow `W` any more
+        self._scale_is_own = False  # True once `g` must no longer follow `W`
 
     @torch.no_grad()
     def set_scale_(self, value: float) -> None:
-        """Set ``g`` to a value of its own, which :func:`fill_scales` leaves as it is.
+        """Set ``g`` to a value that :func:`fill_scales` does not overwrite.
 
-        ``0.0`` is the counterpart of a plain layer that starts with a weight of zero: ``W`` keeps a direction.
+        ``0.0`` corresponds to a plain layer whose weight starts at zero, but ``W`` keeps a direction.
         """
         self.g.fill_(value)
         self._scale_is_own = True
@@ -110,7 +110,7 @@ class WeightNormalized(nn.Module):
             self.reset_scale()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
-        """Like :meth:`torch.nn.Module.apply`; if ``fn`` filled the weight, ``g`` follows."""
+        """Apply ``fn`` as :meth:`torch.nn.Module.apply` does; if it filled the weight, ``g`` follows."""
         if self.weight.is_meta:
             return super().apply(fn)
         # By value, because `weight.data.normal_()` does not touch the version counter.
@@ -130,7 +130,7 @@ class WeightNormalized(nn.Module):
         return self.g if math.isinf(bound) else self.g.clamp(min=-bound, max=bound)
 
     def effective_weight(self) -> Tensor:
-        """The weight that the plain layer with the same output has, in the shape of ``weight``.
+        """Compute the weight of the plain layer with the same output, in the shape of ``weight``.
 
         The factor is computed in float32 or better, also under autocast.
         """
@@ -149,7 +149,7 @@ class WeightNormalized(nn.Module):
         if weight is None:
             pass  # the base class reports what is missing
         elif weight.shape != self.weight.shape:
-            # The weight will be refused; a `g` that belongs to it must not come alone.
+            # The base class refuses this weight; its `g` must not be loaded without it.
             state_dict = {**state_dict, f'{prefix}g': self.g.detach()}
         elif g is None:
             norm = tensor_norm(weight).to(weight.dtype)  # with assign=True the layer keeps the dtype
@@ -242,7 +242,7 @@ class FixNormConv2d(_BoundedScale, nn.Conv2d):
 
 
 def _arguments(layer: nn.Linear | nn.Conv2d) -> dict[str, Any]:
-    """What the constructor of a plain layer was given."""
+    """Recover the arguments of the constructor of a plain layer."""
     names = ['in_features', 'out_features']
     if isinstance(layer, nn.Conv2d):
         names = [
@@ -260,10 +260,10 @@ def _arguments(layer: nn.Linear | nn.Conv2d) -> dict[str, Any]:
 
 @torch.no_grad()
 def fill_scales(model: nn.Module) -> None:
-    """Set every ``g`` of ``model`` to ``||W||_F``, but for those that are their own (a checkpoint brought them).
+    """Set every ``g`` of ``model`` to ``||W||_F``, except those loaded from a checkpoint or set by hand.
 
-    For code that fills weights without telling the layers, as ``ConvModule`` of mmcv does. To be called once,
-    before the first step; afterwards every ``g`` counts as its own, and a second call changes nothing.
+    Needed where code fills weights without notifying the layers, as ``ConvModule`` of mmcv does. Call it once, before
+    the first step; it marks every ``g`` as final, so a second call changes nothing.
 
     Raises:
         ValueError: If a weight has no direction: all zero, or not finite.
@@ -274,7 +274,7 @@ def fill_scales(model: nn.Module) -> None:
         norm = module._weight_norm().item()
         if not (math.isfinite(norm) and norm > 0):
             raise ValueError(
-                f'{name}.weight: the norm of a weight-normalised layer must be finite and > 0, got {norm}; look at '
+                f'{name}.weight: the norm of a weight-normalised layer must be finite and > 0, got {norm}; check '
                 'its init_cfg (a layer that starts at zero needs a scale of zero instead: set_scale_(0.0)) or at '
                 'the checkpoint that was loaded'
             )
@@ -284,10 +284,10 @@ def fill_scales(model: nn.Module) -> None:
 
 
 def replace_layers(model: nn.Module, layers: Mapping[nn.Module, nn.Module]) -> list[str]:
-    """Put new layers in the places of old ones, in place.
+    """Replace layers of a model, in place.
 
     Args:
-        model (nn.Module): The model. An optimizer or a wrapper around it is to be made afterwards.
+        model (nn.Module): The model. Build its optimizer and any wrapper around it afterwards.
         layers (Mapping[nn.Module, nn.Module]): Each layer to be replaced, and the new one.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Norm fixing: after each optimizer step the joint norm of a set of weights is put back (Algorithm 1, line 7)."""
+"""Norm fixing: restore the joint norm of a set of weights after each optimizer step (Algorithm 1, line 7)."""
 
 from __future__ import annotations
 
@@ -39,22 +39,22 @@ __all__ = [
 ]
 
 FLAG = 'fix_norm'
-"""Key of a parameter group: ``True`` if all its tensors are in the norm-fixing set, or the list of their
-positions. A flag on the group survives what replaces optimizers and tensors (copy, pickle, checkpoints)."""
+"""Key of a parameter group: ``True`` if all its tensors are in the norm-fixing set, else the list of their positions.
+A flag on the group survives a copy, a pickle or a checkpoint, which replace optimizers and tensors."""
 
 
 @torch.no_grad()
 def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """L2 norm of all tensors taken as one vector: a 0-d float64 tensor (float32 on MPS) on the first's device.
+    """Compute the L2 norm of all tensors as one vector: 0-d, float64 (float32 on MPS), on the device of the first.
 
-    No host synchronisation. Sums in float32 or better, whatever the dtype of the tensors. Of sharded tensors each
-    process measures its part; then it takes one all-reduce of a scalar for each way of sharding.
+    No host synchronisation. Sums in float32 or better, whatever the dtype of the tensors. Each process measures its
+    part of sharded tensors; one all-reduce of a scalar follows for each way of sharding.
 
     Raises:
-        ValueError: If there are no tensors, or if one is a shard of FSDP that :func:`mark_shards` has not seen.
+        ValueError: If there are no tensors, or if one is a shard of FSDP and :func:`mark_shards` was not called.
     """
     if not tensors:
-        raise ValueError('the norm of no tensors is asked for; the norm-fixing set is empty')
+        raise ValueError('there are no tensors to take the norm of; the norm-fixing set is empty')
     device = tensors[0].device
     alike: dict[Hashable, list[Tensor]] = {}
     for tensor in tensors:
@@ -78,16 +78,16 @@ _ROW = 1024
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32, or float64 for that. Not torch.promote_types, which torch 2.1 cannot compile."""
+    """Return float64 for float64, else float32. torch.promote_types is not used: torch 2.1 cannot compile it."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def tensor_norm(tensor: Tensor) -> Tensor:
-    """L2 norm of one tensor: 0-d, in float32 or better, with a gradient."""
+    """Compute the L2 norm of one tensor: 0-d, in float32 or better, differentiable."""
     dtype = compute_dtype(tensor.dtype)
     if tensor.device.type != 'cpu' or tensor.numel() <= _ROW or tensor.dtype == torch.float64:
         return torch.linalg.vector_norm(tensor, dtype=dtype)
-    # On the CPU torch adds a whole tensor up in float32 one after the other: 4e-4 off for two million equal
+    # On the CPU torch sums a whole tensor sequentially in float32, with an error of 4e-4 for two million equal
     # elements. Row by row the error is 1e-7, at the same speed.
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
@@ -111,12 +111,12 @@ def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
 def norm_fixing_parameters(
     model: nn.Module, *, fc: bool = True, exclude: Sequence[str] = ()
 ) -> dict[str, nn.Parameter]:
-    """The trainable weights of all convolutions and linear layers, by name, each tensor once (spec of W, A.3).
+    """Return the trainable weights of all convolutions and linear layers, by name, each tensor once (W of A.3).
 
     Args:
         model (nn.Module): The model.
         fc (bool): Whether linear layers belong to the set; ``False`` for Algorithm 1. Defaults to True.
-        exclude (Sequence[str]): Regular expressions, searched for in the parameter names; what matches is left
+        exclude (Sequence[str]): Regular expressions, searched for in the parameter names; matching weights are left
             out. Defaults to none.
 
     Raises:
@@ -148,7 +148,7 @@ def flag_set(optimizer: Optimizer, params: Iterable[Tensor]) -> None:
     """Flag ``params`` in the groups of ``optimizer`` as the norm-fixing set.
 
     Raises:
-        ValueError: If a tensor is not among the optimizer's, or if there is none.
+        ValueError: If a tensor is not in the optimizer, or if there are no tensors.
     """
     in_set = {id(p) for p in params}
     if not in_set:
@@ -161,7 +161,7 @@ def flag_set(optimizer: Optimizer, params: Iterable[Tensor]) -> None:
     if num_flagged != len(in_set):
         raise ValueError(
             f'{len(in_set) - num_flagged} of the {len(in_set)} tensors to fix are not in the optimizer; '
-            'give it all of them, or leave them out of the set'
+            'add them to the optimizer, or leave them out of the set'
         )
 
 
@@ -171,29 +171,29 @@ def _positions(group: dict[str, Any]) -> Sequence[int]:
 
 
 def flagged(optimizer: Optimizer) -> list[Tensor]:
-    """The tensors of the norm-fixing set, read from the groups at call time."""
+    """Return the tensors of the norm-fixing set, read from the groups at call time."""
     return [group['params'][i] for group in optimizer.param_groups for i in _positions(group)]
 
 
 class NormFixer:
     r"""Keeps ``||W||`` of an optimizer's flagged tensors at ``||W_0||``: ``W <- W * ||W_0|| / ||W||``.
 
-    One scalar for the whole set, so layers may trade norm. Works inside the optimizer (step hooks), so a step
-    that a loss scaler skips and a gradient accumulation without a step leave the weights alone. The target is
-    the norm before the first step, unless one was given or loaded. Tensors without a gradient at the first
-    step are unused and leave the set. Tensors that are frozen later stay as they are; the others then share
-    what is left of the target, so that the norm of the whole set stays.
+    One scalar for the whole set, so layers may trade norm. It works inside the optimizer, by step hooks, so a step
+    that a loss scaler skips and a gradient accumulation without a step leave the weights unchanged. The target is
+    the norm before the first step, unless one was given or loaded. Tensors without a gradient at the first step are
+    unused and leave the set. Tensors frozen later stay unchanged; the others are scaled so that the norm of the whole
+    set is kept.
 
     Args:
         target (float | str, optional): The norm to keep. ``'loaded'`` or None: the norm before the first step;
             ``'init'``: the norm at the call of :meth:`take_init_norm`, before a checkpoint is loaded. Defaults to None.
 
     Raises:
-        ValueError: If the target is neither of the two names nor finite and > 0.
+        ValueError: If the target is neither one of the two names nor a finite number > 0.
     """
 
     per = 'set'
-    """Whose norm is kept: that of all tensors as one vector."""
+    """The unit whose norm is kept: the set, with all tensors as one vector."""
 
     def __init__(self, target: float | str | None = None) -> None:
         if isinstance(target, str):
@@ -208,7 +208,7 @@ class NormFixer:
         self._handles: list[Any] = []
 
     def install(self, optimizer: Optimizer) -> None:
-        """Hook into ``optimizer.step``; does nothing if that was done already."""
+        """Hook into ``optimizer.step``; does nothing if the hooks are there already."""
         if self._optimizer is optimizer:
             return
         self.remove()
@@ -216,42 +216,42 @@ class NormFixer:
         self._optimizer = optimizer
 
     def take_init_norm(self, tensors: Sequence[Tensor]) -> None:
-        """With ``target='init'``: keep the norm that these weights have now. Later calls do nothing.
+        """Take the present norm of these weights as the target, with ``target='init'``. Later calls do nothing.
 
-        Weights that turn out to be unused at the first step are part of it.
+        Weights that turn out to be unused at the first step count too.
         """
         if self.wants_init_norm:
             self.target = starting_norm(tensors)
             self.wants_init_norm = False
 
     def remove(self) -> None:
-        """Take the hooks out of the optimizer again."""
+        """Remove the hooks from the optimizer."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._optimizer = [], None
 
     def state_dict(self) -> dict[str, Any]:
-        """The target, what it is the norm of, and the number of tensors and of elements that it belongs to."""
+        """Return the target, the unit whose norm it is, and the number of tensors and of elements in the set."""
         return {'target': self.target, 'per': self.per, 'size': self._size}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer: Optimizer) -> None:
-        """Take over the target of an earlier run.
+        """Load the target of an earlier run.
 
         Raises:
-            ValueError: If the flagged tensors of ``optimizer`` are not as many as the target was taken from, or
-                if that run kept the norms of something else.
+            ValueError: If the number of flagged tensors of ``optimizer`` is not the one in the state, or if the earlier
+                run kept the norm of another unit.
         """
-        per = state_dict.get('per', 'set')  # states of early versions do not say it
+        per = state_dict.get('per', 'set')  # missing in states of early versions
         if per != self.per:
             raise ValueError(
                 f'the checkpoint comes from a run that kept the norm per {per}, this one keeps it per {self.per}. '
-                'Resume with the optim wrapper of that run, or start anew from its weights with load_from'
+                'Resume with the optim wrapper of that run, or start a new one from its weights with load_from'
             )
         size = None if state_dict['size'] is None else tuple(state_dict['size'])
         if size is not None and size != _size(flagged(optimizer)):
             raise ValueError(
                 'the norm-fixing set has changed: the checkpoint has {} tensors with {} elements, this run has {} '
-                'with {}. Resume with the config of that run, or start anew from its weights with load_from'.format(
+                'with {}. Resume with the config of that run, or start a new one from its weights by load_from'.format(
                     *size, *_size(flagged(optimizer))
                 )
             )
@@ -265,7 +265,7 @@ class NormFixer:
         if self._size is not None:
             return
         if all(group.get(FLAG) == [] for group in optimizer.param_groups):
-            return  # the step of another group: DeepSpeed ZeRO steps one after the other
+            return  # a step of another group: DeepSpeed ZeRO steps them one by one
         for group in optimizer.param_groups:
             used = [i for i in _positions(group) if _is_used(group['params'][i])]
             if len(used) < len(_positions(group)):
@@ -301,7 +301,7 @@ def scale_unless_skipped_(tensors: Sequence[Tensor], factor: Tensor, optimizer: 
 
 
 def starting_norm(tensors: Sequence[Tensor]) -> float:
-    """Joint norm of weights before the first step: the only host synchronisation, once per run.
+    """Compute the joint norm of weights before the first step: the only host synchronisation, once per run.
 
     Raises:
         ValueError: If it is not finite and > 0.
@@ -310,7 +310,7 @@ def starting_norm(tensors: Sequence[Tensor]) -> float:
     if not (math.isfinite(norm) and norm > 0):
         raise ValueError(
             f'the norm of the {len(tensors)} weights to fix must be finite and > 0 before the first step, '
-            f'got {norm}; look at the initialisation or at the checkpoint that was loaded'
+            f'got {norm}; check the initialisation or the checkpoint that was loaded'
         )
     return norm
 
@@ -331,30 +331,30 @@ _TORCH_VERSION = tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
 def _keep_step_hooks(optimizer: Optimizer) -> None:
-    """Make ``optimizer.step`` call its hooks for good.
+    """Make ``optimizer.step`` call its hooks permanently.
 
-    Seen with torch 2.1: the first ``torch.compile`` of a process takes the calls of the step hooks out of all
-    optimizer classes, without a word. A ``step`` of the instance is out of its reach.
+    Seen with torch 2.1: the first ``torch.compile`` of a process silently removes the calls of the step hooks from all
+    optimizer classes. A ``step`` attribute of the instance is not affected.
     """
-    import torch._dynamo  # late: it takes a second, and newer versions of torch need none of this
+    import torch._dynamo  # imported late: it takes a second, and newer versions of torch do not need it
 
-    if 'step' in vars(optimizer):  # wrapped by a learning rate scheduler of torch, hooks included
+    if 'step' in vars(optimizer):  # a learning rate scheduler of torch has wrapped it, with its hooks
         return
     step = type(optimizer).step
     calls_hooks = step.__code__ is Optimizer.profile_hook_step(step).__code__
     inner = step.__wrapped__ if calls_hooks else step  # type: ignore[attr-defined]
-    # Disabled for the compiler, which knows to trace a step of the class only.
+    # Disabled for the compiler, which can only trace a step of the class.
     hooked = torch._dynamo.disable(Optimizer.profile_hook_step(inner))
     optimizer.step = types.MethodType(hooked, optimizer)  # type: ignore[method-assign]
 
 
 def _is_used(tensor: Tensor) -> bool:
-    # A process that holds nothing of a sharded tensor has no gradient of it.
+    # A process that holds no part of a sharded tensor has no gradient for it.
     return tensor.requires_grad and (tensor.grad is not None or tensor.numel() == 0)
 
 
 def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
-    """Number of tensors and of their elements, of all processes that share them."""
+    """Count the tensors and their elements, over all processes that share them."""
     elements: dict[Hashable, int] = {}
     for tensor in tensors:
         elements[shard_key(tensor)] = elements.get(shard_key(tensor), 0) + local_part(tensor).numel()
@@ -370,23 +370,23 @@ def fix_norm(
     exclude: Sequence[str] = (),
     target: float | str | None = None,
 ) -> NormFixer:
-    """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` does it.
+    """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` restores the norm.
 
     Args:
-        optimizer (Optimizer): Any optimizer of torch's interface; of DeepSpeed, ZeRO-1 or 2 with the set as a
-            parameter group of its own.
+        optimizer (Optimizer): Any optimizer with torch's interface; with DeepSpeed, ZeRO-1 or 2 and the set as a
+            separate parameter group.
         params (Iterable[Tensor], optional): The norm-fixing set.
         model (nn.Module, optional): Instead of ``params``: all its conv and linear weights.
         exclude (Sequence[str]): With ``model``, regular expressions of weight names to leave out.
-        target (float | str, optional): The norm to keep; ``'init'`` for the norm now, ``'loaded'`` or None for
-            that before the first step. Defaults to None.
+        target (float | str, optional): The norm to keep; ``'init'`` for the present norm, ``'loaded'`` or None for
+            the norm before the first step. Defaults to None.
 
     Returns:
-        NormFixer: Holds the target; save its ``state_dict()`` with the optimizer's.
+        NormFixer: Holds the target; save its ``state_dict()`` along with the optimizer's.
 
     Raises:
-        ValueError: If the set is empty, not wholly in the optimizer, or given twice or not at all, or if the weights
-            are sharded in a way that hides them (FSDP without original parameters, DeepSpeed ZeRO-3).
+        ValueError: If the set is empty or not wholly in the optimizer, if both or neither of ``params`` and ``model``
+            are given, or if sharding hides the weights (FSDP without original parameters, DeepSpeed ZeRO-3).
 
     Example:
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))

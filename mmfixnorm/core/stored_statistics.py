@@ -1,4 +1,4 @@
-"""Finds weights in front of a batch normalisation that does not use the statistics of the batch."""
+"""Finds weights in front of a batch normalisation that does not use batch statistics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ __all__ = ['stored_statistics_layers']
 
 
 def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
-    """Convolutions and linear layers whose batch normalisation runs on stored statistics in training.
+    """Find the convolutions and linear layers whose batch normalisation runs on stored statistics in training.
 
     Such a normalisation (``norm_eval=True``, frozen stages) is an affine map, so the layer in front of it is not
-    scale-invariant. The mode is the one that ``model.train()`` sets; it is put back afterwards. Which layer a
-    normalisation belongs to is read from the order in which they were registered and from the number of channels.
+    scale-invariant. The mode is the one that ``model.train()`` sets; it is restored afterwards. A
+    normalisation is taken to belong to the layer registered before it, if the number of channels matches.
 
     Returns:
         dict[str, str]: Name of the layer to name of its batch normalisation.

@@ -1,9 +1,9 @@
-"""Mistakes about data, told with their config key: used by the tools, by searches and by a hook.
+"""Checks of data that report mistakes with their config key, for the tools, searches and a hook.
 
 - :mod:`.paths`: the files and folders that a config names;
-- :mod:`.coco`: what a COCO annotation file must hold;
-- :mod:`.datasets`: what a built data set says of itself;
-- :mod:`.explain`: why a data set could not be built.
+- :mod:`.coco`: the required content of a COCO annotation file;
+- :mod:`.datasets`: built data sets;
+- :mod:`.explain`: the reason why a data set could not be built.
 
-Nothing here imports a toolbox.
+No module here imports a toolbox.
 """

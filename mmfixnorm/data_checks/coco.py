@@ -1,4 +1,4 @@
-"""What a COCO annotation file must hold."""
+"""The required content of a COCO annotation file."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfixnorm.errors import ConfigError
 
-# List of the file -> what mmdet reads of each entry.
+# List in the file -> fields that mmdet reads from each entry.
 _FIELDS = {
     'images': ('id', 'file_name', 'height', 'width'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
@@ -19,9 +19,9 @@ _SHOWN = 10
 
 
 def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = None) -> None:
-    """Read an annotation file and check that it is COCO's format, with these classes.
+    """Read an annotation file and check that it is in COCO format, with these classes.
 
-    Slow for a large file: to explain what went wrong, not to prevent it.
+    Slow for a large file: meant for explaining an error, not for preventing it.
 
     Args:
         ann_file (str): The file.
@@ -29,11 +29,11 @@ def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = Non
         classes (Sequence[str], optional): The categories that it must have.
 
     Raises:
-        ConfigError: It is not, or lacks a class; the message says what was found.
+        ConfigError: If it is not, or lacks a class; the message states what the file contains.
     """
     content = _read_json(ann_file, key)
     if not isinstance(content, dict):
-        raise ConfigError(f'{key}: {ann_file!r} holds a JSON {type(content).__name__}; {_EXPECTED}')
+        raise ConfigError(f'{key}: {ann_file!r} contains a JSON {type(content).__name__}; {_EXPECTED}')
     for name, fields in _FIELDS.items():
         entries = content.get(name)
         if not isinstance(entries, list):
@@ -48,7 +48,7 @@ def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = Non
 
 
 def category_names(ann_file: str, key: str) -> list[str]:
-    """Names of the categories of a COCO annotation file, which is read for it."""
+    """Read the names of the categories from a COCO annotation file."""
     check_coco_file(ann_file, key)
     return [str(category['name']) for category in _read_json(ann_file, key)['categories']]
 
@@ -63,19 +63,19 @@ def check_categories(ann_file: str, key: str, categories: Sequence[str], classes
         classes (Sequence[str]): ``metainfo['classes']`` of the data set.
 
     Raises:
-        ConfigError: It lacks some.
+        ConfigError: If some are missing.
     """
     missing = [name for name in classes if name not in categories]
     if missing:
         raise ConfigError(
             f'{key}: {ann_file!r} lacks {len(missing)} of the {len(classes)} classes of the data set: '
-            f'{listing(missing)}. Its categories are {listing(categories)}. Name those to use in '
+            f'{listing(missing)}. Its categories are {listing(categories)}. List those to use in '
             f'{key.removesuffix("ann_file")}metainfo.classes, and set num_classes of the heads to their number'
         )
 
 
 def listing(names: Sequence[Any]) -> str:
-    """Names for a message, the first ten of them.
+    """Format names for a message, at most ten of them.
 
     Example:
         >>> listing(['car', 'bus'])
@@ -92,5 +92,5 @@ def _read_json(ann_file: str, key: str) -> Any:
             return json.load(file)
     except OSError as err:
         raise ConfigError(f'{key}: cannot read {ann_file!r} ({err.strerror})') from err
-    except ValueError as err:  # also of bytes that are no text
+    except ValueError as err:  # UnicodeDecodeError is a ValueError too
         raise ConfigError(f'{key}: {ann_file!r} is not JSON ({err}); {_EXPECTED}') from err

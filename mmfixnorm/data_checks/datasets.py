@@ -1,4 +1,4 @@
-"""What a built data set says of itself."""
+"""Checks of built data sets: classes, annotations, number of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmfixnorm.errors import ConfigError
 
 
 def leaf_datasets(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """The data sets inside any nesting of wrappers (ConcatDataset, RepeatDataset ...).
+    """Yield the data sets inside any nesting of wrappers (ConcatDataset, RepeatDataset ...).
 
     Args:
         dataset (Dataset): A built data set.
@@ -32,47 +32,47 @@ def leaf_datasets(dataset: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def class_names(dataset: Any, key: str) -> Sequence[str] | None:
-    """``metainfo['classes']`` of a data set; None if it does not say.
+    """Return ``metainfo['classes']`` of a data set; None if it has none.
 
     Raises:
-        ConfigError: It is one string.
+        ConfigError: If it is one string.
     """
     metainfo = getattr(dataset, 'metainfo', None)
     classes = metainfo.get('classes') if isinstance(metainfo, Mapping) else None
     if isinstance(classes, str):
         raise ConfigError(
             f'{key}.metainfo.classes: must be a tuple of names, got the string {classes!r}; '
-            f'one class is written classes=({classes!r},)'
+            f'a single class is written classes=({classes!r},)'
         )
     return classes
 
 
 def check_not_empty(dataset: Any, key: str) -> None:
-    """Check that a data set has an image: a sampler without end would look for the first one for ever.
+    """Check that a data set has an image, as an infinite sampler would wait for the first one for ever.
 
     Raises:
-        ConfigError: It has none.
+        ConfigError: If it has none.
     """
     if hasattr(dataset, '__len__') and len(dataset) == 0:
         raise ConfigError(no_image_left(key))
 
 
 def no_image_left(key: str) -> str:
-    """The message for a data set without any image."""
+    """Return the message for a data set without any image."""
     return (
-        f'{key}: no image is left; look at its files, at filter_cfg (images without a box of metainfo.classes, '
-        'or too small, are dropped) and at indices'
+        f'{key}: no image is left; check its files, filter_cfg (drops images without a box of metainfo.classes, '
+        'and small ones) and indices'
     )
 
 
 def check_annotations(dataset: Any, key: str) -> int:
-    """Compare the categories that a COCO data set has found in its file to its classes.
+    """Compare the categories that a COCO data set has read from its file to its classes.
 
     Returns:
-        int: Categories with boxes that are not among the classes, so not used.
+        int: Number of categories with boxes that are not among the classes, and so not used.
 
     Raises:
-        ConfigError: The file lacks some.
+        ConfigError: If the file lacks some of the classes.
     """
     classes, category_ids = class_names(dataset, key), getattr(dataset, 'cat_ids', None)
     ann_file = getattr(dataset, 'ann_file', None)

@@ -1,4 +1,4 @@
-"""Why a data set could not be built, said by looking at the files that its config names."""
+"""Explains why a data set could not be built, from the files that its config names."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _NO_ENTRIES = 'need at least one array to concatenate'  # NumPy's, in BaseDatase
 
 
 def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
-    """Find the config key behind an error that building a loop has raised.
+    """Find the config key behind an error from building a loop.
 
-    Looks at files only now, as reading a large annotation file twice would cost seconds in the good case.
+    Files are checked only after an error, as reading a large annotation file twice costs seconds.
 
     Args:
-        err (BaseException): What was raised.
+        err (BaseException): The error.
         cfg (Config): The config.
         mode (str): ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ConfigError: The reason was found. Otherwise the function returns.
+        ConfigError: If the reason was found. Otherwise the function returns.
     """
     causes = [err]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
@@ -43,7 +43,7 @@ def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
 
 
 def _coco_files(cfg: Any, mode: str) -> list[tuple[str, str, Any]]:
-    """Key, path and classes of the annotation files that must be COCO's."""
+    """Return key, path and classes of the annotation files that must be in COCO format."""
     paths, files = data_paths(cfg, [mode]), []
     for key, dataset in dataset_configs(cfg, mode):
         kind = _dataset_class(dataset)
@@ -55,7 +55,7 @@ def _coco_files(cfg: Any, mode: str) -> list[tuple[str, str, Any]]:
 
 
 def _reads_coco(kind: Any) -> bool:
-    """Whether a class is mmdet's CocoDataset, or one of its children that reads the file as it does."""
+    """Tell whether a class is mmdet's CocoDataset, or derives from it without changing how it reads the file."""
 
     def owner(name: str) -> type | None:
         return next((c for c in getattr(kind, '__mro__', ()) if name in vars(c)), None)

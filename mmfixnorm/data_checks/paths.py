@@ -8,12 +8,12 @@ from typing import Any
 
 from mmfixnorm.errors import ConfigError
 
-#: Data sets of mmpretrain that download themselves into a data root that need not exist.
+#: Data sets of mmpretrain that download themselves; their data root need not exist.
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 
 
 def data_paths(cfg: Any, modes: Sequence[str] = ('train', 'val')) -> dict[str, str]:
-    """Return the local files and folders that some loops of a config read.
+    """Return the local files and folders that the given loops of a config read.
 
     Args:
         cfg (Config): A resolved config.
@@ -35,10 +35,10 @@ def data_paths(cfg: Any, modes: Sequence[str] = ('train', 'val')) -> dict[str, s
 
 
 def check_exists(key: str, path: str) -> None:
-    """Check that a path is there.
+    """Check that a path exists.
 
     Raises:
-        ConfigError: It is not.
+        ConfigError: If it does not.
     """
     if not os.path.exists(path):
         raise ConfigError(
@@ -48,14 +48,14 @@ def check_exists(key: str, path: str) -> None:
 
 
 def dataset_configs(cfg: Any, mode: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The data sets of a loop with their keys, wrappers first and then what is in them."""
+    """Yield the data sets of a loop with their keys, wrappers before their contents."""
     loader = cfg.get(f'{mode}_dataloader')
     if isinstance(loader, Mapping):
         yield from _nested(loader.get('dataset'), f'{mode}_dataloader.dataset')
 
 
 def metric_configs(cfg: Any, mode: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The metrics of a loop with their keys."""
+    """Yield the metrics of a loop with their keys."""
     if mode != 'train':
         yield from _nested(cfg.get(f'{mode}_evaluator'), f'{mode}_evaluator')
 
@@ -73,7 +73,7 @@ def _nested(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _dataset_paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
     downloads = dataset.get('download', str(dataset.get('type')) in _DOWNLOADED)
     if downloads or _behind_backend(dataset):
-        return  # fetched, or behind a file backend: not ours to check
+        return  # downloaded, or behind a file backend, so there is no local path to check
     root = dataset.get('data_root') or ''
     if isinstance(root, str) and _is_local(root):
         yield f'{key}.data_root', root
@@ -84,7 +84,7 @@ def _dataset_paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, 
 
 
 def _named_paths(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The paths of a data set that are relative to its root."""
+    """Yield the paths of a data set that are relative to its root."""
     prefix = dataset.get('data_prefix')
     prefixes = prefix if isinstance(prefix, Mapping) else {'': prefix}
     for name, value in prefixes.items():

@@ -1,4 +1,4 @@
-"""A batch of random images, boxes and masks for any detector of mmdet, and what lets detectors run in float64."""
+"""A batch of random images, boxes and masks for any detector of mmdet; a context for detectors in float64."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _BOXES = 6
 def generate_batch(
     model: nn.Module, *, images: int, size: tuple[int, int], dtype: torch.dtype, seed: int
 ) -> dict[str, Any]:
-    """A batch as a data loader gives it, before the model's data preprocessor.
+    """Generate a batch as a data loader returns it, before the model's data preprocessor.
 
-    Each image has boxes from an eighth of its side to all of it, with masks, and a semantic mask; a detector takes
-    what it needs.
+    Each image has boxes from an eighth of its side to the whole side, with masks, and a semantic mask; a detector uses
+    those that it needs.
 
     Args:
-        model (nn.Module): A detector. The augmentations of its preprocessor are taken away: they change the size.
-        images (int): How many.
+        model (nn.Module): A detector. The augmentations of its preprocessor are removed, as they change the size.
+        images (int): Number of images.
         size (tuple[int, int]): Height and width in pixels.
-        dtype (torch.dtype): Of the boxes.
-        seed (int): Of all that is drawn.
+        dtype (torch.dtype): The dtype of the boxes.
+        seed (int): Seed of all random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     preprocessor: Any = model.data_preprocessor
@@ -79,9 +79,9 @@ def _sample(
 
 @contextmanager
 def double_precision() -> Iterator[None]:
-    """Let non-maximum suppression of mmcv take boxes in float64, which on the CPU it would read as float32.
+    """Let non-maximum suppression of mmcv accept boxes in float64, which on the CPU it would read as float32.
 
-    It returns indices only, so what is computed with the boxes stays in float64.
+    It returns only indices, so the computations with the boxes stay in float64.
     """
     module = sys.modules['mmcv.ops.nms'].ext_module
     original = module.nms

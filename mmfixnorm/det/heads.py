@@ -13,7 +13,7 @@ from mmfixnorm.core.layers import FixNormConv2d, WNConv2d
 class WNDenseHeadMixin:
     """Weight-normalises the output convolutions of a dense head, which no norm layer follows (A.4.3).
 
-    To be put in front of a head that builds its layers in ``_init_layers``. The stacked convolutions take
+    Put it before a head that builds its layers in ``_init_layers`` in the list of bases. The stacked convolutions need
     ``conv_cfg=dict(type='WNConv2d')`` unless the head has a ``norm_cfg``.
     """
 
@@ -74,7 +74,7 @@ class FixNormRetinaHead(FixNormDenseHeadMixin, RetinaHead):
     """:class:`RetinaHead` whose last convolution of the class subnet is a :class:`FixNormConv2d`.
 
     Takes ``alpha``, see :class:`FixNormDenseHeadMixin`, and the arguments of :class:`RetinaHead`. The bias and its
-    prior stay as they are.
+    prior are unchanged.
     """
 
     score_convs = WNRetinaHead.score_convs

@@ -18,19 +18,19 @@ from mmfixnorm.errors import ConfigError
 
 
 class NormFixingMixin:
-    """Adds norm fixing to a class of optim wrappers; clipping, loss scaling and accumulation stay the base's.
+    """Adds norm fixing to an optim wrapper class; the base class does clipping, loss scaling and accumulation.
 
-    The hooks sit inside the optimizer and are installed at each step if they are not there, so an optimizer
-    that somebody replaced or copied is served as well. The state of the wrapper carries the target under
-    ``'fix_norm'``; a run is resumed only from a checkpoint that has it.
+    The hooks are inside the optimizer; each step installs them if they are missing, so norm fixing survives a replaced
+    or copied optimizer. The state of the wrapper contains the target under ``'fix_norm'``; a run resumes only from a
+    checkpoint that has it.
 
     Args:
         target (float | str, optional): The norm to keep: ``'loaded'``, the norm before the first step, after
             ``load_from`` if there is one; ``'init'``, the norm after the initialisation, to which loaded weights are
-            then brought; or a number. Defaults to None, which is ``'loaded'``.
+            then rescaled; or a number. Defaults to None, which means ``'loaded'``.
 
     Raises:
-        ConfigError: If the target is none of these, or no parameter group is flagged, which is the constructor's job.
+        ConfigError: If the target is invalid, or no parameter group is flagged, which the constructor does.
     """
 
     norm_fixer_type: ClassVar[type[NormFixer]] = NormFixer
@@ -49,7 +49,7 @@ class NormFixingMixin:
         self._turned: set[str] = set()  # layers whose scale was seen below 0
 
     def attach(self, model: torch.nn.Module) -> None:
-        """Look at the model that is trained, without its wrapper; called once, by the constructor.
+        """Get to know the model, without its wrapper; the constructor calls this once.
 
         Raises:
             ConfigError: With ``target='init'``, if the weights are sharded.
@@ -57,16 +57,16 @@ class NormFixingMixin:
         if not self.norm_fixer.wants_init_norm:
             return
         if any(shard_key(tensor) is not None for tensor in flagged(self.optimizer)):
-            raise ConfigError("optim_wrapper.target='init' does not work with sharded weights; give the norm itself")
+            raise ConfigError("optim_wrapper.target='init' does not work with sharded weights; set a number")
 
-        # Runs before anything is loaded, whoever loads; a plain function, which copies of the model share.
+        # Runs before any weights are loaded; a plain function, which copies of the model share.
         def before_loading(*args: Any) -> None:
             self.norm_fixer.take_init_norm(flagged(self.optimizer))
 
         model._register_load_state_dict_pre_hook(before_loading)
 
     def initialize_count_status(self, model: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
-        # The runner's last call before the loop: weights are initialised and loaded.
+        # The Runner's last call before the loop: the weights are initialised and loaded.
         super().initialize_count_status(model, *args, **kwargs)  # type: ignore[misc]
         prepare_model(model)
         self._model = model
@@ -87,25 +87,25 @@ class NormFixingMixin:
         """Load the states of the optimizer and of norm fixing.
 
         Raises:
-            ConfigError: If the state comes from a run without norm fixing or with another set.
+            ConfigError: If the state comes from a run without norm fixing or with a different set.
         """
         if 'fix_norm' not in state_dict:
             raise ConfigError(
                 "the checkpoint has no state 'fix_norm': it was not written by a run with norm fixing. "
                 'Use load_from instead of resume to start from its weights'
             )
-        state = dict(state_dict)  # the base class pops keys: never hand it the caller's dict
+        state = dict(state_dict)  # the base class pops keys, so it gets a copy
         fix_norm_state = state.pop('fix_norm')
         flags = [group.get(FLAG) for group in self.optimizer.param_groups]
         super().load_state_dict(state)  # type: ignore[misc]
         for group, flag in zip(self.optimizer.param_groups, flags, strict=True):
-            if flag is not None:  # the optimizer takes the checkpoint's groups, flags or not
+            if flag is not None:  # the optimizer has the checkpoint's groups now, with or without flags
                 group.setdefault(FLAG, flag)
         with config_errors('resume: '):
             self.norm_fixer.load_state_dict(fix_norm_state, self.optimizer)
 
     def _check_norm(self) -> None:
-        # A checkpoint costs a host synchronisation anyway.
+        # Saving a checkpoint synchronises with the host anyway.
         if self.norm_fixer.target is None:
             return
         norm = global_norm(flagged(self.optimizer)).item()
@@ -114,7 +114,7 @@ class NormFixingMixin:
         if not math.isclose(norm, self.norm_fixer.target, rel_tol=rel_tol):
             print_log(
                 f'The norm of the weights to fix is {norm}, its target {self.norm_fixer.target}: '
-                'the training has diverged, or something else writes to these weights.',
+                'the training has diverged, or other code writes to these weights.',
                 logger='current',
                 level=logging.ERROR,
             )

@@ -23,14 +23,14 @@ _OPTIONS = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_deca
 class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Builds the optimizer with few groups, so that its fused kernels get long lists of tensors.
 
-    The groups, those without tensors left out:
+    The groups, without empty ones:
 
     - ``norm_fixing``: weights of convolutions and linear layers, flagged, no weight decay;
     - ``fc``: with ``lambda_fc`` (Algorithm 1) the weights of linear layers, which then are not in the set;
     - ``no_decay``: biases, norm layers and every ``g``;
-    - ``others``: all else (embeddings, excluded weights), with the optimizer's ``weight_decay``.
+    - ``others``: the rest (embeddings, excluded weights), with the optimizer's ``weight_decay``.
 
-    Each splits further by the learning rates that ``custom_keys`` asks for. Frozen parameters are in none.
+    Each group is split further by the learning rates in ``custom_keys``. Frozen parameters are in no group.
 
     Args:
         optim_wrapper_cfg (dict): Config of the wrapper, with ``optimizer``.
@@ -38,8 +38,8 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
             - ``lambda_fc`` (float): Algorithm 1: weight decay of the linear layers.
             - ``exclude`` (list[str]): Regular expressions of weight names to leave out of the set.
-            - ``custom_keys`` (dict): ``{part of a name: dict(lr_mult=...)}``, the longest match counts.
-            - ``norm_decay_mult=0`` and ``bias_decay_mult=0``: what this constructor does in any case.
+            - ``custom_keys`` (dict): ``{part of a name: dict(lr_mult=...)}``, the longest match applies.
+            - ``norm_decay_mult=0`` and ``bias_decay_mult=0``: accepted, as this constructor never decays either.
 
     Raises:
         ConfigError: If an option is unknown or out of range, or if the norm-fixing set is empty.
@@ -83,7 +83,7 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 raise ConfigError(
                     f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}]: only lr_mult is supported, got {dict(options)}'
                 )
-        # The base class sorts parameters only if there is something in here.
+        # The base class calls add_params only if this is not empty.
         self.paramwise_cfg = {'lambda_fc': None, **cfg}
 
     def add_params(
@@ -108,7 +108,7 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for owner_name, owner in module.named_modules():
             for name, param in owner.named_parameters(recurse=False):
                 if not param.requires_grad or kinds.get(id(param)) == 'done':
-                    continue  # frozen, or shared and sorted already
+                    continue  # frozen, or shared and already in a group
                 kind = kinds.get(id(param)) or self._kind(owner, name)
                 lr_mult = self._lr_mult(f'{owner_name}.{name}')
                 group = groups.setdefault((kind, lr_mult), {'params': [], **settings[kind]})

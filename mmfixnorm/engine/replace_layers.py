@@ -19,7 +19,7 @@ __all__ = ['ReplacedLayers', 'build_with_replaced_layers', 'is_plain_layer', 're
 _TYPES: dict[str, type[WeightNormalized]] = {
     layer.__name__: layer for layer in (WNLinear, WNConv2d, FixNormLinear, FixNormConv2d)
 }
-# mmcv's wrappers differ from torch's layers for old versions of torch only.
+# mmcv's wrappers differ from torch's layers only for old versions of torch.
 _PLAIN = (
     'torch.nn.modules.linear.Linear',
     'torch.nn.modules.conv.Conv2d',
@@ -55,10 +55,10 @@ class ReplacedLayers:
 def build_with_replaced_layers(*, fixnorm: Mapping[str, Any], **model: Any) -> nn.Module:
     """Build a model and replace layers of it, before anything wraps it or takes its parameters.
 
-    To be used as ``type`` of the model, so that it acts wherever a model is built from a config: by the Runner of
-    any toolbox's own tools, for training, testing and test-time augmentation, and by ``init_detector`` and the like.
-    All other keys of the model stay where they are. The new layers take over the tensors of the plain ones, draw no
-    random numbers, and compute the same, below the bound.
+    As ``type`` of the model it takes effect wherever a model is built from a config: by the Runner of any toolbox's own
+    tools, for training, testing and test-time augmentation, and by ``init_detector`` and the like. All other keys of
+    the model stay in place. The new layers take over the tensors of the plain ones, draw no random numbers and, below
+    the bound, compute the same.
 
     Args:
         fixnorm (dict): With
@@ -68,7 +68,7 @@ def build_with_replaced_layers(*, fixnorm: Mapping[str, Any], **model: Any) -> n
               ``'FixNormLinear'``, ``'FixNormConv2d'``, or a dict with ``type`` and ``alpha``. A path is a regular
               expression for the whole name as in ``named_modules()``. Of the layers that it matches, those of the
               right kind are replaced.
-            - ``alpha`` (float, optional): Bound of the FixNorm layers that name none.
+            - ``alpha`` (float, optional): Bound of the FixNorm layers without their own ``alpha``.
         **model: The config of the model, without its ``type``.
 
     Raises:
@@ -111,11 +111,11 @@ def replace_layers_by_path(model: nn.Module, swap: Mapping[str, Any], *, alpha: 
                 raise ConfigError(f'model.fixnorm.swap: {chosen[name][0]!r} and {path!r} both match {name}')
             if not is_plain_layer(layer):
                 raise ConfigError(
-                    f'model.fixnorm.swap[{path!r}]: {name} is a {type(layer).__name__}, which computes something of '
-                    f'its own; only nn.{plain.__name__} can be replaced. Leave its weight out of the set instead: '
+                    f'model.fixnorm.swap[{path!r}]: {name} is a {type(layer).__name__}, which computes something '
+                    f'different; only nn.{plain.__name__} can be replaced. Leave its weight out of the set instead: '
                     'optim_wrapper.paramwise_cfg.exclude'
                 )
-            if layer not in new:  # one module may have several names
+            if layer not in new:  # a module can have several names
                 new[layer] = kind.from_plain(layer, **arguments)
             chosen[name] = path, new[layer]
     replace_layers(model, new)
@@ -123,9 +123,9 @@ def replace_layers_by_path(model: nn.Module, swap: Mapping[str, Any], *, alpha: 
 
 
 def is_plain_layer(layer: nn.Module) -> bool:
-    """Whether a layer is exactly torch's linear layer or convolution, so that another may take its place.
+    """Tell whether a layer is exactly torch's linear layer or convolution, so that it can be replaced.
 
-    The output projection of ``nn.MultiheadAttention`` is not: the attention uses its weight and never calls it.
+    The output projection of ``nn.MultiheadAttention`` is not: the attention uses its weight without calling it.
     """
     return f'{type(layer).__module__}.{type(layer).__name__}' in _PLAIN
 
@@ -138,7 +138,7 @@ def _layer_spec(path: str, spec: Any, alpha: float | None) -> tuple[type[WeightN
     if name.startswith('FixNorm'):
         arguments.setdefault('alpha', alpha)
         if arguments['alpha'] is None:
-            raise ConfigError(f'model.fixnorm.swap[{path!r}]: {name} needs alpha, there or in model.fixnorm.alpha')
+            raise ConfigError(f'model.fixnorm.swap[{path!r}]: {name} needs alpha, here or in model.fixnorm.alpha')
     if unknown := sorted(set(arguments) - ({'alpha'} if name.startswith('FixNorm') else set())):
         raise ConfigError(f'model.fixnorm.swap[{path!r}]: {name} does not take {unknown}')
     return _TYPES[name], arguments

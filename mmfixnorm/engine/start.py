@@ -1,6 +1,6 @@
-"""How norm fixing starts: the steps, in the order in which the optim wrapper and :class:`FixNormHook` take them.
+"""The steps that start norm fixing, in the order that the optim wrapper and :class:`FixNormHook` follow.
 
-1. :func:`prepare_model`: note which process holds which shard, and set the scales of weight-normalised layers.
+1. :func:`prepare_model`: mark the shards, and set the scales of weight-normalised layers.
 2. :func:`choose_set`: pick the weights, and refuse an empty set.
 3. Flag them in the optimizer: the hook in the groups that it finds, the constructor in groups that it makes.
 4. :func:`warn_of_set`: warn of weights that do not belong in the set, and of weight decay on it.
@@ -53,14 +53,14 @@ def config_errors(named_by: str) -> Iterator[None]:
 
 
 def prepare_model(model: nn.Module, *, initialised: bool = True) -> None:
-    """Note which process holds which shard of a parameter, and set the scales of weight-normalised layers.
+    """Mark sharded parameters, and set the scales of weight-normalised layers.
 
     Args:
         model (nn.Module): The model as the run has it, wrapped or not.
-        initialised (bool): Whether its weights are there already; scales are set only then. Defaults to True.
+        initialised (bool): Whether its weights are initialised; only then are scales set. Defaults to True.
 
     Raises:
-        ConfigError: If the weights are sharded in a way that hides them, or a weight has no direction.
+        ConfigError: If sharding hides the weights, or a weight has no direction.
     """
     with config_errors(''):
         mark_shards(model)
@@ -69,7 +69,7 @@ def prepare_model(model: nn.Module, *, initialised: bool = True) -> None:
 
 
 def fill_scales_of_run(model: nn.Module) -> None:
-    """:func:`fill_scales` for a model of a run, which may be sharded.
+    """Call :func:`fill_scales` on the model of a run, which may be sharded.
 
     Raises:
         ConfigError: If a weight is all zero or not finite.
@@ -95,7 +95,7 @@ def choose_set(model: nn.Module, *, fc: bool, exclude: Sequence[str], named_by: 
     if not in_set:
         raise ConfigError(
             f'{named_by}: the norm-fixing set is empty: the model has no trainable conv{" or FC" if fc else ""} weight '
-            f'that its option exclude leaves over; there is nothing to fix'
+            f'that its option exclude leaves in; there is nothing to fix'
         )
     return in_set
 
@@ -144,16 +144,17 @@ def warn_of_unfit_weights(model: nn.Module, in_set: Iterable[str]) -> None:
     plain = [name for name in layers if is_plain_linear(modules[name])]
     if plain:
         _warn(
-            f'The norm-fixing set holds plain linear layers: {_shown(plain)}. Unless a normalisation follows, fixing '
-            'their norm changes what the model can say: use a FixNorm head, lambda_fc (Algorithm 1), or exclude.'
+            f'The norm-fixing set contains plain linear layers: {_shown(plain)}. Unless a normalisation follows, '
+            'fixing their norm restricts what the model can represent: use a FixNorm head, lambda_fc (Algorithm 1), '
+            'or exclude.'
         )
     stored = stored_statistics_layers(model)
     affine = [name for name in layers if name in stored]
     if affine:
         _warn(
-            f'The norm-fixing set holds layers whose batch normalisation runs on stored statistics: {_shown(affine)}. '
-            'It is an affine map there, so they are not scale-invariant: train it (norm_eval=False), or leave them '
-            'out with exclude.'
+            'The norm-fixing set contains layers whose batch normalisation runs on stored statistics: '
+            f'{_shown(affine)}. It is an affine map, so these layers are not scale-invariant: train the normalisation '
+            '(norm_eval=False), or leave the layers out with exclude.'
         )
 
 

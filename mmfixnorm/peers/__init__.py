@@ -1,6 +1,6 @@
-"""Other methods for the length of scale-invariant weights, each a config option, to compare with at equal cost.
+"""Other methods that control the norm of scale-invariant weights, each a config option, for comparison at equal cost.
 
-Registered by ``custom_imports = dict(imports=['mmfixnorm.peers'])``. docs/peers.md has the table.
+Register them by ``custom_imports = dict(imports=['mmfixnorm.peers'])``. docs/peers.md has the table.
 """
 
 import mmfixnorm.engine  # noqa: F401  # registers optim wrappers, hooks and layers

@@ -18,18 +18,18 @@ __all__ = ['MeanOnlyBatchNorm2d', 'NormBoundedConv2d']
 class NormBoundedConv2d(WeightNormalized, nn.Conv2d):
     r"""``y = conv(x, w) + bias`` with :math:`w_i = \rho\, v_i / \|v_i\|_2` for each output channel ``i``.
 
-    :math:`\rho = \|V\|_F / \sqrt{N}` as it was when ``V`` was filled, ``N`` output channels: one constant for the
-    layer, which starts and stays at the norm that the plain layer starts with. ``g`` holds :math:`\|V\|_F` and is not
-    trained. Takes the arguments of :class:`torch.nn.Conv2d`. Shape: ``(N, C_in, H, W) -> (N, C_out, H', W')``.
+    :math:`\rho = \|V\|_F / \sqrt{N}` at the time when ``V`` was filled, with ``N`` output channels: a constant of the
+    layer, so the norm stays at the initial norm of the plain layer. ``g`` is :math:`\|V\|_F` and is not trained. Takes
+    the arguments of :class:`torch.nn.Conv2d`. Shape: ``(N, C_in, H, W) -> (N, C_out, H', W')``.
 
-    In front of a full batch normalisation it is a plain convolution without weight decay, as both forget the length
-    of a channel; the authors use it in place of the variance, with :class:`MeanOnlyBatchNorm2d`. mmcv's ``ConvModule``
-    fills weights behind the layers' back: add ``WNScaleInitHook``.
+    In front of a full batch normalisation it is a plain convolution without weight decay, as both ignore the norm of a
+    channel; the authors use it in place of the variance, with :class:`MeanOnlyBatchNorm2d`. mmcv's ``ConvModule`` fills
+    weights without notifying the layers: add ``WNScaleInitHook``.
 
     Hoffer et al., "Norm matters", NeurIPS 2018. Read: the abstract and the authors' code (eladhoffer/norm_matters),
     not the text. There ``rho`` is the mean of the channels' norms (``models/bwn_alt.py``), or the channels keep
-    trained shares of the layer's norm (``models/bwn.py``); the root mean square is taken here, as it leaves the
-    layer's norm exactly as it was initialised.
+    trained shares of the layer's norm (``models/bwn.py``); the root mean square is used here, as it keeps the
+    initial norm of the layer exactly.
 
     Example of a config:
         >>> custom_imports = dict(imports=['mmfixnorm.peers'])
@@ -45,7 +45,7 @@ class NormBoundedConv2d(WeightNormalized, nn.Conv2d):
         self.g.requires_grad_(False)
 
     def effective_weight(self) -> Tensor:
-        """The weight with channels of equal length, in the shape of ``weight``; float32 or better inside."""
+        """Compute the weight with channels of equal norm, in the shape of ``weight``; in float32 or better."""
         dtype = self._compute_dtype
         rho = self.g.to(dtype) / math.sqrt(self.weight.shape[0])
         lengths = torch.linalg.vector_norm(self.weight.flatten(1), dim=1, dtype=dtype)
@@ -56,9 +56,9 @@ class NormBoundedConv2d(WeightNormalized, nn.Conv2d):
 class MeanOnlyBatchNorm2d(nn.BatchNorm2d):
     r""":math:`y = x - \mathrm{E}[x] + b` per channel: batch normalisation without the variance and without a gain.
 
-    What weight-normalised networks have between convolutions (Salimans and Kingma, "Weight Normalization", NeurIPS
-    2016, section 4, from the abstract; ``models/mean_bn.py`` of Hoffer et al. by its use there). The mean is that of
-    the batch in training and the running one in evaluation. Shape: ``(N, C, H, W)``, kept.
+    The layer between the convolutions of weight-normalised networks (Salimans and Kingma, "Weight Normalization",
+    NeurIPS 2016, section 4, from the abstract; ``models/mean_bn.py`` of Hoffer et al. by its use there). The mean is
+    the batch mean in training and the running mean in evaluation. Shape: ``(N, C, H, W)``, unchanged.
 
     Args:
         num_features (int): ``C``.

@@ -1,4 +1,4 @@
-"""What several peers demand of the parameter groups."""
+"""Requirements of several peers on the parameter groups."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _CONSTRUCTOR = "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
 
 
 def require_flagged_groups(optimizer: Optimizer, peer: str, constructor: str = _CONSTRUCTOR) -> None:
-    """Refuse an optimizer whose scale-invariant weights have no groups of their own.
+    """Refuse an optimizer whose scale-invariant weights have no separate groups.
 
     Raises:
-        ConfigError: If no group is flagged, or one holds other tensors as well.
+        ConfigError: If no group is flagged, or a flagged group contains other tensors too.
     """
     groups = [group for group in optimizer.param_groups if group.get(FLAG)]
     mixed = [group for group in groups if group[FLAG] is not True and len(group[FLAG]) != len(group['params'])]
     if not groups or mixed:
-        raise ConfigError(f'{peer} needs the scale-invariant weights in groups of their own: set {constructor}')
+        raise ConfigError(f'{peer} needs the scale-invariant weights in separate groups: set {constructor}')
 
 
 def require_no_decay(optimizer: Optimizer, peer: str) -> None:
@@ -35,6 +35,6 @@ def require_no_decay(optimizer: Optimizer, peer: str) -> None:
     decays = {group.get('weight_decay', 0) for group in decaying} - {0}
     if decays:
         raise ConfigError(
-            f'{peer} takes the place of weight decay on its weights, which have weight_decay {sorted(decays)}: set '
+            f'{peer} replaces weight decay on its weights, which have weight_decay {sorted(decays)}: set '
             f'{_CONSTRUCTOR}, or optim_wrapper.optimizer.weight_decay=0'
         )

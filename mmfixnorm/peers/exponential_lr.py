@@ -1,4 +1,4 @@
-"""A learning rate that grows as fast as weights do without decay (Li and Arora 2019)."""
+"""A learning rate that grows as fast as weights grow without decay (Li and Arora 2019)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ['ExponentialGrowthLR', 'decay_alone']
 def decay_alone(
     length: float, velocity: float, *, lr: float, weight_decay: float, momentum: float
 ) -> tuple[float, float]:
-    """One step of SGD with momentum on ``weight_decay / 2 * length ** 2``: what decay does without a loss.
+    """Take one step of SGD with momentum on ``weight_decay / 2 * length ** 2``: decay without a loss.
 
     Returns:
         tuple[float, float]: The new length and velocity; a run starts at (1.0, 0.0).
@@ -32,29 +32,30 @@ def decay_alone(
 
 @PARAM_SCHEDULERS.register_module()
 class ExponentialGrowthLR(_ParamScheduler):
-    r"""Turns the schedule of a run with weight decay into the equivalent one without, for scale-invariant weights.
+    r"""Turns the schedule of a run with weight decay into the equivalent one without it, for scale-invariant weights.
 
-    Let :math:`\eta_t` be the learning rates of all other schedulers, :math:`\lambda` the weight decay to do without
+    Let :math:`\eta_t` be the learning rates of all other schedulers, :math:`\lambda` the weight decay to replace
     and :math:`\gamma` the momentum. With :math:`u_t` from :func:`decay_alone`, :math:`u_0 = 1`, the flagged groups get
 
     .. math::
         \tilde\eta_t = \eta_t / (u_t\, u_{t+1})
 
-    and after every step hold the weights of the run with decay times :math:`1 / u_t`: the same function. Proof:
+    and after every step their weights are those of the run with decay times :math:`1 / u_t`: the same function. Proof:
     :math:`\tilde w_t = w_t / u_t` and, for the momentum buffers, :math:`\tilde m_t = u_t m_t - v_t w_t`, with the
-    velocity :math:`v_t`, hold for t = 0 and carry over from one step to the next, as the gradient at
+    velocity :math:`v_t`, hold for t = 0 and, by induction, for each step, as the gradient at
     :math:`\tilde w` is :math:`u_t` times that at w. For constant :math:`\eta` the ratio :math:`u_{t+1} / u_t` tends
     to the larger root :math:`\alpha` of :math:`x^2 - (1 + \gamma - \lambda \eta) x + \gamma = 0`, and
     :math:`\tilde\eta_t` grows as the :math:`\eta\, \alpha^{-2t-1}` of the paper; the root is real for
     :math:`\lambda \eta \le (1 - \sqrt\gamma)^2`. Exact from the first step, for schedules that change, and for a
     learning rate of 0.
 
-    The other groups, such as a classifier with its own weight decay, keep :math:`\eta_t`. The recursion goes on with
+    The other groups, such as a classifier with its own weight decay, keep :math:`\eta_t`. The recursion advances with
     every real step of the optimizer, so neither accumulation nor a step that a loss scaler skips disturbs it, and the
-    other schedulers may be of any kind. It is saved in checkpoints with the other schedulers. Norms would overflow
-    float32 in a long run: when a group has grown by ``rescale_at``, its weights and buffers are put back by a power
-    of two, which changes exponents alone and no function. Averages of weights (EMAHook) mean nothing here, and a
-    threshold of gradient clipping meets other gradients. The ``eps`` of batch normalisation bends the equivalence.
+    other schedulers may be of any kind. Its state is saved in checkpoints with the other schedulers. Norms would
+    overflow float32 in a long run: when a group has grown by ``rescale_at``, its weights and buffers are rescaled by a
+    power of two, which changes only exponents and not the function. Averages of weights (EMAHook) are meaningless here,
+    and a threshold of gradient clipping applies to gradients of a different size. The ``eps`` of batch normalisation
+    perturbs the equivalence.
 
     Zhiyuan Li and Sanjeev Arora, "An Exponential Learning Rate Schedule for Deep Learning", ICLR 2020
     (arXiv:1910.07454). Read: the abstract and summaries of the theorems; the recursion above is derived here.
@@ -63,16 +64,16 @@ class ExponentialGrowthLR(_ParamScheduler):
         optimizer (OptimWrapper or Optimizer): With ``torch.optim.SGD``, no dampening and no Nesterov momentum (for
             which the proof fails), and a group that has the same base learning rate without growth.
         weight_decay (float): :math:`\lambda` > 0 of the run to be equivalent to.
-        rescale_at (float): Growth of a norm after which it is put back, >= 2. Defaults to 2 ** 32.
+        rescale_at (float): Growth of a norm after which it is rescaled, >= 2. Defaults to 2 ** 32.
         begin (int): Must be 0.
-        end (int): Has no effect, growth goes on to the last step; the Runner passes its length.
+        end (int): Has no effect, as growth continues to the last step; the Runner passes its length.
         last_step (int): As in mmengine. Defaults to -1.
         by_epoch (bool): Must be False.
         verbose (bool): Whether to print each value. Defaults to False.
 
     Raises:
         ConfigError: If an argument, the optimizer or its groups are not as above, if ``lr * weight_decay`` is so large
-            that decay alone would take a weight through 0, or on resume from a run that did not grow.
+            that decay alone would make a weight cross 0, or on resume from a run without growth.
 
     Example of a config:
         >>> custom_imports = dict(imports=['mmfixnorm.peers'])
@@ -97,7 +98,7 @@ class ExponentialGrowthLR(_ParamScheduler):
     ) -> None:
         if by_epoch or begin != 0:
             raise ConfigError(
-                'param_scheduler: ExponentialGrowthLR needs by_epoch=False and begin=0: no step is without'
+                'param_scheduler: ExponentialGrowthLR needs by_epoch=False and begin=0, as it acts on every step'
             )
         if not (weight_decay > 0 and math.isfinite(weight_decay)):
             raise ConfigError(f'ExponentialGrowthLR.weight_decay must be finite and > 0, got {weight_decay!r}')
@@ -116,7 +117,7 @@ class ExponentialGrowthLR(_ParamScheduler):
 
     def _get_value(self) -> list[float]:
         optimizer = _inner(self.optimizer)
-        if self._hooked is not optimizer:  # not yet there, or replaced
+        if self._hooked is not optimizer:  # the hooks are missing, or the optimizer was replaced
             add_step_hooks(optimizer, self._grow, self._advance)
             self._hooked = optimizer
         return [
@@ -125,11 +126,11 @@ class ExponentialGrowthLR(_ParamScheduler):
         ]
 
     def _grow(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Set the rates at the step itself: other schedulers may have acted since."""
+        """Set the rates at the step itself, as other schedulers may have changed them since."""
         if not self.decays and any('momentum_buffer' in state for state in optimizer.state.values()):
             raise ConfigError(
-                'ExponentialGrowthLR: the checkpoint has momentum but no state of this scheduler, it was not written '
-                'by such a run. Use load_from instead of resume to start from its weights'
+                'ExponentialGrowthLR: the checkpoint has momentum but no state of this scheduler, so such a run '
+                'did not write it. Use load_from instead of resume to start from its weights'
             )
         for position, group in enumerate(optimizer.param_groups):
             if group.get(FLAG):
@@ -137,7 +138,7 @@ class ExponentialGrowthLR(_ParamScheduler):
 
     def _advance(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, 'found_inf', None)
-        if found_inf is not None and found_inf.item() > 0:  # a fused optimizer has skipped the step by itself
+        if found_inf is not None and found_inf.item() > 0:  # a fused optimizer skipped the step by itself
             return
         for position, group in enumerate(optimizer.param_groups):
             if group.get(FLAG):
@@ -167,7 +168,7 @@ class ExponentialGrowthLR(_ParamScheduler):
         after = decay_alone(length, velocity, lr=lr, weight_decay=self.weight_decay, momentum=group['momentum'])
         if after[0] <= 0:
             raise ConfigError(
-                f'ExponentialGrowthLR: a weight decay of {self.weight_decay} at lr {lr} takes a weight of length '
+                f'ExponentialGrowthLR: a weight decay of {self.weight_decay} at lr {lr} changes a weight of norm '
                 f'{length:g} to {after[0]:g}; there is no equivalent schedule. Keep lr * weight_decay below '
                 '(1 - sqrt(momentum)) ** 2'
             )
@@ -179,7 +180,7 @@ class ExponentialGrowthLR(_ParamScheduler):
                 return other['lr']
         raise ConfigError(
             'ExponentialGrowthLR: no group outside the set has the same base learning rate '
-            f"({group['initial_lr']}), to read the schedule without growth from; remove lr_mult of the set's weights"
+            f"({group['initial_lr']}), which gives the schedule without growth; remove lr_mult of the set's weights"
         )
 
 
@@ -194,4 +195,6 @@ def _check_optimizer(optimizer: Optimizer) -> None:
     require_no_decay(optimizer, 'ExponentialGrowthLR')
     for key, off in (('nesterov', False), ('dampening', 0)):
         if any(group[key] for group in optimizer.param_groups if group.get(FLAG)):
-            raise ConfigError(f'ExponentialGrowthLR: there is no rule for SGD with {key}; set optimizer.{key}={off}')
+            raise ConfigError(
+                f'ExponentialGrowthLR: no equivalent exists for SGD with {key}; set optimizer.{key}={off}'
+            )

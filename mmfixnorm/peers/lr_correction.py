@@ -1,4 +1,4 @@
-"""The learning rate of each layer, corrected to the effective step of a run with weight decay (Hoffer et al. 2018)."""
+"""Learning rates per layer, corrected to the effective steps of a run with weight decay (Hoffer et al. 2018)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONSTRUCTOR = "optim_wrapper.constructor='PerLayerGroupsOptimWrapperConstructor
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class PerLayerGroupsOptimWrapperConstructor(FixNormOptimWrapperConstructor):
-    """:class:`FixNormOptimWrapperConstructor` with a group for each weight of the set, as each has its own rate.
+    """:class:`FixNormOptimWrapperConstructor` with a group, and so a learning rate, for each weight of the set.
 
     Takes the same options. Slower where the optimizer works group by group.
     """
@@ -46,22 +46,22 @@ class PerLayerGroupsOptimWrapperConstructor(FixNormOptimWrapperConstructor):
 
 @HOOKS.register_module()
 class LRCorrectionHook(Hook):
-    r"""Takes the steps of a run with weight decay without decaying: each layer's rate follows a recorded norm.
+    r"""Reproduces the steps of a run with weight decay without decay: each layer's rate follows a recorded norm.
 
     At iteration t the rate of layer l is :math:`\eta_t\, \|w_{l,t}\|^2 / \|w^{\mathrm{ref}}_{l,t}\|^2`, with
-    :math:`\eta_t` from the config's schedule, so that its effective rate :math:`\eta / \|w\|^2` is that of the
-    reference. The rate is what is corrected, as in the authors' code: momentum buffers gather plain gradients. It is
-    set for the time of ``optimizer.step`` and put back, so schedulers, accumulation and skipped steps are not
-    disturbed.
+    :math:`\eta_t` from the config's schedule, so that its effective rate :math:`\eta / \|w\|^2` equals the one of the
+    reference. As in the authors' code the rate is corrected and not the gradient, so momentum buffers accumulate plain
+    gradients. The corrected rate is set only during ``optimizer.step``, so schedulers, accumulation and skipped steps
+    are not disturbed.
 
     The reference is a work dir in which ``WeightNormLoggerHook(per_layer=True)`` has recorded; between recordings the
-    norm is linear, before the first it starts from this run's own start, as both have the same initialisation. Its
-    iterations are compared to this run's: use the same schedule and batch size. Start norms are saved in checkpoints
+    norm is interpolated linearly, before the first from this run's own start, as both have the same initialisation.
+    Iterations of both runs are matched: use the same schedule and batch size. Start norms are saved in checkpoints
     under ``'lr_correction'`` and required on resume. One host synchronisation in each step.
 
     Hoffer et al., "Norm matters: efficient and accurate normalization schemes in deep networks", NeurIPS 2018. Read:
     the abstract and the authors' code (eladhoffer/norm_matters, ``normmatters_wd``), not the text. There the norms are
-    per output channel and recorded once an epoch; here they are per layer, which is what the project records.
+    per output channel and recorded once an epoch; here they are per layer, as this package records them.
 
     Args:
         reference (str): Work dir of the run with weight decay.

@@ -1,4 +1,4 @@
-"""Norm fixing layer by layer, in place of one norm for the whole set."""
+"""Norm fixing per layer, in place of one norm for the whole set."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ __all__ = ['PerLayerFixNormAmpOptimWrapper', 'PerLayerFixNormOptimWrapper', 'Ten
 class TensorNormFixer(NormFixer):
     r"""Keeps the norm of each flagged tensor: :math:`W_l \leftarrow W_l \, N_l / \|W_l\|` after each step.
 
-    Layers cannot trade norm, unlike under :class:`~mmfixnorm.core.NormFixer`, where the optimizer decides who has how
-    much; so the effective learning rate :math:`\eta / N_l^2` of each layer is set (eq. 4). The joint norm is that of
-    the start under each of the three ways to choose ``N_l``, with :math:`\sum_l N_l^2 = \|W_0\|^2`:
+    Layers cannot trade norm, unlike with :class:`~mmfixnorm.core.NormFixer`, where the optimizer distributes it over
+    the layers; so the effective learning rate :math:`\eta / N_l^2` of each layer is determined (eq. 4). All three
+    choices of ``N_l`` keep the initial joint norm, :math:`\sum_l N_l^2 = \|W_0\|^2`:
 
-    - ``'init'``: :math:`N_l = \|W_{l,0}\|`, what the initialisation or a loaded checkpoint gave it;
+    - ``'init'``: :math:`N_l = \|W_{l,0}\|`, the norm from the initialisation or from a loaded checkpoint;
     - ``'equal'``: :math:`N_l = \|W_0\| / \sqrt{L}` for all ``L`` tensors: equal effective learning rates;
-    - ``{pattern: factor}``: :math:`N_l \propto \text{factor} \cdot \|W_{l,0}\|`, 1 for weights that no pattern
-      matches. Patterns are regular expressions, searched for in the names that :meth:`take_names` is told.
+    - ``{pattern: factor}``: :math:`N_l \propto \text{factor} \cdot \|W_{l,0}\|`, with factor 1 for weights that match
+      no pattern. Patterns are regular expressions, searched for in the names passed to :meth:`take_names`.
 
-    The norms are taken before the first step, and held from that step on. A tensor that is frozen later stays as it is.
+    The norms are taken before the first step, and kept from then on. A tensor that is frozen later stays unchanged.
 
     Args:
         target (float, optional): Must be None.
-        targets (str | Mapping[str, float]): One of the three. Defaults to 'init'.
+        targets (str | Mapping[str, float]): One of the three choices. Defaults to 'init'.
 
     Raises:
-        ValueError: If a target is given, if ``targets`` is none of the three or a factor not finite and > 0, or if a
+        ValueError: If a target is given, if ``targets`` is none of the three or a factor is not finite and > 0, or if a
             norm is not finite and > 0 before the first step.
     """
 
@@ -51,19 +51,19 @@ class TensorNormFixer(NormFixer):
         super().__init__()
         self.targets = _checked(targets)
         if self.targets != 'init':
-            # A part of what is kept, so that a checkpoint of other targets is refused as one of another kind is.
+            # With the targets in the unit, a checkpoint of a run with other targets is refused.
             self.per = f'tensor with targets={self.targets!r}'
         self.norms: list[float] = []
         self._factors: dict[Tensor, float] = {}
 
     def take_names(self, named: Mapping[str, Tensor]) -> dict[str, int]:
-        """Match the patterns of ``targets`` with the names of the flagged tensors; to be called before the first step.
+        """Match the patterns of ``targets`` with the names of the flagged tensors; call it before the first step.
 
         Returns:
-            dict[str, int]: How many tensors each pattern matches.
+            dict[str, int]: Number of tensors that each pattern matches.
 
         Raises:
-            ValueError: If a pattern matches none of the names, or two patterns the same.
+            ValueError: If a pattern matches none of the names, or two patterns match the same name.
         """
         counts: dict[str, int] = {}
         owners: dict[str, str] = {}
@@ -97,7 +97,7 @@ class TensorNormFixer(NormFixer):
         if self.targets == 'equal':
             shares = [1.0] * len(tensors)
         elif not self._factors:
-            raise ValueError('targets go by name, and take_names has not told the names of the weights')
+            raise ValueError('targets are chosen by name, and take_names was not called with the names of the weights')
         else:
             shares = [n * self._factors.get(t, 1.0) for n, t in zip(self.norms, tensors, strict=True)]
         joint = math.hypot(*self.norms)
@@ -111,18 +111,18 @@ class TensorNormFixer(NormFixer):
 
 
 def _checked(targets: Any) -> str | dict[str, float]:
-    """``targets`` in one form, whatever the order of the patterns, so that equal ones compare and print equal."""
+    """Check ``targets`` and sort its patterns, so that equal targets compare and print equal."""
     if targets in ('init', 'equal'):
         return str(targets)
     if not isinstance(targets, Mapping) or not targets:
         raise ValueError(f"targets must be 'init', 'equal' or a dict of regular expression -> factor, got {targets!r}")
     for pattern, factor in targets.items():
         if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 < factor < math.inf:
-            raise ValueError(f'targets[{pattern!r}] must be a factor, finite and > 0, got {factor!r}')
+            raise ValueError(f'targets[{pattern!r}] must be a finite factor > 0, got {factor!r}')
         try:
             re.compile(pattern)
         except re.error as err:
-            raise ValueError(f'targets[{pattern!r}] is no regular expression: {err}') from err
+            raise ValueError(f'targets[{pattern!r}] is not a regular expression: {err}') from err
     return {pattern: float(targets[pattern]) for pattern in sorted(targets)}
 
 
@@ -150,14 +150,14 @@ class _PerLayerMixin(NormFixingMixin):
 class PerLayerFixNormOptimWrapper(_PerLayerMixin, FixNormOptimWrapper):
     """:class:`FixNormOptimWrapper` that keeps the norm of each layer's weight instead of the joint one.
 
-    Takes the same arguments but for ``target``, and ``targets``: whether each keeps its own norm (``'init'``, the
-    default), all have the same (``'equal'``), or some other ones (``{regular expression: factor}``); see
-    :class:`TensorNormFixer`. A run is resumed only from a checkpoint of the same wrapper with the same targets.
-    :class:`FixNormEMAHook` puts back the joint norm of an average, not that of each layer.
+    Takes the same arguments except ``target``, and ``targets``: each layer keeps its own norm (``'init'``, the
+    default), all have the same (``'equal'``), or some have others (``{regular expression: factor}``); see
+    :class:`TensorNormFixer`. A run resumes only from a checkpoint of the same wrapper with the same targets.
+    :class:`FixNormEMAHook` restores the joint norm of an average, not the norm of each layer.
 
     Hoffer et al., "Norm matters: efficient and accurate normalization schemes in deep networks", NeurIPS 2018, bound
     the norm by a parametrisation, per output channel (see :class:`NormBoundedConv2d`); this is the same idea by
-    projection and per tensor. Read: the abstract and the authors' code (eladhoffer/norm_matters).
+    projection, per tensor. Read: the abstract and the authors' code (eladhoffer/norm_matters).
 
     Example of a config:
         >>> custom_imports = dict(imports=['mmfixnorm.peers'])

@@ -18,20 +18,20 @@ _LIBRARY = 'pytorch_optimizer'
 
 @OPTIMIZERS.register_module(name='SGDP')
 def build_sgdp(params: Any, **options: Any) -> Optimizer:
-    r"""SGD without the radial part of the step, for weights found to be scale-invariant.
+    r"""Build an SGD without the radial part of the step, for weights detected as scale-invariant.
 
     The step :math:`p` (momentum included) loses its part along the weight,
-    :math:`p - (\hat w \cdot p)\,\hat w`, where :math:`|\cos(w, \nabla f)| < \delta / \sqrt{\dim w}` holds: first
-    asked for every output channel, :math:`w` being one channel, then for the whole tensor. Such weights decay by
-    ``wd_ratio`` of the others' rate. Decay is apart from the gradient: ``lr * weight_decay / (1 - momentum)`` a step,
-    which is what SGD's comes to.
+    :math:`p - (\hat w \cdot p)\,\hat w`, where :math:`|\cos(w, \nabla f)| < \delta / \sqrt{\dim w}` holds: tested
+    first for every output channel, with :math:`w` one channel, then for the whole tensor. Such weights decay at
+    ``wd_ratio`` times the rate of the others. Decay is decoupled from the gradient:
+    ``lr * weight_decay / (1 - momentum)`` per step, which equals the total effect of decay in SGD.
 
     Heo et al., "AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights", ICLR 2021.
     Read: the abstract and the authors' code (clovaai/AdamP); not the text of the paper.
 
     Args:
         params: Tensors or parameter groups.
-        **options: What ``pytorch_optimizer.SGDP`` takes: ``lr``, ``momentum``, ``nesterov``, ``weight_decay``,
+        **options: Arguments of ``pytorch_optimizer.SGDP``: ``lr``, ``momentum``, ``nesterov``, ``weight_decay``,
             ``delta``, ``wd_ratio`` ...
 
     Raises:
@@ -46,11 +46,11 @@ def build_sgdp(params: Any, **options: Any) -> Optimizer:
 
 @OPTIMIZERS.register_module(name='AdamP')
 def build_adamp(params: Any, **options: Any) -> Optimizer:
-    """Adam without the radial part of the step; the same rule, paper and sources as :func:`build_sgdp`.
+    """Build an Adam without the radial part of the step; the same rule, paper and sources as :func:`build_sgdp`.
 
     Args:
         params: Tensors or parameter groups.
-        **options: What ``pytorch_optimizer.AdamP`` takes: ``lr``, ``betas``, ``weight_decay``, ``delta``,
+        **options: Arguments of ``pytorch_optimizer.AdamP``: ``lr``, ``betas``, ``weight_decay``, ``delta``,
             ``wd_ratio`` ...
 
     Raises:
@@ -61,7 +61,7 @@ def build_adamp(params: Any, **options: Any) -> Optimizer:
 
 def _build(name: str, params: Any, options: dict[str, Any]) -> Optimizer:
     try:
-        library = importlib.import_module(_LIBRARY)  # late: it takes seconds, and the other peers need none of it
+        library = importlib.import_module(_LIBRARY)  # late: it takes seconds, and the other peers do not need it
     except ModuleNotFoundError as err:
         if err.name != _LIBRARY:
             raise
@@ -71,6 +71,6 @@ def _build(name: str, params: Any, options: dict[str, Any]) -> Optimizer:
     optimizer_type = getattr(library, name)
     known = [key for key in inspect.signature(optimizer_type).parameters if key not in ('params', 'kwargs')]
     unknown = sorted(set(options) - set(known))
-    if unknown:  # the class takes any keyword in silence
+    if unknown:  # the class silently accepts any keyword
         raise ConfigError(f'optim_wrapper.optimizer: {name} does not know {unknown}; it takes {known}')
     return optimizer_type(params, **options)

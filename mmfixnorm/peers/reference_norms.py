@@ -1,4 +1,4 @@
-"""Reads the norms that WeightNormLoggerHook has written down in a work dir."""
+"""Reads the norms that WeightNormLoggerHook has recorded in a work dir."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PREFIX = 'weight_norm/'
 
 
 class NormCurve:
-    """Norm of one weight after a number of iterations, linear between recordings.
+    """The norm of one weight after a number of iterations, linear between recordings.
 
     Args:
-        recorded (dict[int, float]): Iterations done to norm.
+        recorded (dict[int, float]): Number of iterations to norm.
     """
 
     def __init__(self, recorded: dict[int, float]) -> None:
@@ -32,27 +32,27 @@ class NormCurve:
         return int(self.steps[-1])
 
     def at(self, step: int, start: float) -> float:
-        """The norm after ``step`` iterations, with ``start`` before the first."""
+        """Interpolate the norm after ``step`` iterations, with ``start`` before the first."""
         return float(np.interp(step, np.r_[0.0, self.steps], np.r_[start, self.norms]))
 
 
 def read_norm_curves(work_dir: str) -> dict[str, NormCurve]:
     """Read the norms of each weight from the files that ``LocalVisBackend`` writes.
 
-    A later start in the same work dir counts from its first recording on: a resumed run goes on with the curve, one
-    that began anew replaces it.
+    A later start in the same work dir replaces the recordings from its first one on: a resumed run continues the curve,
+    a new run replaces it.
 
     Args:
         work_dir (str): Work dir of a run with ``WeightNormLoggerHook(per_layer=True)``.
 
     Returns:
-        dict[str, NormCurve]: By the name of the parameter.
+        dict[str, NormCurve]: The curve of each parameter, by name.
 
     Raises:
-        ConfigError: If there are no recordings, or one is no number > 0.
+        ConfigError: If there are no recordings, or one is not a number > 0.
     """
     recorded: dict[str, dict[int, float]] = {}
-    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):  # folders are named by the time of the start
+    for path in sorted(Path(work_dir).glob('*/vis_data/scalars.json')):  # folders are named after their starting time
         new = _read(path)
         if new:
             first = min(step for norms in new.values() for step in norms)
@@ -73,7 +73,7 @@ def _read(path: Path) -> dict[str, dict[int, float]]:
         try:
             scalars = json.loads(line)
         except json.JSONDecodeError as err:
-            raise ConfigError(f'LRCorrectionHook.reference: {path}, line {number} is no JSON: {err}') from err
+            raise ConfigError(f'LRCorrectionHook.reference: {path}, line {number} is not JSON: {err}') from err
         for key, norm in scalars.items():
             if key.startswith(_PREFIX):
                 if not (math.isfinite(norm) and norm > 0):

@@ -26,8 +26,8 @@ __all__ = ['ShiftedL2Hook', 'add_shifted_l2_gradient_']
 def add_shifted_l2_gradient_(weight: Tensor, weight_decay: float, epsilon: float) -> None:
     r"""Add the gradient of :math:`\frac{\lambda}{2} \sum_i (\|w_i\|_2 - \epsilon)^2` to ``weight.grad``.
 
-    :math:`\lambda\,(1 - \epsilon / \|w_i\|)\, w_i` for each filter :math:`w_i`, that is for each row of the first
-    dimension. It pulls towards the length :math:`\epsilon`, from both sides; where a filter is zero it is 0.
+    :math:`\lambda\,(1 - \epsilon / \|w_i\|)\, w_i` for each filter :math:`w_i`, that is, for each row of the first
+    dimension. It pulls towards the norm :math:`\epsilon` from both sides; it is 0 for a filter of zeros.
 
     Args:
         weight (Tensor): Shape (filters, ...), with ``grad``.
@@ -45,11 +45,11 @@ def add_shifted_l2_gradient_(weight: Tensor, weight_decay: float, epsilon: float
 class ShiftedL2Hook(Hook):
     r"""L2 regularisation shifted by :math:`\epsilon`, in place of weight decay on scale-invariant weights.
 
-    :math:`\frac{\lambda}{2} (\|w\|_2 - \epsilon)^2` per filter has its minimum at a length that a weight can have,
+    :math:`\frac{\lambda}{2} (\|w\|_2 - \epsilon)^2` per filter has its minimum at a norm that a weight can have,
     while plain L2 on a scale-invariant weight pulls to 0, where the loss is not defined. With ``epsilon=0`` it is
     weight decay. The gradient is added inside ``optimizer.step``, where SGD adds its own decay: after clipping and
-    unscaling, and not in a step that a loss scaler skips. Meant for SGD; an adaptive optimizer would rescale it. Works
-    with any optim wrapper; keeps no state.
+    unscaling, and not in a step that a loss scaler skips. Meant for SGD, as an adaptive optimizer would rescale it.
+    Works with any optim wrapper; keeps no state.
 
     Xiang Li, Shuo Chen, Yan Xia and Jian Yang, "Understanding the Disharmony between Weight Normalization Family and
     Weight Decay: epsilon-shifted L2 Regularizer", arXiv:1911.05920, 2019. Read: the abstract and the authors' code
@@ -58,12 +58,12 @@ class ShiftedL2Hook(Hook):
 
     Args:
         weight_decay (float): :math:`\lambda` > 0.
-        epsilon (float): Length of a filter that the regulariser aims at, >= 0.
+        epsilon (float): Target norm of a filter, >= 0.
         fc (bool): Whether FC weights belong to the set. Defaults to False.
         exclude (Sequence[str]): Regular expressions of weight names to leave out. Defaults to none.
 
     Raises:
-        ConfigError: If an argument is out of range, the set is empty or has weight decay already, or the optimizer
+        ConfigError: If an argument is out of range, the set is empty or already has weight decay, or the optimizer
             unscales gradients by itself (``fused=True`` under AMP).
 
     Example of a config:

@@ -1,4 +1,4 @@
-"""A figure as plain data: described once, drawn as PNG and as HTML."""
+"""A figure as plain data, described once and drawn as PNG and as HTML."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Line:
     """One curve. NaN in ``y`` is a gap.
 
     Attributes:
-        name: Entry of the legend; '' for none. The same name is listed once per chart.
-        x: Positions, rising.
+        name: Entry of the legend; '' for none. The legend of a chart lists each name once.
+        x: Positions in ascending order.
         y: Values.
-        colour: Place in the palette.
+        colour: Index into the palette.
         band: Lower and upper ends of a shaded band around the curve.
         dashed: Whether it is dashed.
         markers: Whether each point is marked.
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Star:
-    """A point to look at, e.g. the best of a curve."""
+    """A highlighted point, e.g. the best of a curve."""
 
     name: str
     x: float
@@ -66,16 +66,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """A table with coloured cells; the first row is drawn at the top.
+    """A table with coloured cells; the first row is at the top.
 
     Attributes:
-        x_title: What the columns are.
-        y_title: What the rows are.
-        value_title: What the values are.
+        x_title: Title of the columns.
+        y_title: Title of the rows.
+        value_title: Title of the values.
         columns: Names of the columns, from left to right.
         rows: Names of the rows, from top to bottom.
         values: One sequence for each row; NaN leaves a cell grey.
-        texts: What is written in each cell.
+        texts: Text of each cell.
         row_best: Column of each row's best value; None for a row without one.
         column_best: Row of each column's best value; None for a column without one.
         row_best_name: Entry of the legend for the former.
@@ -97,13 +97,13 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class Chart:
-    """One figure and what there is to say about it.
+    """One figure and the notes on it.
 
     Attributes:
-        title: Above everything.
+        title: Title of the figure.
         panels: Its panels, or one heat map.
-        arrangement: ``'stacked'`` puts the panels below each other over one x axis, ``'row'`` beside each other.
-        notes: Sentences with the numbers, printed by the tools and written below the HTML figure.
+        arrangement: ``'stacked'`` draws the panels below each other over one x axis, ``'row'`` side by side.
+        notes: Sentences with the numbers, which the tools print and which appear below the HTML figure.
     """
 
     title: str

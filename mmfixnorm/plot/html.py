@@ -1,4 +1,4 @@
-"""Draws a chart with plotly, as one HTML file that opens without a network; computes nothing."""
+"""Draws a chart with plotly, as one HTML file that opens without a network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def new_figure(title: str, **layout: Any) -> go.Figure:
 
 
 def html_page(chart: Chart) -> str:
-    """The whole page: the figure, with plotly's library inside, and the notes."""
+    """Write the whole page: the figure, including plotly's library, and the notes."""
     figure = draw_html(chart)
     return _PAGE.format(
         title=html.escape(chart.title),
@@ -46,7 +46,7 @@ def html_page(chart: Chart) -> str:
 
 
 def draw_html(chart: Chart) -> go.Figure:
-    """The chart as a plotly figure."""
+    """Draw a chart as a plotly figure."""
     width, height = _PANEL_PIXELS
     if isinstance(chart.panels, HeatMap):
         figure = _draw_heat_map(chart.panels)
@@ -135,7 +135,7 @@ def _marks(cells: Sequence[tuple[str, str]], symbol: str, name: str) -> go.Scatt
 
 
 def _finite(values: Sequence[float]) -> list[float | None]:
-    """Plain numbers, which stand in the page as text; NaN becomes a gap."""
+    """Convert values to plain numbers, which the page contains as text; NaN becomes a gap."""
     return [None if isnan(value) else float(value) for value in values]
 
 

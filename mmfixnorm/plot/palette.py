@@ -1,4 +1,4 @@
-"""Colours that the two renderings of a chart share."""
+"""The colours of all figures."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 from plotly.colors import qualitative
 
-_COLOURS = qualitative.D3  # matplotlib's default colours, and those of a search's report
+_COLOURS = qualitative.D3  # the default colours of matplotlib, and the colours of a search's report
 
 
 def colour(place: int) -> str:
-    """A colour as ``#rrggbb``; the palette starts over after ten."""
+    """Return a colour as ``#rrggbb``; the palette repeats after ten."""
     return str(_COLOURS[place % len(_COLOURS)])
 
 
 def white_on(value: float, values: Sequence[Sequence[float]]) -> bool:
-    """Whether text on a cell of a heat map should be white: Viridis is dark at its lower end."""
+    """Tell whether text on a cell of a heat map should be white: Viridis is dark at its lower end."""
     low, high = np.nanmin(values), np.nanmax(values)
     return bool(value < low + 0.55 * (high - low))

@@ -1,4 +1,4 @@
-"""Draws a chart with matplotlib; computes nothing."""
+"""Draws a chart with matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MARKERS = {'row': 's', 'column': 'o'}
 
 
 def draw_png(chart: Chart) -> Figure:
-    """The chart as a matplotlib figure on the Agg canvas, which needs no display."""
+    """Draw a chart as a matplotlib figure on the Agg canvas, which needs no display."""
     if isinstance(chart.panels, HeatMap):
         figure, ((axes,),) = _subplots(1, 1)
         _draw_heat_map(figure, axes, chart.panels)

@@ -17,14 +17,14 @@ IMAGES, SIZE = 4, 128
 def generate_batch(
     model: nn.Module, *, images: int, size: tuple[int, int], dtype: torch.dtype, seed: int
 ) -> dict[str, Any]:
-    """A batch as a data loader gives it, before the model's data preprocessor.
+    """Generate a batch as a data loader returns it, before the model's data preprocessor.
 
     Args:
-        model (nn.Module): A segmentor. Its preprocessor is set to this size.
-        images (int): How many.
+        model (nn.Module): A segmentor. Its preprocessor is changed to this size.
+        images (int): Number of images.
         size (tuple[int, int]): Height and width in pixels.
-        dtype (torch.dtype): Not used: images are uint8 and masks integers.
-        seed (int): Of images and masks.
+        dtype (torch.dtype): Unused: images are uint8 and masks integers.
+        seed (int): Seed of images and masks.
     """
     del dtype
     generator = torch.Generator().manual_seed(seed)
@@ -34,7 +34,7 @@ def generate_batch(
     classes = max((n for n in class_counts if isinstance(n, int)), default=2)
     samples = []
     for _ in range(images):
-        # Blocks of 8 x 8 pixels, so that neighbours agree.
+        # Blocks of 8 x 8 pixels, so that neighbouring pixels mostly agree.
         blocks = torch.randint(classes, (1, 1, -(-size[0] // 8), -(-size[1] // 8)), generator=generator)
         mask = torch.nn.functional.interpolate(blocks.double(), scale_factor=8)[0, :, : size[0], : size[1]].long()
         edges = (mask != mask.roll(1, -1)) | (mask != mask.roll(1, -2))

@@ -19,12 +19,12 @@ from mmfixnorm.seg.object_context import ObjectContext, WNObjectContext
 class BaseOCHead(BaseDecodeHead):
     """Base-OC of OCNet (Yuan and Wang 2018, section 3.2).
 
-    A 3x3 convolution, :class:`ObjectContext` on its output, a 1x1 convolution of both together, dropout and the
+    A 3x3 convolution, :class:`ObjectContext` on its output, a 1x1 convolution of both concatenated, dropout and the
     classifier. A norm layer and an activation follow the two convolutions.
 
     Args:
         key_channels (int): Channels of key, query and value. Defaults to 256.
-        dropout_ratio (float): Probability to drop a channel in front of the classifier. Defaults to 0.05.
+        dropout_ratio (float): Probability of dropping a channel in front of the classifier. Defaults to 0.05.
         **kwargs: Arguments of ``BaseDecodeHead``; OCNet has ``channels=512``.
 
     Shape:
@@ -41,7 +41,7 @@ class BaseOCHead(BaseDecodeHead):
         self.bottleneck = ConvModule(2 * self.channels, self.channels, 1, **layer_cfg)
 
     def _forward_feature(self, inputs: tuple[Tensor, ...]) -> Tensor:
-        """The features that ``cls_seg`` classifies, (N, channels, H, W)."""
+        """Compute the features that ``cls_seg`` classifies, (N, channels, H, W)."""
         feats = self.conv(self._transform_inputs(inputs))
         return self.bottleneck(torch.cat([self.object_context(feats), feats], dim=1))
 
@@ -52,7 +52,7 @@ class BaseOCHead(BaseDecodeHead):
 class FixNormDecodeHeadMixin:
     """Makes the last convolution of a decode head, ``conv_seg``, a :class:`FixNormConv2d` (eq. 29).
 
-    To be put in front of any head that ends in it.
+    Put it before any head with this layer in the list of bases.
 
     Args:
         alpha (float): Bound on the scale ``g``, in units of ``sqrt(num_classes)``.

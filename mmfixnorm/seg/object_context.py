@@ -1,4 +1,4 @@
-"""Object context pooling: every pixel gets the mean of all pixels, weighted by likeness (OCNet, Yuan and Wang 2018)."""
+"""Object context pooling: the mean of all pixels for each pixel, weighted by similarity (OCNet, Yuan and Wang 2018)."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ObjectContext(SelfAttentionBlock):
     ``context = W_out softmax(q q^T / sqrt(key_channels)) v``, with ``q = act(norm(conv1x1(x)))`` and ``v`` a 1x1
     convolution of ``x``. The output projection starts at zero: no context.
 
-    The product of all pairs of pixels goes through ``scaled_dot_product_attention``, which holds a part of it at a
-    time: memory grows with the number of pixels and not with its square, forward and backward. Seen with torch 2.11
-    on a CPU in float32, float64, float16 and bfloat16, also under autocast. torch falls back to the whole matrix
-    where it has no kernel: on a CPU before torch 2.1, and in float64 on a GPU.
+    ``scaled_dot_product_attention`` computes the product of all pairs of pixels in parts: memory grows with the number
+    of pixels and not with its square, forward and backward. Seen with torch 2.11 on a CPU in float32, float64, float16
+    and bfloat16, also under autocast. torch falls back to the whole matrix where it has no kernel: on a CPU before
+    torch 2.1, and in float64 on a GPU.
 
     Args:
         in_channels (int): Channels of the input and of the context.
@@ -33,7 +33,7 @@ class ObjectContext(SelfAttentionBlock):
         act_cfg (dict, optional): Activation of the key transform.
 
     Shape:
-        ``(N, in_channels, H, W)`` to the same.
+        ``(N, in_channels, H, W)`` to the same shape.
 
     Examples:
         >>> import torch
@@ -69,11 +69,11 @@ class ObjectContext(SelfAttentionBlock):
             norm_cfg=norm_cfg,
             act_cfg=act_cfg,
         )
-        # The key transform under a second name: averaged weights would count it twice.
+        # It is the key transform under a second name, which averaged weights would count twice.
         self.query_project = None
 
     def forward(self, feats: Tensor) -> Tensor:
-        # Once: the base class runs the shared transform twice, and its BN would count each batch twice.
+        # Called once: the base class runs the shared transform twice, and its BN would count each batch twice.
         query = _pixels(self.key_project(feats))
         value = _pixels(self.value_project(feats))
         # The default scale is 1 / sqrt(key_channels); the argument of that name needs torch 2.1.
@@ -84,22 +84,22 @@ class ObjectContext(SelfAttentionBlock):
 class WNObjectContext(ObjectContext):
     """:class:`ObjectContext` whose value and output projections, which no norm follows, are :class:`WNConv2d`.
 
-    Unlike the plain block's, the output projection starts as any convolution. A weight of zero has no direction, and
-    a scale of zero is a bad start: with it the weight gets no gradient, and the scale only the little that lies along
-    its random direction. The context is concatenated and a norm layer follows, so the block need not start silent.
+    Unlike in the plain block, the output projection is initialised like any convolution. A weight of zero has no
+    direction, and a scale of zero is a bad start: the weight gets no gradient, and the scale only the small component
+    along a random direction. As the context is concatenated and a norm layer follows, it need not start at zero.
     """
 
     def build_project(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """The base class' layer, weight-normalised unless a norm follows it."""
+        """Build the layer of the base class, weight-normalised unless a norm layer follows it."""
         layer = super().build_project(*args, **kwargs)
         return layer if isinstance(layer, ConvModule) else WNConv2d.from_plain(layer)
 
     def init_weights(self) -> None:
-        """Set the output projection's bias to zero; the base class sets its weight to zero as well."""
+        """Set only the bias of the output projection to zero; the base class sets its weight to zero too."""
         nn.init.zeros_(self.out_project.bias)
 
 
 def _pixels(feats: Tensor) -> Tensor:
-    """``(N, C, H, W)`` to ``(N, 1, H * W, C)``: one head."""
-    # With any other memory layout torch takes the fallback with the whole matrix, without a word.
+    """Reshape ``(N, C, H, W)`` to ``(N, 1, H * W, C)``, with one head."""
+    # With any other memory layout torch silently falls back to the whole matrix.
     return feats.flatten(2).transpose(1, 2).unsqueeze(1).contiguous()

@@ -55,7 +55,7 @@ def test_a_norm_that_was_logged_for_convolutions_alone_is_taken_as_it_is(norms, 
 def test_the_final_layer_is_taken_out_of_a_norm_that_counts_it(norms):
     series, how = conv_norm(norms(config()))
     assert series == ([1.0, 2.0], [4.0, 4.0])  # 3, 4, 5
-    assert 'is taken out' in how
+    assert 'is removed' in how
 
 
 @pytest.mark.parametrize(

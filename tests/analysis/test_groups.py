@@ -54,7 +54,7 @@ def test_mistakes_are_named(three_seeds, write_log):
         (three_seeds, None, 'several work dirs have the same name .*: give --labels'),
         (three_seeds, ['a', 'b'], '--labels: must be one for each of the 3 work dirs, got 2'),
         ([three_seeds[0]] * 2, ['a', 'a'], 'is given twice'),
-        ([three_seeds[0], by_iter], None, 'count epochs and iterations'),
+        ([three_seeds[0], by_iter], None, 'some runs count epochs and others iterations'),
     ]:
         with pytest.raises(ConfigError, match=message):
             read_groups(work_dirs, labels)

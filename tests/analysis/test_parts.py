@@ -49,7 +49,7 @@ def test_two_parts_have_the_norms_at_their_ends():
         (broken(-0.03, -0.02), 'as fast as before'),
         (broken(-0.03, -0.03), 'as fast as before'),
         (np.full(100, 7.0), 'no two parts'),
-        (broken(-0.05, 0)[:5], '5 measurements, too few'),
+        (broken(-0.05, 0)[:5], '5 measurements are too few'),
         (np.append(broken(-0.05, 0)[:99], np.nan), 'not finite'),
     ],
 )

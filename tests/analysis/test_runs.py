@@ -101,7 +101,7 @@ def test_prefixes_of_a_log_with_hierarchy_are_taken_off(write_log):
         ('train', 'weight_norm', "no train line has 'weight_norm' .* WeightNormLoggerHook in custom_hooks writes it"),
         ('val', 'mcbr', "no val line has 'mcbr' .* CrossBoundaryRiskHook in custom_hooks writes it"),
         ('val', 'accuracy/top5', r"no val line has 'accuracy/top5' \(they have: a, data_time, step, time\)$"),
-        ('train', 'loss', '1 epoch.* expected two epochs in a row'),
+        ('train', 'loss', '1 epoch.* expected two consecutive epochs'),
     ],
 )
 def test_what_is_not_in_the_log_is_named(write_log, lines, mode, key, message):

@@ -44,9 +44,9 @@ def refused(tmp_path, message, text='', base=WD, **kwargs) -> None:
     'text, message',
     [
         ("default_scope = 'mmrotate'", "default_scope: must be one of .*, got 'mmrotate'"),
-        ("custom_hooks = [dict(type='FixNormHook')]", "FixNorm already: it has 'FixNormHook'"),
-        ("model = dict(type='FixNormModel')", "FixNorm already: it has 'FixNormModel'"),
-        ("optim_wrapper = dict(constructor='FixNormOptimWrapperConstructor')", 'FixNorm already'),
+        ("custom_hooks = [dict(type='FixNormHook')]", "already FixNorm: it has 'FixNormHook'"),
+        ("model = dict(type='FixNormModel')", "already FixNorm: it has 'FixNormModel'"),
+        ("optim_wrapper = dict(constructor='FixNormOptimWrapperConstructor')", 'already FixNorm'),
         ("optim_wrapper = dict(type='ApexOptimWrapper')", 'has no form with norm fixing'),
     ],
 )
@@ -61,7 +61,7 @@ def test_a_model_without_a_classifier_is_refused(tmp_path) -> None:
 
 def test_no_file_is_replaced_by_chance(tmp_path) -> None:
     (tmp_path / 'new.py').write_text('mine')
-    with pytest.raises(ConfigError, match='exists already'):
+    with pytest.raises(ConfigError, match='already exists'):
         convert(str(WD), str(tmp_path / 'new.py'))
     assert (tmp_path / 'new.py').read_text() == 'mine'
     (tmp_path / 'wd.py').write_text(f'_base_ = [{str(WD)!r}]')

@@ -56,7 +56,7 @@ def test_what_is_not_taken_over_is_said() -> None:
     keys = dict(a=dict(decay_mult=0.5), b=dict(decay_mult=0.0))
     cfg = config(paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0, custom_keys=keys))
     _, comments = optim_wrapper_edit(cfg, [], decay=False)
-    assert comments == ["Not taken over from paramwise_cfg: bias_lr_mult=2.0, custom_keys['a'] {'decay_mult': 0.5}."]
+    assert comments == ["Not carried over from paramwise_cfg: bias_lr_mult=2.0, custom_keys['a'] {'decay_mult': 0.5}."]
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_what_is_not_taken_over_is_said() -> None:
     [
         (dict(optimizer=None), 'optim_wrapper: must be a dict with optimizer'),
         (dict(type='ApexOptimWrapper'), "'ApexOptimWrapper' has no form with norm fixing"),
-        (dict(constructor='LearningRateDecayOptimWrapperConstructor'), 'sorts the parameters in its own way'),
+        (dict(constructor='LearningRateDecayOptimWrapperConstructor'), 'groups the parameters in its own way'),
         (dict(optimizer=dict(type='SGD')), 'optimizer.lr: must be a number > 0 to start from, got None'),
     ],
 )

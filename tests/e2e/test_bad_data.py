@@ -41,7 +41,7 @@ def areas_away(content):
 BAD_FILES = {  # what becomes of the annotation file, what the message says of it
     'no JSON': (b'0 0.5 0.5 0.1 0.1\n', 'is not JSON'),
     'no text': (b'\x89PNG\r\n\x1a\n\xff\xff', 'is not JSON'),
-    'a list': (lambda content: content['annotations'], 'holds a JSON list'),
+    'a list': (lambda content: content['annotations'], 'contains a JSON list'),
     'no images': (without('images'), "there is no 'images' (it has 'annotations', 'categories')"),
     'no annotations': (without('annotations'), "there is no 'annotations'"),
     'no categories': (without('categories'), "there is no 'categories'"),
@@ -111,7 +111,7 @@ def test_a_mask_with_a_label_beyond_the_classes_is_told_with_its_file(tiny_task,
     status, err = tool('train', config)
     assert status == 2
     assert 'data/ann/train/' in err
-    assert 'may hold the labels 0 to 2 and 255 (ignore_index), found ' in err
+    assert 'may contain the labels 0 to 2 and 255 (ignore_index), found ' in err
     assert 'reduce_zero_label=True' in err
 
 

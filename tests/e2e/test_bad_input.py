@@ -9,7 +9,7 @@ CASES = {
     'no_final_linear_layer': (
         'wd',
         "model = dict(head=dict(_delete_=True, type='ClsHead'))",
-        'layer=None is no linear layer of the model',
+        'layer=None is not a linear layer of the model',
     ),
     'empty_set_of_the_hook': (
         'wd',

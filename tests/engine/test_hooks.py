@@ -175,7 +175,7 @@ def test_risk_is_not_measured_where_labels_are_mixed(toy_runner, toy_classifier,
 @pytest.mark.parametrize('layer', [None, 'backbone.0', 'nope'])
 def test_model_without_a_final_linear_layer_is_refused(layer):
     model = nn.Sequential(nn.Conv2d(1, 1, 1)) if layer is None else nn.ModuleDict({'backbone': nn.Sequential()})
-    with pytest.raises(ValueError, match=f'layer={layer!r} is no linear layer of the model'):
+    with pytest.raises(ValueError, match=f'layer={layer!r} is not a linear layer of the model'):
         find_classifier(model, layer)
 
 

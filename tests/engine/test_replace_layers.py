@@ -118,7 +118,7 @@ def test_the_block_of_the_config_goes_into_its_model() -> None:
         )
     )
     cfg.fixnorm = dict(swap={'head.fc': 'WNLinear'})
-    with pytest.raises(ConfigError, match='write it into model.fixnorm'):
+    with pytest.raises(ConfigError, match='write the block into model.fixnorm'):
         move_fixnorm_into_model(cfg)
     plain = Config(dict(model=dict(type='A')))
     move_fixnorm_into_model(plain)

@@ -46,4 +46,4 @@ def test_a_weight_without_a_direction_is_refused_before_the_first_step(start, to
 
 def test_weights_that_are_not_scale_invariant_are_named_once(start, toy_classifier, capsys):
     start(model=toy_classifier(fc=nn.Linear(6, 3)))
-    assert capsys.readouterr().out.count("holds plain linear layers: ['head.fc']") == 1
+    assert capsys.readouterr().out.count("contains plain linear layers: ['head.fc']") == 1

@@ -202,13 +202,13 @@ def test_resume_from_a_run_that_did_not_grow_is_refused(toy_runner):
 @pytest.mark.parametrize(
     'optimizer, kwargs, message',
     [
-        (dict(nesterov=True), {}, 'no rule for SGD with nesterov; set optimizer.nesterov=False'),
-        (dict(dampening=0.1), {}, 'no rule for SGD with dampening'),
+        (dict(nesterov=True), {}, 'no equivalent exists for SGD with nesterov; set optimizer.nesterov=False'),
+        (dict(dampening=0.1), {}, 'no equivalent exists for SGD with dampening'),
         ({}, dict(by_epoch=True), 'needs by_epoch=False'),
         ({}, dict(begin=10), 'begin=0'),
         ({}, dict(weight_decay=0.0), 'weight_decay must be finite and > 0, got 0.0'),
         ({}, dict(weight_decay=math.inf), 'got inf'),
-        ({}, dict(weight_decay=20.0), 'takes a weight of length 1 to -3'),
+        ({}, dict(weight_decay=20.0), 'changes a weight of norm 1 to -3'),
         ({}, dict(rescale_at=1.0), 'rescale_at must be >= 2, got 1.0'),
     ],
 )
@@ -229,7 +229,7 @@ def test_groups_without_flags_or_with_decay_are_refused(net):
         ExponentialGrowthLR(plain, DECAY)
     wrapper = wrap(net())
     next(g for g in wrapper.optimizer.param_groups if g.get(FLAG))['weight_decay'] = 0.1
-    with pytest.raises(ConfigError, match=r'takes the place of weight decay on its weights, .* \[0.1\]'):
+    with pytest.raises(ConfigError, match=r'replaces weight decay on its weights, .* \[0.1\]'):
         ExponentialGrowthLR(wrapper, DECAY)
 
 

@@ -182,7 +182,7 @@ def test_a_reference_without_norms_says_how_to_record_them(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'line, message', [('{"weight_norm/a": 0.0, "step": 1}', 'weight_norm/a is 0.0'), ('{"a', 'no JSON')]
+    'line, message', [('{"weight_norm/a": 0.0, "step": 1}', 'weight_norm/a is 0.0'), ('{"a', 'not JSON')]
 )
 def test_a_bad_line_is_named(tmp_path, line, message):
     path = write(tmp_path, {1: 1.0})

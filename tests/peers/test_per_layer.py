@@ -214,10 +214,10 @@ def test_the_order_of_the_patterns_is_no_difference(net):
     [
         ('same', "targets must be 'init', 'equal' or a dict .*, got 'same'"),
         ({}, 'or a dict .*, got {}'),
-        ({'0': 0.0}, r"targets\['0'\] must be a factor, finite and > 0, got 0.0"),
-        ({'0': math.inf}, 'finite and > 0, got inf'),
-        ({'0': True}, 'must be a factor, .* got True'),
-        ({'(': 1.0}, r"targets\['\('\] is no regular expression"),
+        ({'0': 0.0}, r"targets\['0'\] must be a finite factor > 0, got 0.0"),
+        ({'0': math.inf}, 'must be a finite factor > 0, got inf'),
+        ({'0': True}, 'must be a finite factor > 0, got True'),
+        ({'(': 1.0}, r"targets\['\('\] is not a regular expression"),
         ({'conv1': 2.0}, r"the pattern 'conv1' matches none of the 3 weights .* \(0.weight, 3.weight, 7.weight, ...\)"),
         ({'bias': 2.0}, 'matches none'),
         ({'0': 2.0, 'weight': 3.0}, "'0' and 'weight' both match 0.weight"),
@@ -239,7 +239,7 @@ def test_names_are_required_where_targets_go_by_name(net):
     flag_set(optimizer, model.convs())
     TensorNormFixer(targets={'0': 2.0}).install(optimizer)
     model.loss(0).backward()
-    with pytest.raises(ValueError, match='take_names has not told'):
+    with pytest.raises(ValueError, match='take_names was not called'):
         optimizer.step()
 
 

@@ -98,7 +98,7 @@ def test_gradients_that_are_still_scaled_are_refused(net):
 
 def test_weight_decay_besides_is_refused(net):
     plain = dict(constructor='DefaultOptimWrapperConstructor', paramwise_cfg=None)
-    with pytest.raises(ConfigError, match=r'ShiftedL2Hook takes the place of weight decay .* weight_decay \[0.0001\]'):
+    with pytest.raises(ConfigError, match=r'ShiftedL2Hook replaces weight decay .* weight_decay \[0.0001\]'):
         hooked(net(), optimizer=SGD | dict(weight_decay=1e-4), **plain)
     hooked(net(), optimizer=SGD, **plain)  # any constructor is fine without decay
 

@@ -76,9 +76,9 @@ def test_the_tool_says_what_it_did_and_names_the_key_of_a_mistake(convert, capsy
     assert convert('plain.py', '-o', 'sub/new.py', '--size', 16) == 0
     assert "_base_ = ['../plain.py']" in Path('sub/new.py').read_text()
     for argv, message in (
-        ([wd, '-o', 'new.py'], 'new.py: it exists already'),
+        ([wd, '-o', 'new.py'], 'new.py: it already exists'),
         (['no.py', '-o', 'other.py'], "no such config file: 'no.py'"),
-        (['new.py', '-o', 'other.py'], 'it is FixNorm already'),
+        (['new.py', '-o', 'other.py'], 'it is already FixNorm'),
         ([wd, '-o', 'other.py', '--alpha', -1], '--alpha: must be > 0, got -1'),
     ):
         assert convert(*argv) == 2

@@ -195,7 +195,7 @@ def test_mistakes_on_the_command_line_end_with_status_2(fold, checkpoint, capsys
         ([CONFIGS['cls'], 'no.pth', 'out.pth'], "no such checkpoint: 'no.pth'"),
         ([CONFIGS['cls'], 'text.pth', 'out.pth'], 'text.pth: not a checkpoint'),
         ([CONFIGS['cls'], 'good.pth', './good.pth', '--force'], 'would replace the checkpoint itself'),
-        ([CONFIGS['cls'], 'good.pth', 'text.pth'], 'text.pth: it exists already'),
+        ([CONFIGS['cls'], 'good.pth', 'text.pth'], 'text.pth: it already exists'),
         ([CONFIGS['cls'], 'good.pth', 'text.pth/out.pth'], 'cannot be written'),
     ):
         assert fold(*argv) == 2

@@ -45,9 +45,9 @@ UNUSED = Cause(
 )
 BIAS = Cause(
     'bias',
-    'a bias in between: the norm that follows sees the scaled weight plus a constant, through something that '
-    'is not linear',
-    'take the bias away (bias=False), or make the layer weight-normalised (WN)',
+    'a bias in between: the norm layer that follows gets the scaled signal plus a constant, and through something '
+    'that is not linear',
+    'remove the bias (bias=False), or make the layer weight-normalised (WN)',
 )
 STORED_STATISTICS = Cause(
     'stored_statistics',
@@ -56,13 +56,13 @@ STORED_STATISTICS = Cause(
 )
 STORED_STATISTICS_AND_BIAS = Cause(
     'stored_statistics',
-    'the norm layer that follows runs on stored statistics, and there is a bias in between',
-    f'train the norm layer on batch statistics and take the bias away, or WN, or {_LEAVE_OUT}',
+    'the norm layer that follows runs on stored statistics, and a bias is in between',
+    f'train the norm layer on batch statistics and remove the bias, or WN, or {_LEAVE_OUT}',
 )
 
 
 def disagreement(identity: float, deviation: float) -> Cause:
-    """The two measures contradict each other."""
+    """Describe two measures that contradict each other."""
     return Cause(
         'disagreement',
         f'the two measures disagree: the identity says {identity:.1e}, and the outputs change by {deviation:.1e}; '
@@ -72,16 +72,16 @@ def disagreement(identity: float, deviation: float) -> Cause:
 
 
 def shared_weight(invariant_uses: Sequence[str], other_uses: Sequence[str]) -> Cause:
-    """One use of a shared tensor is followed by a norm layer and another is not."""
+    """Describe a shared tensor with a norm layer after one use and none after another."""
     return Cause(
         'shared',
         f'shared: it is scale-invariant as {", ".join(invariant_uses)} but not as {", ".join(other_uses)}',
-        'follow the other use by a norm layer as well, or leave the tensor out of the set',
+        'add a norm layer after the other use too, or leave the tensor out of the set',
     )
 
 
 def cause_on_path(path: Path) -> Cause:
-    """Cause, reason and advice from what became of the scale."""
+    """Describe what a traced path shows about the scale of a weight."""
     at = ''
     if path.breaker is not None:
         at = f' ({path.breaker.name}{f" in {path.breaker.module}" if path.breaker.module else ""})'
@@ -89,10 +89,10 @@ def cause_on_path(path: Path) -> Cause:
         reason = 'reaches the loss by a second path: a norm layer takes its scale out on one path and not on another'
         return Cause('second_path', reason, f'WN, or {_LEAVE_OUT}')
     if path.breaker is not None and path.meets_norm and path.sums:
-        reason = f'reaches the loss by a second path: it is added to what does not scale with it{at}, before any norm'
+        reason = f'reaches the loss by a second path: it is added to a signal of fixed scale{at}, before any norm'
         return Cause('second_path', reason, f'WN, a norm layer before the sum, or {_LEAVE_OUT}')
     if path.breaker is not None and path.meets_norm:
-        reason = f'something in between is not homogeneous{at}, so the norm that follows comes too late'
+        reason = f'something in between is not homogeneous{at}, so the norm layer that follows comes too late'
         return Cause('activation', reason, f'WN, or {_LEAVE_OUT}')
     if path.last_layer and path.classifies:
         return Cause(

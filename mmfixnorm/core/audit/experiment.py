@@ -1,8 +1,8 @@
 """Measures which weights of a model are scale-invariant: ``f(cW) = f(W)`` in training, the precondition of norm fixing.
 
-Nothing is concluded from names or types. Two independent measures must agree: the outputs with the weight multiplied
-by several ``c``, and the identity ``<W, dL/dW> = 0``, which holds for every function of ``W / ||W||`` (Euler's
-theorem for degree 0). Reasons are found by experiments as well.
+The audit draws no conclusions from names or types. Two independent measures must agree: the outputs with the weight
+multiplied by several ``c``, and the identity ``<W, dL/dW> = 0``, which holds for every function of ``W / ||W||``
+(Euler's theorem for degree 0). Experiments find the reasons too.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ __all__ = ['audit']
 SCALES = (0.25, 0.5, 2.0, 4.0)
 _IDENTITY = {torch.float64: 1e-4, torch.float32: 5e-2}
 _CHANGE = {torch.float64: 1e-6, torch.float32: 2e-3}
-# A relative change of the outputs that is no rounding any more, and an effect that is too small to be measured.
+# Relative changes of the outputs: above the first an effect is visible, below the second it is rounding.
 _VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
-# What an epsilon may change, of the outputs and of the change by another direction of the weight.
+# The largest change that an epsilon may cause, relative to the outputs and to the change by a random step.
 _EPSILON = 0.02
 
 
@@ -58,24 +58,24 @@ def audit(
 ) -> AuditReport:
     """Measure the scale invariance of every weight of the convolutions, linear layers and attentions.
 
-    All experiments are made on a copy of the model in ``dtype`` and in training mode; the model and the random
-    states are as before, whatever happens. Modules that are in evaluation mode inside a model in training mode are
-    left in it: so is a batch normalisation with ``norm_eval=True`` or one that was frozen by hand.
+    The experiments run on a copy of the model in ``dtype`` and in training mode; the model and the random states are
+    left unchanged, also after an error. Modules in evaluation mode inside a model in training mode stay in it, such as
+    a batch normalisation with ``norm_eval=True`` or one that was frozen by hand.
 
-    The epsilon of a norm layer breaks the invariance a little. It is made small in the copy, so that the answer is
-    about the structure; its effect is ``epsilon_effect`` of the report.
+    The epsilon of a norm layer breaks the invariance slightly. The copy has small epsilons, so that the result is about
+    the structure of the model; ``epsilon_effect`` of the report is the effect of the real ones.
 
     Args:
         model (nn.Module): The model, without a wrapper of distributed training.
-        inputs (Tensor | tuple | dict | Callable): What ``model(...)`` is called with; or a function that takes the
-            model and returns the outputs that reach the loss, or the losses, in any nesting of dicts and sequences.
-            It is called with the copy, many times.
+        inputs (Tensor | tuple | dict | Callable): The arguments of ``model(...)``; or a function that takes the model
+            and returns the outputs that reach the loss, or the losses, in any nesting of dicts and sequences. The
+            audit calls it with the copy, many times.
         groups (Mapping[str, Sequence[str]], optional): Groups of weights to measure together: name of the group to
             names of the weights.
-        dtype (torch.dtype): ``torch.float64``, or ``torch.float32`` for models that cannot run in it.
+        dtype (torch.dtype): ``torch.float64``, or ``torch.float32`` for models that cannot run in float64.
         scales (Sequence[float]): The factors ``c``. Defaults to ``(0.25, 0.5, 2, 4)``.
-        seed (int): Of dropout, stochastic depth and all else that is drawn.
-        explain (bool): Whether to find the reasons of failures. Defaults to True.
+        seed (int): Seed of dropout, stochastic depth and all other random numbers.
+        explain (bool): Whether to find the reasons for failures. Defaults to True.
         find_groups (bool): Whether to look for tensors that fail alone and hold together, if ``explain``. Defaults
             to True.
 
@@ -84,8 +84,8 @@ def audit(
 
     Raises:
         ValueError: If ``scales``, ``dtype`` or a name in ``groups`` do not fit.
-        TypeError: If ``inputs`` is of an unknown kind, the model cannot be copied, or nothing has a gradient.
-        RuntimeError: If a forward gives other outputs with the same seed, or nan.
+        TypeError: If ``inputs`` is of an unknown kind, the model cannot be copied, or no output has a gradient.
+        RuntimeError: If a forward gives different outputs with the same seed, or nan.
 
     Example:
         >>> conv, norm = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)
@@ -116,13 +116,13 @@ def _check(model: nn.Module, groups: Mapping[str, Sequence[str]], dtype: torch.d
     for group, members in groups.items():
         if unknown := sorted(set(members) - names):
             raise ValueError(
-                f'groups[{group!r}]: {unknown[:3]} are no weights of a convolution, linear layer or attention of the '
-                f'model, which has {[*known][:3]}, ...'
+                f'groups[{group!r}]: {unknown[:3]} are not weights of a convolution, linear layer or attention of '
+                f'the model, which has {[*known][:3]}, ...'
             )
 
 
 class _Experiment:
-    """Measures and explains; the results are gathered by name of the weight."""
+    """Measures the weights of a probe and explains failures; results are keyed by the name of the weight."""
 
     def __init__(self, probe: Probe, scales: tuple[float, ...]) -> None:
         self.probe, self.scales = probe, scales
@@ -172,7 +172,7 @@ class _Experiment:
             self.parts.setdefault(name, {})[part] = z.item() <= _IDENTITY[self.probe.dtype]
 
     def _not_flat_together(self, names: Sequence[str]) -> list[str]:
-        """Those of the weights that change the outputs after all, found by halving."""
+        """Find, by halving, the weights that change the outputs although the identity holds."""
         if not names:
             return []
         worst = 0.0
@@ -206,11 +206,11 @@ class _Experiment:
                 self.causes[name] = disagreement(identity, deviation)
 
     def _only_epsilon(self, name: str, deviation: float) -> bool:
-        """Whether what is left is an epsilon that no attribute of a module holds.
+        """Check whether the deviation comes from an epsilon that is no attribute of a module.
 
-        Its effect fades with the square of c, so each step from c to 4c changes the outputs by a sixteenth of what
-        the step before did; and it is small against that of another direction of the weight. A small effect alone is
-        no sign: at its start the loss of a deep network hardly depends on any one weight.
+        The effect of an epsilon fades with the square of c, so each step from c to 4c changes the outputs by a
+        sixteenth of the change of the previous step; and it is small compared to the effect of a random step. A small
+        effect alone proves nothing: before training, the loss of a deep network hardly depends on any single weight.
         """
         if deviation > _EPSILON:
             return False
@@ -226,7 +226,7 @@ class _Experiment:
     # -- explaining -----------------------------------------------------------------------------------------------
 
     def explain(self) -> None:
-        """Find the causes of failures, those that explain many tensors at once first."""
+        """Find the causes of failures, beginning with those that explain many tensors at once."""
         self._explain_shared()
         self._explain_by(['batch_statistics'], STORED_STATISTICS)
         self._explain_by(['without_biases'], BIAS)
@@ -239,7 +239,7 @@ class _Experiment:
         return [name for name in self.names if not self.invariant[name] and name not in self.causes]
 
     def _explain_by(self, interventions: Sequence[str], cause: Cause) -> None:
-        """What becomes invariant under an intervention failed for what the intervention took away."""
+        """Assign a cause to the weights that become invariant when the interventions remove it."""
         names = self._open()
         if not names:
             return
@@ -287,7 +287,7 @@ class _Experiment:
     # -- groups ---------------------------------------------------------------------------------------------------
 
     def group(self, label: str, members: Sequence[str]) -> GroupRecord:
-        """Measure weights multiplied by one factor."""
+        """Measure several weights multiplied by the same factor."""
         primary = {alias: name for name, aliases in self.probe.weights.items() for alias in aliases}
         names = list(dict.fromkeys(primary[member] for member in members))
         deviation = max(
@@ -297,7 +297,7 @@ class _Experiment:
         return GroupRecord(label, tuple(names), deviation <= _CHANGE[self.probe.dtype], deviation, failing)
 
     def find_groups(self) -> list[GroupRecord]:
-        """Tensors that fail alone and hold together: those whose signals are added before a norm."""
+        """Find tensors that fail alone and hold together: their signals are added before a norm layer."""
         failing = [name for name in self.names if not self.invariant[name]]
         groups: list[GroupRecord] = []
         taken: set[str] = set()
@@ -311,7 +311,7 @@ class _Experiment:
         return groups
 
     def _grow(self, names: list[str], candidates: Sequence[str]) -> list[str]:
-        """Add the tensors that meet the group's signal in a sum, until the whole passes or none is left."""
+        """Add the tensors whose signals meet the group's signal in a sum, until the group passes or none remain."""
         with self.probe.batch_statistics(), self.probe.without_biases():
             base = self._operations()
             index, path = self._steps[names[0]]

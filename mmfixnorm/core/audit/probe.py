@@ -1,4 +1,4 @@
-"""A copy of a model on which the audit makes its experiments; the model itself is not touched."""
+"""A copy of a model for the experiments of the audit; the model itself is never changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from mmfixnorm.core.layer_kinds import is_audited_weight
 __all__ = ['Probe', 'audited_weights', 'change', 'preserve_random_state', 'weight_names']
 
 _EPS_NAMES = ('eps', 'epsilon', 'variance_epsilon')
-# Small enough that a variance of 1e-6 hides the epsilon, large enough that a channel whose variance is zero but for
-# rounding errors does not become noise.
+# Small enough that a variance of 1e-6 hides the epsilon, large enough that a channel with no variance but rounding
+# errors does not turn into noise.
 _EPS_FACTOR = {torch.float64: 1e-8, torch.float32: 1e-3}
 _MEASURABLE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
 
 def weight_names(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Every weight tensor of the convolutions, linear layers and attentions, under each of its names."""
+    """Return every weight tensor of the convolutions, linear layers and attentions, under each of its names."""
     weights = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         parametrized = hasattr(module, 'parametrizations')
@@ -36,7 +36,7 @@ def weight_names(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def audited_weights(model: nn.Module) -> dict[str, list[str]]:
-    """Name in ``named_parameters()`` of each weight tensor to all its names, in that order."""
+    """Map the name of each weight tensor in ``named_parameters()`` to all its names, in the order of that method."""
     names: dict[int, list[str]] = {}
     for name, param in weight_names(model).items():
         names.setdefault(id(param), []).append(name)
@@ -44,13 +44,13 @@ def audited_weights(model: nn.Module) -> dict[str, list[str]]:
 
 
 def change(outputs: Sequence[Tensor], base: Sequence[Tensor]) -> float:
-    """Largest relative change of an output; ``inf`` if their number or shapes differ."""
+    """Compute the largest relative change of an output; ``inf`` if their number or shapes differ."""
     if [o.shape for o in outputs] != [b.shape for b in base]:
         return float('inf')
     if not base:
         return 0.0
     scale = torch.stack([b.norm() for b in base])
-    # An output that is zero but for rounding is compared with the others.
+    # An output that is zero up to rounding is compared with the size of the others.
     scale = scale.clamp(min=scale.max().item() * 1e-6)
     return (
         (torch.stack([(o - b).norm() for o, b in zip(outputs, base, strict=True)]) / scale).max().nan_to_num(0).item()
@@ -60,16 +60,16 @@ def change(outputs: Sequence[Tensor], base: Sequence[Tensor]) -> float:
 class Probe:
     """Repeats one training forward of a copy of ``model``, with changes to the weights in between.
 
-    The copy is in ``dtype`` and in training mode. Modules that ``model`` runs in evaluation mode although it is in
-    training mode itself stay so, as do those that ``model.train()`` keeps there. The epsilons of its norm layers are
-    made small, and tensors that are constant (a bias of zeros, a layer scale of 1e-6) get random values, because
-    they would hide what holds for all later values.
+    The copy is in ``dtype`` and in training mode. Modules in evaluation mode inside a ``model`` in training mode stay
+    in evaluation mode, as do those that ``model.train()`` keeps there. The copy has small epsilons in its norm layers,
+    and random values in place of constant tensors (a bias of zeros, a layer scale of 1e-6), as a constant can hide a
+    dependence that shows later in training.
 
     Args:
         model (nn.Module): The model.
-        inputs: What :func:`mmfixnorm.core.audit` takes.
+        inputs: As in :func:`mmfixnorm.core.audit`.
         dtype (torch.dtype): float64 or float32.
-        seed (int): Of every forward.
+        seed (int): Random seed of every forward.
 
     Raises:
         RuntimeError: If the forward is not repeatable, or not finite.
@@ -112,11 +112,11 @@ class Probe:
         if again > _MEASURABLE[self.dtype]:
             raise RuntimeError(
                 f'the forward must be repeatable with the same random seed, but its outputs changed by {again:.1e}; '
-                'it has a state of its own, or draws from a generator of its own'
+                'the model keeps a state between forwards, or draws from a random generator of its own'
             )
 
     def outputs(self) -> list[Tensor]:
-        """The outputs that reach the loss, detached."""
+        """Run a forward and return the outputs that reach the loss, detached."""
         if self._kept is None:
             self._kept = [i for i, o in enumerate(self._forward()) if o.requires_grad]
             if not self._kept:
@@ -126,7 +126,7 @@ class Probe:
         return [outputs[i].detach().to(self.dtype) for i in self._kept if i < len(outputs)]
 
     def gradients(self, draw: int) -> dict[str, Tensor | None]:
-        """Gradient of a random combination of all outputs by each weight; None where there is none."""
+        """Compute the gradient of a random combination of all outputs by each weight; None for an unused weight."""
         outputs = self._forward()
         generator = torch.Generator().manual_seed(draw)
         total = torch.zeros((), dtype=self.dtype, device=self.base[0].device)
@@ -134,24 +134,24 @@ class Probe:
         for i in self._kept or ():
             weight = torch.randn(outputs[i].shape, generator=generator, dtype=torch.float64)
             weight = weight.sign() + 0.3 * weight
-            # No output may outweigh the others: one loss can be a thousand times another.
+            # One loss can be a thousand times another, so each output is divided by its size.
             size = outputs[i].detach().norm().clamp(min=floor)
             total = total + (weight.to(outputs[i]) * outputs[i]).sum() / size
         gradients = torch.autograd.grad(total, list(self.params.values()), allow_unused=True)
         return dict(zip(self.params, gradients, strict=True))
 
     def outputs_with(self, scales: Mapping[str, float]) -> list[Tensor]:
-        """The outputs when these weights are multiplied by these factors."""
+        """Compute the outputs with some weights multiplied by factors."""
         with self.scaled(scales):
             return self.outputs()
 
     def change_with(self, scales: Mapping[str, float]) -> float:
-        """How much the outputs change when these weights are multiplied by these factors."""
+        """Measure how much the outputs change when some weights are multiplied by factors."""
         return change(self.outputs_with(scales), self.base)
 
     @torch.no_grad()
     def change_by_noise(self, name: str) -> float:
-        """How much the outputs change with a random step of the weight's own length."""
+        """Measure how much the outputs change with a random step as long as the weight itself."""
         param = self.params[name]
         saved = param.detach().clone()
         noise = torch.randn(param.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(param)
@@ -163,7 +163,7 @@ class Probe:
 
     @contextmanager
     def scaled(self, scales: Mapping[str, float]) -> Iterator[None]:
-        """Multiply weights, and put them back bit for bit."""
+        """Multiply weights by factors within the context, and restore them bit for bit."""
         saved = {name: self.params[name].detach().clone() for name in scales}
         try:
             with torch.no_grad():
@@ -177,7 +177,7 @@ class Probe:
 
     @torch.no_grad()
     def epsilon_effect(self, names: Sequence[str]) -> float:
-        """How much the outputs change with these weights doubled and the epsilons as the model has them."""
+        """Measure how much the outputs change when weights are doubled and the epsilons are those of the model."""
         self._set_epsilons(1.0)
         try:
             base = self.outputs()
@@ -192,7 +192,7 @@ class Probe:
 
     @contextmanager
     def batch_statistics(self) -> Iterator[None]:
-        """All that has stored statistics uses those of the batch."""
+        """Let every module with stored statistics use batch statistics within the context."""
         with ExitStack() as stack:
             for module in self.model.modules():
                 if isinstance(getattr(module, 'running_mean', None), Tensor):
@@ -201,7 +201,7 @@ class Probe:
 
     @contextmanager
     def without_biases(self) -> Iterator[None]:
-        """All biases of convolutions, linear layers and attentions are zero."""
+        """Set all biases of convolutions, linear layers and attentions to zero within the context."""
         owners = {name.rpartition('.')[0] for name in weight_names(self.model)}
         owners |= {owner.partition('.parametrizations')[0] for owner in owners}
         biases = [
@@ -223,7 +223,7 @@ class Probe:
 
     @contextmanager
     def untied(self, name: str) -> Iterator[list[str]]:
-        """Give each use of a shared weight a tensor of its own; yields the names to measure."""
+        """Give each use of a shared weight its own tensor within the context; yields the names to measure."""
         param, params = self.params[name], self.params
         slots = [(self.model.get_submodule(n.rpartition('.')[0]), n.rpartition('.')[2]) for n in self.weights[name]]
         # The same module under two names has one slot.
@@ -254,7 +254,7 @@ class Probe:
             torch.set_default_dtype(default)
 
     def _cast(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        # Inputs, and what code in between makes float32, such as `x.float()`.
+        # For inputs, and for tensors that the model converts to float32, as by `x.float()`.
         return _map(args, self._to_dtype), _map(kwargs, self._to_dtype)
 
     def _to_dtype(self, tensor: Tensor) -> Tensor:
@@ -290,8 +290,8 @@ class Probe:
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Put the random states of python, numpy and torch back, on all devices."""
-    numpy = sys.modules.get('numpy')  # not imported: nobody draws from it
+    """Restore the random states of Python, NumPy and torch, on all devices, after the context."""
+    numpy = sys.modules.get('numpy')  # None if it was not imported: then no code draws from it
     python_state = random.getstate()
     numpy_state = numpy.random.get_state() if numpy else None
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
@@ -316,7 +316,7 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as err:
         raise TypeError(
-            f'the audit works on a copy, and {type(model).__name__} cannot be copied: {err}; give the model as it is '
+            f'the audit works on a copy, and {type(model).__name__} cannot be copied: {err}; pass the model as it is '
             'built, without tensors of an earlier forward in its attributes'
         ) from err
 
@@ -339,12 +339,12 @@ def _caller(inputs: Any) -> Callable[[nn.Module], Any]:
         return inputs
     raise TypeError(
         'inputs must be a tensor, a tuple of positional or a dict of keyword arguments of the forward, or a function '
-        f'of the model that returns what reaches the loss, got {type(inputs).__name__}'
+        f'of the model that returns the outputs that reach the loss, got {type(inputs).__name__}'
     )
 
 
 def _tensors(outputs: Any) -> Iterator[Tensor]:
-    """All floating-point tensors in nested outputs."""
+    """Yield all floating-point tensors in nested outputs."""
     if isinstance(outputs, Tensor):
         if outputs.is_floating_point():
             yield outputs

@@ -1,4 +1,4 @@
-"""What an audit returns: a record for each weight and for each group of weights."""
+"""The result of an audit: a record for each weight and for each group of weights."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ __all__ = ['AuditReport', 'GroupRecord', 'WeightRecord']
 
 @dataclass(frozen=True)
 class WeightRecord:
-    """What was measured for one weight tensor.
+    """The measurements of one weight tensor.
 
     Attributes:
         name: As in ``named_parameters()``.
         scale_invariant: Whether ``f(cW) = f(W)``, with everything else as it is.
-        cause: ``'invariant'``, or why not: ``'no_norm'``, ``'stored_statistics'``, ``'bias'``, ``'second_path'``,
-            ``'activation'``, ``'shared'``, ``'disagreement'``; ``'unused'`` and ``'frozen'`` for tensors that are in
-            no norm-fixing set whatever was measured.
-        reason: The same in words, with the layers concerned.
-        advice: What to do; empty if there is nothing to do.
-        identity: ``|<W, dL/dW>| * sqrt(n) / (||W|| ||dL/dW||)``: of order 1 for a weight like any other, 0 for a
-            scale-invariant one; None without a gradient.
-        deviation: Largest relative change of an output over the scales ``c`` that were tried.
+        cause: ``'invariant'``, or the reason why it is not: ``'no_norm'``, ``'stored_statistics'``, ``'bias'``,
+            ``'second_path'``, ``'activation'``, ``'shared'``, ``'disagreement'``; ``'unused'`` and ``'frozen'`` for
+            tensors that are in no norm-fixing set, whatever the measurement says.
+        reason: The cause in words, with the layers concerned.
+        advice: How to fix it; empty if there is nothing to do.
+        identity: ``|<W, dL/dW>| * sqrt(n) / (||W|| ||dL/dW||)``: of order 1 in general, 0 for a
+            scale-invariant weight; None without a gradient.
+        deviation: Largest relative change of an output over all scales ``c``.
         trainable: ``requires_grad``.
         also: Other names of a shared tensor.
-        parts: For the joint input weight of an attention: whether its ``q``, ``k`` and ``v`` are scale-invariant.
+        parts: For the joint input weight of an attention: whether ``q``, ``k`` and ``v`` are scale-invariant.
     """
 
     name: str
@@ -43,14 +43,14 @@ class WeightRecord:
 
 @dataclass(frozen=True)
 class GroupRecord:
-    """What was measured for several tensors multiplied by the same ``c``, as norm fixing does with its set.
+    """The measurements of several tensors multiplied by the same ``c``, as norm fixing does with its set.
 
     Attributes:
-        name: What the group was called, or ``'found ...'`` for those that the audit found.
+        name: Name given by the caller, or ``'found ...'`` for groups that the audit found.
         weights: Names of its tensors.
         scale_invariant: Whether the outputs stay the same.
-        deviation: Largest relative change of an output over the scales that were tried.
-        failing: Those of the weights that are not scale-invariant by themselves.
+        deviation: Largest relative change of an output over the smallest and the largest scale.
+        failing: The weights of the group that are not scale-invariant by themselves.
     """
 
     name: str
@@ -62,14 +62,14 @@ class GroupRecord:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What :func:`audit` found.
+    """The result of :func:`audit`.
 
     Attributes:
         weights: One record per weight tensor, in the order of ``named_parameters()``.
-        groups: The groups asked for, then those found: tensors that fail alone and hold together.
-        dtype: What was computed in.
-        epsilon_effect: Largest relative change of an output when the weights that are scale-invariant become twice
-            as large with the epsilons of the norm layers as they are. The audit itself makes them small.
+        groups: The groups of the caller, then those that the audit found: tensors that fail alone and hold together.
+        dtype: The dtype of the computation.
+        epsilon_effect: Largest relative change of an output when all scale-invariant weights are doubled and the
+            norm layers have their real epsilons, which the audit itself makes small.
     """
 
     weights: tuple[WeightRecord, ...]
@@ -81,5 +81,5 @@ class AuditReport:
         return next(record for record in self.weights if name in (record.name, *record.also))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert the report to plain data, for JSON."""
         return asdict(self)

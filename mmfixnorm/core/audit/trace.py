@@ -1,4 +1,4 @@
-"""Follows a scaled weight through a forward: where its scale is taken out, and where it stops being a mere factor."""
+"""Follows a scaled weight through a forward: where a norm removes its scale, and where it stops being a mere factor."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MIXED = 'mixed'
 
 
 class Digest(NamedTuple):
-    """What is kept of a tensor: enough to see whether another one is a multiple of it."""
+    """Two numbers that represent a tensor, enough to detect whether another tensor is a multiple of it."""
 
     norm: float
     projection: float
@@ -37,8 +37,8 @@ class Operation:
     Attributes:
         name: Such as ``'native_batch_norm'``.
         module: Name of the innermost module that runs it; ``''`` for the model itself.
-        inputs: Digests of its floating-point tensors, the inputs.
-        outputs: And of its outputs.
+        inputs: Digests of its floating-point inputs.
+        outputs: Digests of its floating-point outputs.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Operation:
 
 
 class Trace(TorchDispatchMode):
-    """Records the operators of the forwards that run inside :meth:`recording`, each time anew."""
+    """Records the operators of the forwards that run inside :meth:`recording`, starting afresh each time."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Trace(TorchDispatchMode):
         weight = self._weights.get(tensor.untyped_storage().data_ptr())
         if weight is None:
             return self._computed_digest(tensor)
-        # Weights are most of what a forward reads, and all but one are as they were in the last recording.
+        # Most tensors that a forward reads are weights, and all but one are unchanged since the last recording.
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, weight._version)
         if key not in self._weight_digests:
             self._weight_digests[key] = self._computed_digest(tensor)
@@ -113,15 +113,16 @@ class Trace(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Path:
-    """What became of the scale of a weight on its way to the outputs.
+    """The fate of the scale of a weight on its way to the outputs.
 
     Attributes:
-        breaker: The first operator whose output is no multiple of what it was, and the number of the call.
+        breaker: The first operator whose output is no longer a multiple of its original output.
+        index: The number of that call in the trace.
         sums: Whether that operator joins tensors of different scale.
-        absorbed: Whether a norm took the scale out, on some way.
-        meets_norm: Whether a norm had a changed input.
+        absorbed: Whether a norm removed the scale on at least one path.
+        meets_norm: Whether the input of a norm changed.
         last_layer: Whether no other layer comes between the weight and the breaker, or the end.
-        classifies: Whether a softmax or sigmoid was reached with the scale as a factor.
+        classifies: Whether the scale reached a softmax or sigmoid as a factor.
     """
 
     breaker: Operation | None
@@ -134,7 +135,7 @@ class Path:
 
 
 def compare_traces(base: list[Operation], scaled: list[Operation], dtype: torch.dtype) -> Path:
-    """Compare a forward with the same after one or more weights were multiplied by ``SCALE``."""
+    """Compare a forward to the same forward with one or more weights multiplied by ``SCALE``."""
     breaker, index, sums = None, -1, False
     absorbed = meets_norm = later_layer = classifies = False
     for i, (before, after) in enumerate(zip(base, scaled, strict=False)):
@@ -150,7 +151,7 @@ def compare_traces(base: list[Operation], scaled: list[Operation], dtype: torch.
             absorbed = True
         if before.name in _CLASSIFIERS and _MIXED not in inputs:
             classifies = True
-        # The activation comes first, but for addmm's bias.
+        # The activation is the first input, except in addmm and baddbmm, which begin with the bias.
         position = 1 if before.name in ('addmm', 'baddbmm') else 0
         if breaker is None and before.name in _LAYERS and len(inputs) > position and inputs[position]:
             later_layer = True
@@ -161,9 +162,9 @@ def compare_traces(base: list[Operation], scaled: list[Operation], dtype: torch.
 
 
 def _degree(before: Digest, after: Digest, dtype: torch.dtype) -> float | str:
-    """0 for an equal tensor, k for one that is ``SCALE ** k`` times as large, ``'mixed'`` for any other."""
+    """Return 0 for an equal tensor, k for one that is ``SCALE ** k`` times as large, ``'mixed'`` for any other."""
     tolerance = _TOLERANCE[dtype]
-    if max(after.norm, before.norm) < 1e-13:  # zero but for rounding
+    if max(after.norm, before.norm) < 1e-13:  # zero up to rounding
         return 0
     if not (before.norm > 0 and after.norm > 0 and math.isfinite(before.norm) and math.isfinite(after.norm)):
         return _MIXED

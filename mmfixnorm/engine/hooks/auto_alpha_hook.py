@@ -1,4 +1,4 @@
-"""Alpha set while training, from the measured cross-boundary risk."""
+"""Alpha set during training, from the measured cross-boundary risk."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ class AutoAlphaHook(Hook):
     r"""Lets the scale ``g`` of the final layer grow only as fast as the cross-boundary risk falls.
 
     The mean margin of a sample's logits is about :math:`g \, \|x\| \, (-\mathrm{MCBR})`. So a loss can fall in two
-    ways: features turn away from the boundaries, or ``g`` grows and they may stay where they are (section 2.3). The
-    rule keeps the two in step. For the first part of the training, ``free``, ``g`` has no bound. Then
-    :math:`q = g / (-\mathrm{MCBR})` is read, once, and from there on
+    ways: features turn away from the boundaries, or ``g`` grows and the features need not turn (section 2.3). The rule
+    keeps the two in step. For the first part of the training, ``free``, ``g`` has no bound. Then
+    :math:`q = g / (-\mathrm{MCBR})` is measured once, and from then on
 
     .. math:: g \le \alpha \sqrt{\#\mathrm{class}} = q \cdot (-\mathrm{MCBR})
 
-    Where the risk goes on falling ``g`` may grow with it; where the risk stalls, so does ``g``; where it rises the
-    bound falls, and samples that are right already get a stronger gradient away from the boundaries (eq. 8: the other
-    classes' probabilities grow). The risk is that of training batches, so labels of a validation set have no part in
-    it, averaged over the processes and the last measurements; while it is not below zero the bound stays as it is.
+    While the risk continues to fall ``g`` may grow with it; when the risk stalls, so does ``g``; when it rises the
+    bound falls, and samples that are already classified correctly get a stronger gradient away from the boundaries
+    (eq. 8: the other classes' probabilities grow). The risk is measured on training batches, never on validation
+    labels, and averaged over the processes and the last measurements; the bound changes only if it is below zero.
 
-    After each step a ``g`` above the bound is put back to it, as the gradient is zero there. So the weights of a
-    checkpoint compute what was trained without knowing alpha. The state of the rule is saved with them under
-    ``'auto_alpha'``, and required on resume. ``train/alpha`` is logged once there is a bound. ``torch.compile`` begins
-    anew with each alpha, and after 8 times torch 2.11 leaves the model uncompiled.
+    After each step a ``g`` above the bound is clamped to it, as the gradient is zero there. So the weights of a
+    checkpoint give the trained function without knowing alpha. The state of the rule is saved with them under
+    ``'auto_alpha'``, and required on resume. ``train/alpha`` is logged once there is a bound. ``torch.compile``
+    recompiles for each alpha, and torch 2.11 leaves the model uncompiled after 8 recompilations.
 
     Args:
-        layer (str, optional): Name of the final layer in the model, a :class:`FixNormLinear` without a bound: that of a
+        layer (str, optional): Name of the final layer in the model, a :class:`FixNormLinear` without a bound, as in a
             head with ``alpha='auto'``. Defaults to None: the model's last linear layer.
         free (float): Share of the training in which ``g`` has no bound; must cover the warm-up. Defaults to 0.2.
         interval (int): Iterations between two measurements. Defaults to 5.
         average (int): Number of measurements that the risk is the mean of. Defaults to 10.
 
     Raises:
-        ConfigError: If an argument or the layer is not as said, if it is sharded, if labels are mixed, or on resume
-            from a checkpoint of a run without this hook.
+        ConfigError: If an argument or the layer is not as described, if the layer is sharded, if labels are mixed, or
+            on resume from a checkpoint of a run without this hook.
     """
 
-    priority = 'ABOVE_NORMAL'  # averages of weights (EMAHook) are then taken of a `g` below its bound
+    priority = 'ABOVE_NORMAL'  # before EMAHook, which then averages a `g` below its bound
 
     def __init__(self, layer: str | None = None, free: float = 0.2, interval: int = 5, average: int = 10) -> None:
         if not 0 < free <= 1:
@@ -74,11 +74,11 @@ class AutoAlphaHook(Hook):
         model = unwrapped_model(runner)
         if getattr(getattr(model, 'data_preprocessor', None), 'batch_augments', None) is not None:
             raise ConfigError(
-                'AutoAlphaHook needs one label for each image: remove model.data_preprocessor.batch_augments, or give '
+                'AutoAlphaHook needs one label per image: remove model.data_preprocessor.batch_augments, or give '
                 'alpha a number'
             )
         self._classifier = unbounded_classifier(model, self.layer)
-        self._classifier.alpha = self.alpha  # that of the checkpoint in a resumed run
+        self._classifier.alpha = self.alpha  # from the checkpoint in a resumed run
         # Not in before_run: EMAHook copies the model there, hooks included.
         self._classifier.register_forward_pre_hook(self._capture)
 
@@ -123,7 +123,7 @@ class AutoAlphaHook(Hook):
         return risk.item()
 
     def _set_bound(self, risk: float) -> None:
-        if not risk < 0:  # no class is told from the others yet, or the training has diverged
+        if not risk < 0:  # the classes are not separated yet, or the training has diverged
             return
         layer = self._classifier
         if self.scale_per_risk is None and layer.g.item() > 0:
@@ -133,10 +133,10 @@ class AutoAlphaHook(Hook):
 
 
 def unbounded_classifier(model: nn.Module, name: str | None) -> FixNormLinear:
-    """The final layer of a classifier, whose alpha is to be set; the head that waits for it is told.
+    """Return the final layer of a classifier, whose alpha is to be set, and tell its head not to wait for alpha.
 
     Raises:
-        ConfigError: If it is no FixNormLinear without a bound, or if it is sharded.
+        ConfigError: If the layer is not a FixNormLinear without a bound, or if it is sharded.
     """
     layer = find_classifier(model, name)
     if not isinstance(layer, FixNormLinear) or math.isfinite(layer.alpha):

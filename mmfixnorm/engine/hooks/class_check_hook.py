@@ -1,4 +1,4 @@
-"""Refuses a model and data that do not have the same classes."""
+"""Refuses a model and data with different classes."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from mmfixnorm.errors import ConfigError
 
 # By the names of the slots: region proposals know one class, the semantic branch of a detector has its own.
 _OTHER_CLASSES = ('rpn_head', 'semantic_head')
-_VOID = 255  # what data sets and metrics of mmseg leave out, whatever the head does
+_VOID = 255  # the label that data sets and metrics of mmseg ignore, whatever the head ignores
 
 
 @HOOKS.register_module()
 class ClassCheckHook(Hook):
-    """Refuses what would train or count the wrong classes, before the first step of a run.
+    """Refuses, before the first step of a run, a setup that would train or count the wrong classes.
 
     Checked before training (with the validation data), validation and test:
 
     - every head with ``num_classes`` and a loss has as many classes as ``metainfo['classes']`` of the data;
-    - the annotation file of a COCO data set has all of these categories. mmdet would number those that are
-      there without gaps, so all labels behind a gap would be wrong;
+    - the annotation file of a COCO data set has all of these categories. mmdet numbers the existing ones
+      consecutively, so that all labels after a missing category would be wrong;
     - there is at least one image.
 
-    Checked in each batch: the labels of semantic masks are below ``num_classes``, or ignored. Data that say nothing
-    of classes, and heads without ``num_classes``, are not looked at. The hook changes nothing.
+    Checked in each batch: the labels of semantic masks are below ``num_classes``, or ignored. Data without class names
+    and heads without ``num_classes`` are not checked. The hook changes nothing.
 
     Raises:
-        ConfigError: One of these is not so; the message names the config key.
+        ConfigError: If a check fails; the message names the config key.
     """
 
     priority = 'VERY_HIGH'
@@ -73,7 +73,7 @@ class ClassCheckHook(Hook):
             return
         loader = getattr(getattr(runner, f'{mode}_loop'), 'dataloader', None)
         for key, dataset in leaf_datasets(getattr(loader, 'dataset', None), f'{mode}_dataloader.dataset'):
-            if hasattr(dataset, 'full_init'):  # nothing, unless it has put off reading the annotations
+            if hasattr(dataset, 'full_init'):  # does nothing unless reading the annotations was deferred
                 dataset.full_init()
             unused = check_annotations(dataset, key)
             check_not_empty(dataset, key)
@@ -87,7 +87,7 @@ class ClassCheckHook(Hook):
 
 
 def heads(model: nn.Module) -> dict[str, Any]:
-    """Every module that tells classes apart and has a loss, by its name."""
+    """Return every module that classifies and has a loss, by its name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -102,25 +102,25 @@ def check_heads(model: nn.Module, dataset: Any, key: str) -> None:
     """Compare the heads of a model to the classes of a data set.
 
     Raises:
-        ConfigError: Their numbers differ.
+        ConfigError: If the numbers of classes differ.
     """
     classes = class_names(dataset, key)
     if classes is None:
         return
     for name, head in heads(model).items():
         fitting = {head.num_classes}
-        if getattr(head, 'out_channels', None) == 1:  # one output tells two classes apart
+        if getattr(head, 'out_channels', None) == 1:  # one output separates two classes
             fitting |= {1, 2}
         if len(classes) not in fitting:
             raise ConfigError(
                 f'model.{name}.num_classes: {type(head).__name__} has {head.num_classes} classes, but {key} '
                 f'({type(dataset).__name__}) has {len(classes)}: {listing(classes)}. Set num_classes={len(classes)}, '
-                f'or name the classes to use in {key}.metainfo.classes'
+                f'or list the classes to use in {key}.metainfo.classes'
             )
 
 
 def label_rules(model: nn.Module) -> set[tuple[int, int]]:
-    """What semantic masks may hold, as pairs: labels below the first number, and the second, which is ignored."""
+    """Return what semantic masks may contain, as pairs: labels below the first number, and the ignored second one."""
     rules = set()
     for head in heads(model).values():
         ignored, channels = getattr(head, 'ignore_index', None), getattr(head, 'out_channels', None)
@@ -130,15 +130,15 @@ def label_rules(model: nn.Module) -> set[tuple[int, int]]:
 
 
 def check_masks(data_batch: Any, rules: set[tuple[int, int]], void: int | None = None) -> None:
-    """Look for labels beyond the classes in the semantic masks of a batch.
+    """Check the semantic masks of a batch for labels beyond the classes.
 
     Args:
         data_batch (dict): Its ``data_samples`` may have ``gt_sem_seg.data``, shape (1, H, W), of integers.
         rules (set[tuple[int, int]]): See :func:`label_rules`.
-        void (int, optional): One more label that is ignored.
+        void (int, optional): Another ignored label.
 
     Raises:
-        ConfigError: There are such labels; the message names the file.
+        ConfigError: If there are such labels; the message names the file.
     """
     samples = data_batch.get('data_samples') if isinstance(data_batch, Mapping) else None
     if not rules or not isinstance(samples, Sequence):
@@ -153,15 +153,15 @@ def check_masks(data_batch: Any, rules: set[tuple[int, int]], void: int | None =
             if beyond:
                 file = getattr(sample, 'seg_map_path', None) or getattr(sample, 'img_path', 'a mask')
                 raise ConfigError(
-                    f'{file}: a mask with {limit} classes may hold the labels 0 to {limit - 1} and {ignored} '
-                    f'(ignore_index), found {listing(beyond)}. Set num_classes of the heads and the metainfo.classes '
-                    f'of the data to what the masks hold, reduce_zero_label=True where 0 is no class, or '
-                    f'ignore_index of the heads to the label to leave out'
+                    f'{file}: a mask with {limit} classes may contain the labels 0 to {limit - 1} and {ignored} '
+                    f'(ignore_index), found {listing(beyond)}. Set num_classes of the heads and metainfo.classes of '
+                    f'the data to the classes in the masks, reduce_zero_label=True if 0 is not a class, or '
+                    f'ignore_index of the heads to the label to ignore'
                 )
 
 
 def labels_in(mask: Tensor) -> list[int]:
-    """The values of a mask, rising. A millisecond for 769 x 769 pixels, where sorting them takes ten."""
+    """Return the values of a mask in ascending order; takes 1 ms for 769 x 769 pixels, a tenth of sorting them."""
     least, most = torch.aminmax(mask)
     if least >= 0 and most < 2**16 and not mask.is_floating_point():
         return np.flatnonzero(np.bincount(mask.flatten().cpu().numpy())).tolist()

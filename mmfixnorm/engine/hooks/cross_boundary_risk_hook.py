@@ -1,4 +1,4 @@
-"""Telemetry of the final classifier: cross-boundary risk, scale and its bound."""
+"""Logs of the final classifier: cross-boundary risk, scale and its bound."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class CrossBoundaryRiskHook(Hook):
     """Logs MCBR (eq. 9), ``g`` and its bound on training and validation data (Fig. 2 right).
 
     Works for any classifier with a final linear layer and one label per image. ``train/mcbr``, ``train/g`` and
-    ``train/g_bound`` are of the current batch (its features, the weights after its step), every ``interval``
-    iterations and at the end of an epoch; ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set, and comes
-    with ``g`` as evaluation sees it. For a plain layer ``g`` is ``||W||_F``, the value that it stands for. Runs before
+    ``train/g_bound`` belong to the current batch (its features, the weights after its step), every ``interval``
+    iterations and at the end of an epoch; ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set, logged with
+    the ``g`` used in evaluation. For a plain layer ``g`` is ``||W||_F``, which it corresponds to. Runs before
     LoggerHook. Changes nothing.
 
     Args:
@@ -38,7 +38,8 @@ class CrossBoundaryRiskHook(Hook):
         interval (int): Training iterations between two measurements. Defaults to 50.
 
     Raises:
-        ConfigError: If there is no such layer, or if its input is not (N, D).
+        ConfigError: If there is no such layer.
+        ValueError: If the input of the layer is not (N, D).
     """
 
     priority = 'NORMAL'
@@ -81,7 +82,7 @@ class CrossBoundaryRiskHook(Hook):
         for name, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{name}', value)
 
-    def _after_iter(  # of validation and testing, as in mmengine's IterTimerHook
+    def _after_iter(  # for validation and testing, as in mmengine's IterTimerHook
         self,
         runner: Runner,
         batch_idx: int,
@@ -135,24 +136,24 @@ class CrossBoundaryRiskHook(Hook):
 
 
 def find_classifier(model: nn.Module, layer: str | None = None) -> nn.Linear:
-    """The final linear layer of a classifier: ``layer`` by name, or the model's last ``nn.Linear``.
+    """Find the final linear layer of a classifier: ``layer`` by name, or the model's last ``nn.Linear``.
 
     Raises:
-        ConfigError: If there is none, or if ``layer`` is something else.
+        ConfigError: If there is none, or if ``layer`` is another kind of module.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if layer is None and linears:
         return list(linears.values())[-1]
     if layer not in linears:
         raise ConfigError(
-            f'layer={layer!r} is no linear layer of the model '
+            f'layer={layer!r} is not a linear layer of the model '
             f'(its last ones: {list(linears)[-3:]}); the risk is defined for a final linear layer only'
         )
     return linears[layer]
 
 
 def scale_report(classifier: nn.Module) -> dict[str, float]:
-    """``g`` of the layer, or ``||W||_F`` of a plain one, and ``g_bound`` if it has a bound."""
+    """Read ``g`` of the layer, or ``||W||_F`` of a plain one, and ``g_bound`` if it has a bound."""
     if not isinstance(classifier, WeightNormalized):
         assert isinstance(classifier, nn.Linear)
         return {'g': tensor_norm(classifier.weight.detach()).item()}

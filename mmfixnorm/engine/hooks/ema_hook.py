@@ -1,4 +1,4 @@
-"""EMA whose weights are evaluated and saved at the right norm."""
+"""An EMA whose weights are evaluated and saved at their target norm."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mmfixnorm.engine.hooks.fix_norm_hook import find_norm_fixer, optimizer_of
 class FixNormEMAHook(EMAHook):
     """:class:`mmengine.hooks.EMAHook` that rescales the averaged norm-fixing set to its target.
 
-    The mean of weights on a sphere is shorter than the sphere's radius, while the statistics of batch norm, by
-    default taken from the source, belong to weights of full length. So the set is rescaled wherever the average
-    stands in for the weights: during validation and testing, and in the ``state_dict`` of a checkpoint. The
-    average itself goes on without the rescaling. Takes the arguments of the base class.
+    The mean of weights on a sphere is shorter than the radius, while the statistics of batch normalisation, by default
+    copied from the source model, belong to weights of full length. So the set is rescaled wherever the average replaces
+    the weights: during validation and testing, and in the ``state_dict`` of a checkpoint. The average itself continues
+    without the rescaling. Takes the arguments of the base class.
     """
 
     _averages: list[Tensor] | None = None
@@ -67,7 +67,7 @@ class FixNormEMAHook(EMAHook):
     @torch.no_grad()
     def _rescale(self, runner: Runner) -> None:
         norm_fixer = find_norm_fixer(runner)
-        if norm_fixer is None or norm_fixer.target is None:  # no training, or no step yet
+        if norm_fixer is None or norm_fixer.target is None:  # not a training, or before the first step
             return
         tensors = flagged(optimizer_of(runner))
         self._averages = [t.detach().clone() for t in tensors]  # dividing again would not be exact

@@ -1,4 +1,4 @@
-"""Random numbers that depend on the epoch alone, so that a resumed run draws the same ones."""
+"""Random numbers that depend only on the epoch, so that a resumed run draws the same ones."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from mmengine.runner import Runner
 class EpochSeedHook(Hook):
     """Seeds ``random``, NumPy and torch at the start of every training epoch, from the run's seed and the epoch.
 
-    mmengine seeds once and saves no random state, so a resumed run sees other crops and other dropout than an
-    uninterrupted one. With this hook both are the same bit for bit on a CPU, as long as no worker process keeps
-    random state of its own (``num_workers=0``, or ``persistent_workers=False``). All ranks draw the same numbers
-    unless ``randomness.diff_rank_seed`` says otherwise, as in mmengine. For loops by epoch.
+    mmengine seeds once and saves no random state, so a resumed run gets different crops and dropout than an
+    uninterrupted one. With this hook both are identical bit for bit on a CPU, provided no worker process keeps its own
+    random state (``num_workers=0``, or ``persistent_workers=False``). All ranks draw the same numbers unless
+    ``randomness.diff_rank_seed`` is set, as in mmengine. For loops by epoch.
     """
 
     priority = 'VERY_HIGH'

@@ -1,4 +1,4 @@
-"""Norm fixing for configs whose optim wrapper must stay as it is."""
+"""Norm fixing for configs whose optim wrapper must not change."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from mmfixnorm.errors import ConfigError
 
 @HOOKS.register_module()
 class FixNormHook(Hook):
-    """Keeps the joint norm of all conv and FC weights, whatever the optim wrapper and its constructor.
+    """Keeps the joint norm of all conv and FC weights, with any optim wrapper and any constructor.
 
-    The usual way is :class:`FixNormOptimWrapper`; this hook reaches the same core from outside. It flags the
-    tensors in the optimizer's groups before training, after weights are initialised, loaded or resumed; the
-    norm itself is put back inside ``optimizer.step``, so no priority of another hook matters. The target is
-    saved in checkpoints under ``'fix_norm'`` and required on resume. Groups stay as they are: setting
-    ``weight_decay=0`` is up to the config, with a warning where it was not done.
+    The usual way is :class:`FixNormOptimWrapper`; this hook uses the same core from outside. It flags the tensors in
+    the optimizer's groups before training, after weights are initialised, loaded or resumed; the norm itself is
+    restored inside ``optimizer.step``, so the priorities of other hooks do not matter. The target is saved in
+    checkpoints under ``'fix_norm'`` and required on resume. The hook does not change the groups: the config must set
+    ``weight_decay=0``, and the hook warns if it does not.
 
     Args:
         fc (bool): Whether FC weights belong to the set; ``False`` for Algorithm 1. Defaults to True.
@@ -33,7 +33,7 @@ class FixNormHook(Hook):
         target (float | str, optional): The norm to keep, see :class:`FixNormOptimWrapper`. Defaults to None.
 
     Raises:
-        ConfigError: If the target is not one of those, if the set is empty, or on resume from a checkpoint without
+        ConfigError: If the target is invalid, if the set is empty, or on resume from a checkpoint without
             norm fixing or of another set.
     """
 
@@ -46,7 +46,7 @@ class FixNormHook(Hook):
         self._turned: set[str] = set()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        if not runner._resume:  # the model has not taken the weights of the checkpoint yet
+        if not runner._resume:  # called before the model loads the weights of the checkpoint
             if self.norm_fixer.wants_init_norm:
                 self.norm_fixer.take_init_norm([*self._set(unwrapped_model(runner)).values()])
             return
@@ -68,7 +68,7 @@ class FixNormHook(Hook):
         with config_errors('FixNormHook: '):
             if self._resumed is None:
                 flag_set(optimizer, self._set(model).values())
-            else:  # the flags came with the optimizer's groups, without what had no gradient at the start
+            else:  # the resumed groups have the flags, except for tensors without a gradient at the start
                 self.norm_fixer.load_state_dict(self._resumed, optimizer)
         warn_of_set(model, optimizer)
         self.norm_fixer.install(optimizer)
@@ -89,10 +89,10 @@ def find_norm_fixer(runner: Runner) -> NormFixer | None:
 
 
 def optimizer_of(runner: Runner) -> torch.optim.Optimizer:
-    """The optimizer of a run.
+    """Return the optimizer of a run.
 
     Raises:
-        TypeError: If the run has several, or none.
+        TypeError: If the run has several optimizers, or none.
     """
     optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
     if not isinstance(optimizer, torch.optim.Optimizer):
@@ -103,5 +103,5 @@ def optimizer_of(runner: Runner) -> torch.optim.Optimizer:
 
 
 def unwrapped_model(runner: Runner) -> nn.Module:
-    """The model without the wrapper of distributed training."""
+    """Return the model without the wrapper of distributed training."""
     return runner.model.module if is_model_wrapper(runner.model) else runner.model

@@ -1,4 +1,4 @@
-"""Telemetry of weight norms and of the effective learning rate."""
+"""Logs of weight norms and of the effective learning rate."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class WeightNormLoggerHook(Hook):
 
     Every ``interval`` iterations and at the end of an epoch, after the step and before LoggerHook:
     ``train/weight_norm`` (the whole set as one vector) and ``train/effective_lr`` (``lr / ||W||^2``, eq. 4)
-    join the log line; ``weight_norm/<name>`` of each tensor goes to the message hub and to the vis backends
-    only. Without norm fixing the set is all conv and, with ``fc``, FC weights, so that the curves of a run with
-    weight decay can be compared (Fig. 1). Changes nothing.
+    appear in the log line; ``weight_norm/<name>`` of each tensor goes only to the message hub and the vis backends.
+    Without norm fixing the set is all conv and, with ``fc``, FC weights, so that curves can be compared to a run with
+    weight decay (Fig. 1). Changes nothing.
 
     Args:
         interval (int): Iterations between two measurements. Defaults to 50.
@@ -57,7 +57,7 @@ class WeightNormLoggerHook(Hook):
             runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
 
     def _set(self, runner: Runner) -> tuple[dict[str, Tensor], float]:
-        """The tensors by name, and the learning rate of the first of them."""
+        """Return the tensors by name, and the learning rate of the first of them."""
         model, optimizer = unwrapped_model(runner), optimizer_of(runner)
         names = {id(param): name for name, param in model.named_parameters()}
         fixed = {names[id(t)]: t for t in flagged(optimizer)}

@@ -1,4 +1,4 @@
-"""Scales of weight-normalised layers in configs without norm fixing."""
+"""Initial scales of weight-normalised layers in configs without norm fixing."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from mmfixnorm.engine.start import fill_scales_of_run
 
 @HOOKS.register_module(name=HOOK_NAMES['WNScaleInitHook'])
 class WNScaleInitHook(Hook):
-    """Sets ``g`` of every weight-normalised layer to ``||W||_F`` before training, unless a checkpoint brought it.
+    """Sets ``g`` of every weight-normalised layer to ``||W||_F`` before training, unless it was loaded.
 
     For models with ``conv_cfg=dict(type='WNConv2d')`` and a stock optim wrapper: ``ConvModule`` of mmcv fills weights
-    behind the layers' back. ``FixNormOptimWrapper`` and ``FixNormHook`` do the same; then this hook changes nothing.
+    without notifying the layers. ``FixNormOptimWrapper`` and ``FixNormHook`` set the scales too; then this hook changes
+    nothing.
 
     Raises:
         ConfigError: If a weight is all zero or not finite.
