@@ -127,8 +127,8 @@ def warn_of_negative_scales(model: nn.Module, known: set[str]) -> None:
     if crossed:
         _warn(
             f'The scale g of {_shown(crossed)} is below 0: its outputs have changed sign, as under a high learning '
-            'rate without a warm-up. The bound holds for |g|; begin param_scheduler with a warm-up (LinearLR), or lower '
-            'the learning rate.'
+            'rate without a warm-up. The bound holds for |g|; begin param_scheduler with a warm-up (LinearLR), or '
+            'lower the learning rate.'
         )
 
 
