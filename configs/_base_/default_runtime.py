@@ -12,7 +12,7 @@ default_hooks = dict(
 )
 
 custom_hooks = [
-    dict(type='WeightNormHook', interval=100, per_layer=False),
+    dict(type='WeightNormLoggerHook', interval=100, per_layer=False),
     dict(type='CrossBoundaryRiskHook', interval=100),
 ]
 

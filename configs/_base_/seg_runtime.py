@@ -10,8 +10,8 @@ default_hooks = dict(
     visualization=dict(_delete_=True, type='SegVisualizationHook'),
 )
 custom_hooks = [
-    dict(type='WeightNormHook', interval=100, per_layer=False),
-    dict(type='ScaleInitHook'),
+    dict(type='WeightNormLoggerHook', interval=100, per_layer=False),
+    dict(type='WNScaleInitHook'),
     dict(type='ClassCheckHook'),
 ]
 log_processor = dict(type='LogProcessor', by_epoch=False)

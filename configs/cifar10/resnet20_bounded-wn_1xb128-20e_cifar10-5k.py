@@ -12,4 +12,4 @@ optim_wrapper = dict(
     paramwise_cfg=dict(lambda_fc=1e-4),
     clip_grad=dict(max_norm=5),
 )
-custom_hooks = [*_base_.custom_hooks, dict(type='ScaleInitHook')]
+custom_hooks = [*_base_.custom_hooks, dict(type='WNScaleInitHook')]

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the options into the config, in place."""
+    from mmengine.runner import find_latest_checkpoint
+
     from mmfixnorm.launch import set_work_dir, use_amp
 
     cfg.launcher = args.launcher
@@ -49,11 +51,15 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
                 'auto_scale_lr = dict(base_batch_size=...)'
             )
         cfg.auto_scale_lr.enable = True
-    if args.resume is not None:
-        if args.resume != 'auto' and not os.path.isfile(args.resume):
+    if args.resume == 'auto':
+        # The runner would take `load_from` for the checkpoint to continue from, and without one begin from nothing.
+        cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
+        cfg.load_from = None if cfg.resume else cfg.get('load_from')
+    elif args.resume is not None:
+        if not os.path.isfile(args.resume):
             raise ConfigError(f'--resume: no such checkpoint: {args.resume!r}')
         cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        cfg.load_from = args.resume
 
 
 def run(args: argparse.Namespace) -> int:

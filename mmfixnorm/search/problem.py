@@ -18,7 +18,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmfixnorm.config import load_config
+from mmfixnorm.config import HOOK_NAMES, load_config
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key
@@ -34,6 +34,7 @@ _SHOWING = ('visualizer', 'vis_backends', 'default_hooks.visualization', 'defaul
 _EXECUTION_LEAVES = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'})
 _DATA = 'data at '
 _ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of an object in a config: it differs in each run
+_FIRST_NAMES = {name: names[-1] for names in HOOK_NAMES.values() for name in names}
 #: Stands in an identity for data that are not on this machine.
 NO_DATA = repr('not here')
 # Entries of a folder tree that are listed; enough to notice another data set.
@@ -68,8 +69,8 @@ class SearchProblem:
         config = {f'config.{key}': value for key, value in flatten(self.cfg.to_dict()) if key not in tuned}
         settings = {f'search.{key}': value for key, value in self.settings.identity().items()}
         data = {f'{_DATA}{key}': value for key, value in describe_data(self.cfg, but=self.work_dir).items()}
-        everything = {k: _ADDRESS.sub('', repr(v)) for k, v in sorted({**settings, **config, **data}.items())}
-        return {k: v for k, v in everything.items() if decides_results(k)}
+        everything = sorted({**settings, **config, **data}.items())
+        return {k: _ADDRESS.sub('', repr(_first_name(v))) for k, v in everything if decides_results(k)}
 
     @property
     def trials_dir(self) -> Path:
@@ -123,6 +124,11 @@ class SearchProblem:
             'select': self.settings.select,
             'alpha_keys': list(self.settings.alpha_keys) if spec.point.alpha is not None else [],
         }
+
+
+def _first_name(value: Any) -> Any:
+    """Return the first name that a hook had, and any other value as it is: records of then stay valid."""
+    return _FIRST_NAMES.get(value, value) if isinstance(value, str) else value
 
 
 def decides_results(key: str) -> bool:

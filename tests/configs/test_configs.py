@@ -38,7 +38,7 @@ PER_LAYER = WRAPPER | {
     'custom_imports.imports': ['mmfixnorm.cls', 'mmfixnorm.peers'],
 }
 AUTO_ALPHA = [
-    dict(type='WeightNormHook', interval=100, per_layer=False),
+    dict(type='WeightNormLoggerHook', interval=100, per_layer=False),
     dict(type='CrossBoundaryRiskHook', interval=100),
     dict(type='AutoAlphaHook'),
 ]

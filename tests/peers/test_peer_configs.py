@@ -51,7 +51,7 @@ DIFFERENCES = {
 }
 #: What each appends to a list of the baseline.
 APPENDED = {
-    'bounded-wn': {'custom_hooks': dict(type='ScaleInitHook')},
+    'bounded-wn': {'custom_hooks': dict(type='WNScaleInitHook')},
     'shifted-l2': {'custom_hooks': dict(type='ShiftedL2Hook', weight_decay=1e-4, epsilon=1e-3)},
     'exp-lr': {'param_scheduler': dict(type='ExponentialGrowthLR', weight_decay=1e-4, by_epoch=False)},
     'lr-correction': {

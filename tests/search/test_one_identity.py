@@ -306,3 +306,18 @@ def test_a_record_is_that_of_the_seed_in_the_best_config(make_search, small):
     search.run()
     files = write_report(search.problem(), read_record(search.work_dir))
     assert files.best_config.read_text().startswith('# The winner: accuracy/top1 88')
+
+
+@pytest.mark.parametrize(
+    ('first', 'name'), [('WeightNormHook', 'WeightNormLoggerHook'), ('ScaleInitHook', 'WNScaleInitHook')]
+)
+def test_a_hook_under_its_present_name_is_the_hook_under_its_first(make_search, small, first, name):
+    def identity(hook):
+        config = make_search(small).config
+        cfg = Config.fromfile(config)
+        cfg.custom_hooks = [dict(type=hook)]
+        cfg.dump(config)
+        return load_problem(config).identity
+
+    assert identity(name) == identity(first)
+    assert identity(name)['config.custom_hooks.0.type'] == repr(first)  # as it stands in the records of 9604418

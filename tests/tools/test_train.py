@@ -47,6 +47,18 @@ def test_resume_in_an_empty_work_dir_starts_from_nothing(train, toy, in_tmp) -> 
     assert_same(weights(in_tmp / 'new/epoch_1.pth'), weights(in_tmp / 'plain/epoch_1.pth'))
 
 
+def test_resume_in_an_empty_work_dir_starts_from_the_loaded_weights(train, toy, in_tmp) -> None:
+    assert train([toy, '--work-dir', 'before']) == 0
+    load = ['--cfg-options', 'load_from=before/epoch_1.pth']
+    assert train([toy, '--work-dir', 'plain', *load]) == 0
+    assert train([toy, '--work-dir', 'new', '--resume', *load]) == 0
+    assert_same(weights(in_tmp / 'new/epoch_1.pth'), weights(in_tmp / 'plain/epoch_1.pth'))
+    two = [*load, 'train_cfg.max_epochs=2']
+    assert train([toy, '--work-dir', 'new', '--resume', *two]) == 0  # now there is something to continue
+    assert train([toy, '--work-dir', 'whole', *two]) == 0
+    assert_same(weights(in_tmp / 'new/epoch_2.pth'), weights(in_tmp / 'whole/epoch_2.pth'))
+
+
 def test_auto_scale_lr_scales_by_the_ratio_of_batch_sizes(train, toy, in_tmp) -> None:
     base = ['--cfg-options', 'auto_scale_lr.base_batch_size=32']
     assert train([toy, '--work-dir', 'scaled', '--auto-scale-lr', *base]) == 0

@@ -1,6 +1,6 @@
 """Fig. 1 left: norm of the convolutions' weights against epoch, with its two parts.
 
-Needs WeightNormHook in the trainings' custom_hooks. Exit status: 0 done, 2 a mistake to put right.
+Needs WeightNormLoggerHook in the trainings' custom_hooks. Exit status: 0 done, 2 a mistake to put right.
 """
 
 from __future__ import annotations
