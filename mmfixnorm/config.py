@@ -5,9 +5,12 @@ Mistakes of the user become a :class:`~mmfixnorm.errors.ConfigError`.
 
 import importlib.util
 import os
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import mmengine
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
 
@@ -27,6 +30,7 @@ HOOK_NAMES = {
     'WeightNormLoggerHook': ['WeightNormLoggerHook', 'WeightNormHook'],
     'WNScaleInitHook': ['WNScaleInitHook', 'ScaleInitHook'],
 }
+_MMENGINE = Path(mmengine.__file__).parent
 # Type of a model with a block `fixnorm`; `mmfixnorm.engine` registers it.
 MODEL_TYPE = 'FixNormModel'
 
@@ -57,8 +61,8 @@ def load_config(
         cfg = Config.fromfile(filename, import_custom_modules=import_custom_modules)
     except ImportError as err:
         raise ConfigError(explain_import(err)) from err
-    except (ConfigParsingError, SyntaxError, OSError, KeyError, TypeError) as err:
-        raise ConfigError(f'not a valid config: {message_of(err)}') from err
+    except Exception as err:  # a config is a program: whatever it raises is a mistake in it
+        raise ConfigError(f'not a valid config: {_located(err)}') from err
     # A class that the file has imported for its own use is no setting, and cannot be written again.
     for name in [name for name, value in cfg.items() if isinstance(value, type)]:
         cfg.pop(name)
@@ -101,6 +105,20 @@ def hooks_of_type(cfg: Config, name: str) -> list[Mapping[str, Any]]:
 def message_of(err: BaseException) -> str:
     """Return the text of an exception; ``str(KeyError)`` would put quotes around it."""
     return str(err.args[0]) if isinstance(err, KeyError) and err.args else str(err)
+
+
+def _located(err: Exception) -> str:
+    """Return the text of what a config raised, after the line of the config if one was running."""
+    if isinstance(err, (ConfigParsingError, SyntaxError, OSError)):
+        return message_of(err)  # names the file itself
+    text = f'{type(err).__name__}: {message_of(err)}'.removesuffix(': ')
+    of_config = [
+        frame
+        for frame in traceback.extract_tb(err.__traceback__)
+        if frame.filename.endswith('.py') and _MMENGINE not in Path(frame.filename).parents
+    ]
+    frame = of_config[-1]
+    return text if frame.filename == __file__ else f'{frame.filename}, line {frame.lineno}: {text}'
 
 
 def explain_import(err: BaseException) -> str:

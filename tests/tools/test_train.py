@@ -129,12 +129,32 @@ def test_bad_input_ends_with_a_message_and_status_2(train, toy, in_tmp, monkeypa
         ('model = dict(', 'not a valid config'),
         ("_base_ = 'no_base.py'", 'no_base.py'),
         ("custom_imports = dict(imports=['no_such_module'])", 'no_such_module'),
+        ('a = 1\nb = undefined', "bad.py, line 2: NameError: name 'undefined' is not defined"),
+        ('a = dict()\n\na.no_key.append(1)', 'bad.py, line 3: AttributeError'),
+        ('a = 1 / 0', 'bad.py, line 1: ZeroDivisionError: division by zero'),
+        ('import torch\na = torch.zeros(3)', 'bad.py, line 2: RuntimeError'),  # imports make it a pure-Python config
+        (b'# caf\xe9', 'UnicodeDecodeError'),
     ],
 )
 def test_a_config_that_cannot_be_read_ends_with_status_2(train, in_tmp, capsys, text, message) -> None:
-    (in_tmp / 'bad.py').write_text(text)
+    (in_tmp / 'bad.py').write_bytes(text if isinstance(text, bytes) else text.encode())
     assert train(['bad.py']) == 2
-    assert message in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert message in err
+    assert 'Traceback' not in err
+
+
+def test_bad_yaml_ends_with_status_2(train, in_tmp, capsys) -> None:
+    (in_tmp / 'bad.yaml').write_text('a: [1\nb: 2\n')
+    assert train(['bad.yaml']) == 2
+    assert 'line 2' in capsys.readouterr().err
+
+
+def test_an_error_in_a_base_names_the_base(train, in_tmp, capsys) -> None:
+    (in_tmp / 'base.py').write_text('a = 1\nb = undefined')
+    (in_tmp / 'child.py').write_text("_base_ = 'base.py'")
+    assert train(['child.py']) == 2
+    assert 'base.py, line 2' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('scope', ['mmpretrain', 'mmdet', 'mmseg'])
