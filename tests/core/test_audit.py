@@ -117,6 +117,11 @@ def test_a_classifier_in_front_of_a_softmax_is_to_become_fixnorm_and_a_regressor
     assert record.advice.startswith('WN')
 
 
+def test_a_weight_that_was_not_audited_is_a_key_error_that_lists_the_weights():
+    with pytest.raises(KeyError, match=r"no weight '0\.bias' was audited; there are 0\.weight"):
+        audit(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), IMAGES)['0.bias']
+
+
 def test_the_effect_of_epsilon_is_reported_and_does_not_decide():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.1))
     report = audit(net, IMAGES)

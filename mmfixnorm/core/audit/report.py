@@ -78,7 +78,10 @@ class AuditReport:
     epsilon_effect: float
 
     def __getitem__(self, name: str) -> WeightRecord:
-        return next(record for record in self.weights if name in (record.name, *record.also))
+        for record in self.weights:
+            if name in (record.name, *record.also):
+                return record
+        raise KeyError(f'no weight {name!r} was audited; there are {", ".join(record.name for record in self.weights)}')
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the report to plain data, for JSON."""
