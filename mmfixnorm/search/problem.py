@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -244,7 +245,11 @@ def check_can_be_written(cfg: Config) -> None:
     """
     plain = {k: _ADDRESS.sub('', repr(v)) for k, v in flatten(cfg.to_dict())}
     try:
-        again = Config.fromstring(Config(cfg.to_dict(), format_python_code=False).pretty_text, '.py').to_dict()
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, 'config.py')
+            file.write_text(Config(cfg.to_dict(), format_python_code=False).pretty_text, encoding='utf-8')
+            # Without its imports: a driver has no torch.
+            again = Config.fromfile(file, import_custom_modules=False).to_dict()
     except Exception as err:  # whatever the text of a config raises when it is run
         odd = [key for key, value in flatten(cfg.to_dict()) if not _is_plain(value)]
         raise ConfigError(

@@ -151,11 +151,10 @@ def test_a_trial_that_ended_between_checkpoints_goes_on_like_an_undisturbed_one(
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_a_detector_that_finds_nothing_is_a_diverged_trial_and_not_a_broken_config(make_trial):
+def test_a_detector_that_finds_nothing_scores_the_worst_value_and_has_not_diverged(make_trial):
     result = run(make_trial('detection', 'nothing'))  # with the threshold: scores start at 0.01
-    assert (result['outcome'], result['value']) == ('diverged', None)
-    assert result['message'].startswith('coco/bbox_mAP is nan')
-    assert result['curve'] == [[4, None]]
+    assert (result['outcome'], result['value']) == ('done', 0.0)
+    assert result['curve'] == [[4, None]]  # as it was reported
 
 
 def test_a_metric_of_another_task_is_a_broken_config(make_trial, monkeypatch):
