@@ -42,7 +42,7 @@ from torch import Tensor
 from mmfixnorm.config import PARTS, load_config
 from mmfixnorm.convert import convert
 from mmfixnorm.convert.audit import norm_fixing_set, prepared_model
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 
 STEPS = 20

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmfixnorm.core.norm_fixing import flagged, global_norm
+from mmfixnorm.core.membership import flagged
+from mmfixnorm.core.norms import global_norm
 from mmfixnorm.engine import FixNormEMAHook
 from mmfixnorm.launch import load_config
 

@@ -24,7 +24,7 @@ import torch
 from torchvision.models import resnet50
 
 from mmfixnorm.core import fix_norm, norm_fixing_parameters
-from mmfixnorm.core.norm_fixing import global_norm, scale_
+from mmfixnorm.core.norms import global_norm, scale_
 
 WARM_UP = 5
 

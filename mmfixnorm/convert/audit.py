@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmfixnorm.config import PARTS, hooks_of_type
 from mmfixnorm.core import AuditReport, audit, fill_scales, norm_fixing_parameters
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
 

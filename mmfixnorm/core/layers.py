@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from mmfixnorm.core.norm_fixing import compute_dtype, tensor_norm
+from mmfixnorm.core.norms import compute_dtype, tensor_norm
 
 __all__ = [
     'FixNormConv2d',

@@ -6,7 +6,7 @@ import math
 import re
 import types
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,102 +14,33 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmfixnorm.core.layer_kinds import is_fixable_weight
-from mmfixnorm.core.sharding import (
-    local_part,
-    mark_shards,
-    shard_key,
-    sum_over_shards_,
-    zero_partition,
+from mmfixnorm.core.membership import (
+    FLAG,
+    WAITING,
+    MembershipReport,
+    Place,
+    flag_set,
+    flagged,
+    is_moved,
+    places,
+    positions,
+    set_members,
 )
+from mmfixnorm.core.norms import global_norm, joint_norms, local_norms, scale_
+from mmfixnorm.core.sharding import local_part, mark_shards, shard_key, sum_over_shards_, zero_partition
 
 __all__ = [
-    'FLAG',
     'NormFixer',
     'add_step_hooks',
     'fix_norm',
-    'flag_set',
-    'flagged',
-    'global_norm',
     'norm_fixing_parameters',
-    'scale_',
     'scale_unless_skipped_',
-    'starting_norm',
-    'tensor_norm',
     'warn_of_decay',
 ]
 
-FLAG = 'fix_norm'
-"""Key of a parameter group: ``True`` if all its tensors are in the norm-fixing set, else the list of their positions.
-A flag on the group survives a copy, a pickle or a checkpoint, which replace optimizers and tensors."""
-
-
-@torch.no_grad()
-def global_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """Compute the L2 norm of all tensors as one vector: 0-d, float64 (float32 on MPS), on the device of the first.
-
-    No host synchronisation. Sums in float32 or better, whatever the dtype of the tensors. Each process measures its
-    part of sharded tensors; one all-reduce of a scalar follows for each way of sharding.
-
-    Raises:
-        ValueError: If there are no tensors, or if one is a shard of FSDP and :func:`mark_shards` was not called.
-    """
-    if not tensors:
-        raise ValueError('there are no tensors to take the norm of; the norm-fixing set is empty')
-    device = tensors[0].device
-    alike: dict[Hashable, list[Tensor]] = {}
-    for tensor in tensors:
-        alike.setdefault(shard_key(tensor), []).append(local_part(tensor))
-    norms = [
-        _local_norm(parts, device) if key is None else sum_over_shards_(_local_norm(parts, device) ** 2, key).sqrt()
-        for key, parts in alike.items()
-    ]
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-
-
-def _local_norm(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    fast = [t for t in tensors if t.device.type != 'cpu' and t.dtype == torch.float32]
-    norms = list(torch._foreach_norm(fast)) if fast else []
-    norms += [tensor_norm(t) for t in tensors if t.device.type == 'cpu' or t.dtype != torch.float32]
-    dtype = torch.float32 if device.type == 'mps' else torch.float64
-    return torch.linalg.vector_norm(torch.stack([n.to(device, dtype) for n in norms]))
-
-
-_ROW = 1024
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return float64 for float64, else float32. torch.promote_types is not used: torch 2.1 cannot compile it."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def tensor_norm(tensor: Tensor) -> Tensor:
-    """Compute the L2 norm of one tensor: 0-d, in float32 or better, differentiable."""
-    dtype = compute_dtype(tensor.dtype)
-    if tensor.device.type != 'cpu' or tensor.numel() <= _ROW or tensor.dtype == torch.float64:
-        return torch.linalg.vector_norm(tensor, dtype=dtype)
-    # On the CPU torch sums a whole tensor sequentially in float32, with an error of 4e-4 for two million equal
-    # elements. Row by row the error is 1e-7, at the same speed.
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
-    flat = tensor.reshape(-1)
-    whole = flat.numel() // _ROW * _ROW
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=dtype)
-    rest = torch.linalg.vector_norm(flat[whole:], dtype=dtype).reshape(1)
-    return torch.linalg.vector_norm(torch.cat([rows, rest]), dtype=torch.float64)
-
-
-@torch.no_grad()
-def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
-    """Multiply all tensors in place by a 0-d tensor, without a host synchronisation."""
-    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in map(local_part, tensors):
-        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
-    for (device, dtype), group in groups.items():
-        torch._foreach_mul_(group, factor.to(device, compute_dtype(dtype)))
-
 
 def norm_fixing_parameters(
-    model: nn.Module, *, fc: bool = True, exclude: Sequence[str] = ()
+    model: nn.Module, *, fc: bool = True, exclude: Sequence[str] = (), frozen: bool = False
 ) -> dict[str, nn.Parameter]:
     """Return the trainable weights of all convolutions and linear layers, by name, each tensor once (W of A.3).
 
@@ -118,6 +49,7 @@ def norm_fixing_parameters(
         fc (bool): Whether linear layers belong to the set; ``False`` for Algorithm 1. Defaults to True.
         exclude (Sequence[str]): Regular expressions, searched for in the parameter names; matching weights are left
             out. Defaults to none.
+        frozen (bool): Whether to return frozen weights too. Defaults to False.
 
     Raises:
         ValueError: If a pattern matches none of the weights.
@@ -125,14 +57,14 @@ def norm_fixing_parameters(
     candidates: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
         weight = module._parameters.get('weight') if is_fixable_weight(module, 'weight', fc=fc) else None
-        if weight is not None and weight.requires_grad:
+        if weight is not None and (frozen or weight.requires_grad):
             candidates[f'{prefix}.weight' if prefix else 'weight'] = weight
     excluded: set[str] = set()
     for pattern in exclude:
         matches = {name for name in candidates if re.search(pattern, name)}
         if not matches:
             raise ValueError(
-                f'exclude: the pattern {pattern!r} matches none of the {len(candidates)} trainable '
+                f'exclude: the pattern {pattern!r} matches none of the {len(candidates)} '
                 f'conv and FC weights ({", ".join([*candidates][:3])}, ...)'
             )
         excluded |= matches
@@ -144,49 +76,26 @@ def norm_fixing_parameters(
     return {name: candidates[name] for name in unique.values()}
 
 
-def flag_set(optimizer: Optimizer, params: Iterable[Tensor]) -> None:
-    """Flag ``params`` in the groups of ``optimizer`` as the norm-fixing set.
-
-    Raises:
-        ValueError: If a tensor is not in the optimizer, or if there are no tensors.
-    """
-    in_set = {id(p) for p in params}
-    if not in_set:
-        raise ValueError('the norm-fixing set is empty: no trainable conv or FC weight was given')
-    num_flagged = 0
-    for group in optimizer.param_groups:
-        positions = [i for i, p in enumerate(group['params']) if id(p) in in_set]
-        num_flagged += len(positions)
-        group[FLAG] = positions
-    if num_flagged != len(in_set):
-        raise ValueError(
-            f'{len(in_set) - num_flagged} of the {len(in_set)} tensors to fix are not in the optimizer; '
-            'add them to the optimizer, or leave them out of the set'
-        )
-
-
-def _positions(group: dict[str, Any]) -> Sequence[int]:
-    flag = group.get(FLAG, ())
-    return range(len(group['params'])) if flag is True else (flag or ())
-
-
-def flagged(optimizer: Optimizer) -> list[Tensor]:
-    """Return the tensors of the norm-fixing set, read from the groups at call time."""
-    return [group['params'][i] for group in optimizer.param_groups for i in _positions(group)]
-
-
 class NormFixer:
     r"""Keeps ``||W||`` of an optimizer's flagged tensors at ``||W_0||``: ``W <- W * ||W_0|| / ||W||``.
 
     One scalar for the whole set, so layers may trade norm. It works inside the optimizer, by step hooks, so a step
     that a loss scaler skips and a gradient accumulation without a step leave the weights unchanged. The target is
-    the norm before the first step, unless one was given or loaded. Tensors without a gradient at the first step are
-    unused and leave the set. Tensors frozen later stay unchanged; the others are scaled so that the norm of the whole
-    set is kept.
+    the norm before the first step, unless one was given or loaded.
+
+    Each step scales only the weights that it moved, which are not frozen, have a gradient and a learning rate other
+    than 0, so that the norm of the whole set is kept:
+
+    - A weight that the first step does not move (frozen, or in a branch not taken) waits. It joins the set with the
+      first step that moves it, and its norm before that step joins the target: ``target^2 += ||w||^2``.
+    - A weight that stops moving (frozen, without a gradient) is held: it counts in the norm and stays unchanged.
 
     Args:
         target (float | str, optional): The norm to keep. ``'loaded'`` or None: the norm before the first step;
             ``'init'``: the norm at the call of :meth:`take_init_norm`, before a checkpoint is loaded. Defaults to None.
+
+    Attributes:
+        report (MembershipReport): Writes a line when a weight waits, joins, is held or moves again.
 
     Raises:
         ValueError: If the target is neither one of the two names nor a finite number > 0.
@@ -201,27 +110,36 @@ class NormFixer:
                 raise ValueError(f"target must be 'init', 'loaded' or a number, got {target!r}")
         elif target is not None and not (math.isfinite(target) and target > 0):
             raise ValueError(f'target must be finite and > 0 (None = norm at the start), got {target!r}')
+        self.report = MembershipReport()
         self.wants_init_norm = target == 'init'
-        self.target = None if isinstance(target, str) else target
+        self._target: float | Tensor | None = None if isinstance(target, str) else target
+        self._init_norms: dict[Tensor, float] = {}
         self._size: tuple[int, int] | None = None
+        self._norms_before: dict[Place, Tensor] = {}
+        self._held: set[Place] = set()
         self._optimizer: Optimizer | None = None
         self._handles: list[Any] = []
+
+    @property
+    def target(self) -> float | None:
+        """The norm to keep; None before the first step. With sharded weights, reading it synchronises with the host."""
+        return self._target.item() if isinstance(self._target, Tensor) else self._target
 
     def install(self, optimizer: Optimizer) -> None:
         """Hook into ``optimizer.step``; does nothing if the hooks are there already."""
         if self._optimizer is optimizer:
             return
         self.remove()
-        self._handles = add_step_hooks(optimizer, self._capture, self._hold)
+        self._handles = add_step_hooks(optimizer, self._measure, self._hold)
         self._optimizer = optimizer
 
-    def take_init_norm(self, tensors: Sequence[Tensor]) -> None:
-        """Take the present norm of these weights as the target, with ``target='init'``. Later calls do nothing.
+    def take_init_norm(self, tensors: Iterable[Tensor]) -> None:
+        """Take the present norms of these weights for the target, with ``target='init'``. Later calls do nothing.
 
-        Weights that turn out to be unused at the first step count too.
+        The target is the joint norm of those that the first step moves.
         """
         if self.wants_init_norm:
-            self.target = starting_norm(tensors)
+            self._init_norms = {tensor: global_norm([tensor]).item() for tensor in tensors}
             self.wants_init_norm = False
 
     def remove(self) -> None:
@@ -255,40 +173,112 @@ class NormFixer:
                     *size, *_size(flagged(optimizer))
                 )
             )
-        self.target, self._size, self.wants_init_norm = state_dict['target'], size, False
+        self._target, self._size, self.wants_init_norm = state_dict['target'], size, False
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of an optimizer lose its step hooks, so a copied NormFixer is not installed.
         return {**self.__dict__, '_optimizer': None, '_handles': []}
 
-    def _capture(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._size is not None:
-            return
-        if all(group.get(FLAG) == [] for group in optimizer.param_groups):
-            return  # a step of another group: DeepSpeed ZeRO steps them one by one
-        for group in optimizer.param_groups:
-            used = [i for i in _positions(group) if _is_used(group['params'][i])]
-            if len(used) < len(_positions(group)):
-                group[FLAG] = used
-        tensors = flagged(optimizer)
-        self._take_targets(tensors)
-        self._size = _size(tensors)
-
-    def _take_targets(self, tensors: Sequence[Tensor]) -> None:
-        norm = starting_norm(tensors)
-        self.target = norm if self.target is None else self.target
+    @torch.no_grad()
+    def _measure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Measure, before a step, the weights that may join with it; a closure makes gradients only during the step."""
+        keys = (FLAG, WAITING) if self._size is None else (WAITING,)
+        candidates = {place: t for place, t in places(optimizer, *keys).items() if t.requires_grad}
+        self._norms_before = dict(zip(candidates, local_norms([*candidates.values()]), strict=True))
 
     @torch.no_grad()
     def _hold(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        tensors = flagged(optimizer)
-        free = [t for t in tensors if t.requires_grad]
-        if not free:
+        """Let in the weights that the step was the first to move, and rescale those that it moved."""
+        every = places(optimizer, FLAG, WAITING)
+        if not every:
+            return  # a step of another group: DeepSpeed ZeRO steps them one by one
+        # Of sharded weights a process may know less than others do. So all of them measure the same in each step.
+        sharded = any(shard_key(tensor) is not None for tensor in every.values())
+        joining = [place for place in self._norms_before if is_moved(optimizer, place)]
+        if self._size is not None:
+            if joining or sharded:
+                self._join(optimizer, joining, every, sharded=sharded)
+        elif joining or sharded:
+            self._start(optimizer, joining, every)
+        else:
+            self.report(every, 'nothing to fix yet, no weight has a gradient and a learning rate other than 0')
             return
-        target: Any = self.target
-        if len(free) < len(tensors):
-            frozen = global_norm([t for t in tensors if not t.requires_grad])
-            target = (target**2 - frozen.square()).clamp(min=0).sqrt()
-        scale_unless_skipped_(free, target / global_norm(free), optimizer)
+        self._norms_before = {}
+        members = places(optimizer, FLAG)
+        moved = {place: tensor for place, tensor in members.items() if is_moved(optimizer, place)}
+        held = {place: tensor for place, tensor in members.items() if place not in moved}
+        if moved or sharded:
+            self._follow(held, moved, sharded=sharded)
+            self._rescale(optimizer, held, moved, every if sharded else {})
+
+    def _start(self, optimizer: Optimizer, moved: Sequence[Place], every: Mapping[Place, Tensor]) -> None:
+        set_members(optimizer, moved)
+        self._take_targets({place: every[place] for place in moved}, every)
+        self._init_norms = {}
+        self._size = _size(flagged(optimizer))
+        self.report(
+            places(optimizer, WAITING), 'will join with the first step that moves them (frozen, or unused so far)'
+        )
+
+    def _take_targets(self, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
+        tensors, norms = [*moved.values()], [self._norms_before[place] for place in moved]
+        if self._init_norms:
+            norm = math.hypot(*(self._init_norms[tensor] for tensor in tensors))
+        else:
+            norm = joint_norms([(tensors, norms)], [*every.values()])[0].item()
+        if not (math.isfinite(norm) and norm > 0):
+            raise ValueError(
+                f'the norm of the {len(tensors)} weights to fix must be finite and > 0 before the first step, '
+                f'got {norm}; check the initialisation or the checkpoint that was loaded'
+            )
+        self._target = norm if self._target is None else self._target
+
+    def _join(
+        self, optimizer: Optimizer, joining: Sequence[Place], every: Mapping[Place, Tensor], *, sharded: bool
+    ) -> None:
+        set_members(optimizer, {*places(optimizer, FLAG), *joining})
+        tensors, norms = [every[place] for place in joining], [self._norms_before[place] for place in joining]
+        added = joint_norms([(tensors, norms)], [*every.values()])[0]
+        target = torch.as_tensor(self._target, dtype=added.dtype, device=added.device)
+        target = torch.where(added > 0, torch.hypot(target, added), target)
+        self._target = target if sharded else target.item()
+        if joining:
+            self._size = _size(flagged(optimizer))
+            self.report(joining, 'joined, and their norm joined the target')
+
+    def _follow(self, held: Mapping[Place, Tensor], moved: Collection[Place], *, sharded: bool) -> None:
+        """Report the weights that stop moving and those that move again.
+
+        Raises:
+            ValueError: If the weights that stop leave nothing of the target to the others.
+        """
+        again = [place for place in moved if place in self._held]
+        self._held = {*held}
+        self.report(again, 'moved again')
+        if self.report(held, 'held, as they have no gradient, are frozen or have a learning rate of 0') and not sharded:
+            norm = global_norm([*held.values()]).item()
+            assert isinstance(self._target, float)
+            if norm >= self._target:
+                raise ValueError(
+                    f'the weights that no longer move have the norm {norm}, which leaves nothing of the target '
+                    f'{self._target} to the rest of the norm-fixing set; set a larger target'
+                )
+
+    def _rescale(
+        self,
+        optimizer: Optimizer,
+        held: Mapping[Place, Tensor],
+        moved: Mapping[Place, Tensor],
+        every: Mapping[Place, Tensor],
+    ) -> None:
+        """Scale the weights that the step moved; ``every`` is what all processes measure, if weights are sharded."""
+        parts = [[*moved.values()], [*held.values()]]
+        norms = joint_norms([(p, local_norms(p)) for p in parts if p or every], [*(every or moved).values()])
+        target: Any = self._target
+        if len(norms) == 2:
+            # Without the rest of the target the weights become nan, on all processes.
+            target = torch.where(norms[1] > 0, (target**2 - norms[1] ** 2).sqrt(), target)
+        scale_unless_skipped_(parts[0], target / norms[0], optimizer)
 
 
 @torch.no_grad()
@@ -298,21 +288,6 @@ def scale_unless_skipped_(tensors: Sequence[Tensor], factor: Tensor, optimizer: 
     if found_inf is not None:
         factor = torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
     scale_(tensors, factor)
-
-
-def starting_norm(tensors: Sequence[Tensor]) -> float:
-    """Compute the joint norm of weights before the first step: the only host synchronisation, once per run.
-
-    Raises:
-        ValueError: If it is not finite and > 0.
-    """
-    norm = global_norm(tensors).item()
-    if not (math.isfinite(norm) and norm > 0):
-        raise ValueError(
-            f'the norm of the {len(tensors)} weights to fix must be finite and > 0 before the first step, '
-            f'got {norm}; check the initialisation or the checkpoint that was loaded'
-        )
-    return norm
 
 
 def add_step_hooks(
@@ -348,11 +323,6 @@ def _keep_step_hooks(optimizer: Optimizer) -> None:
     optimizer.step = types.MethodType(hooked, optimizer)  # type: ignore[method-assign]
 
 
-def _is_used(tensor: Tensor) -> bool:
-    # A process that holds no part of a sharded tensor has no gradient for it.
-    return tensor.requires_grad and (tensor.grad is not None or tensor.numel() == 0)
-
-
 def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
     """Count the tensors and their elements, over all processes that share them."""
     elements: dict[Hashable, int] = {}
@@ -376,7 +346,8 @@ def fix_norm(
         optimizer (Optimizer): Any optimizer with torch's interface; with DeepSpeed, ZeRO-1 or 2 and the set as a
             separate parameter group.
         params (Iterable[Tensor], optional): The norm-fixing set.
-        model (nn.Module, optional): Instead of ``params``: all its conv and linear weights.
+        model (nn.Module, optional): Instead of ``params``: all its conv and linear weights. Frozen ones that are in the
+            optimizer join the set when they are thawed.
         exclude (Sequence[str]): With ``model``, regular expressions of weight names to leave out.
         target (float | str, optional): The norm to keep; ``'init'`` for the present norm, ``'loaded'`` or None for
             the norm before the first step. Defaults to None.
@@ -402,19 +373,28 @@ def fix_norm(
     if params is None:
         assert model is not None
         mark_shards(model)
-        params = norm_fixing_parameters(model, exclude=exclude).values()
+        params = _weights_to_fix(model, optimizer, exclude)
     optimizer, params = zero_partition(optimizer, params)
     flag_set(optimizer, params)
     warn_of_decay(optimizer)
     norm_fixer = NormFixer(target)
+    if model is not None:
+        norm_fixer.report.take_names(model, optimizer)
     norm_fixer.take_init_norm(params)
     norm_fixer.install(optimizer)
     return norm_fixer
 
 
+def _weights_to_fix(model: nn.Module, optimizer: Any, exclude: Sequence[str]) -> list[nn.Parameter]:
+    """Pick the trainable weights, and the frozen ones that the optimizer has and would train when thawed."""
+    trained = {id(p) for group in getattr(optimizer, 'param_groups', ()) for p in group['params']}
+    weights = norm_fixing_parameters(model, exclude=exclude, frozen=True).values()
+    return [weight for weight in weights if weight.requires_grad or id(weight) in trained]
+
+
 def warn_of_decay(optimizer: Optimizer) -> None:
     """Warn if a group with tensors of the norm-fixing set has weight decay, which FixNorm drops."""
-    decays = {g.get('weight_decay', 0) for g in optimizer.param_groups if len(_positions(g))} - {0}
+    decays = {g.get('weight_decay', 0) for g in optimizer.param_groups if len(positions(g))} - {0}
     if decays:
         warnings.warn(
             f'weights whose norm is fixed have weight_decay {sorted(decays)}: it no longer limits their norm and '

@@ -11,9 +11,11 @@ from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
-from mmfixnorm.core.norm_fixing import FLAG, NormFixer, flagged, global_norm
+from mmfixnorm.core.membership import FLAG, WAITING, flagged, places
+from mmfixnorm.core.norm_fixing import NormFixer
+from mmfixnorm.core.norms import global_norm
 from mmfixnorm.core.sharding import shard_key
-from mmfixnorm.engine.start import config_errors, prepare_model, warn_of_negative_scales
+from mmfixnorm.engine.start import config_errors, log_membership, prepare_model, warn_of_negative_scales
 from mmfixnorm.errors import ConfigError
 
 
@@ -45,15 +47,24 @@ class NormFixingMixin:
             )
         with config_errors('optim_wrapper.'):
             self.norm_fixer = self.norm_fixer_type(target)
+        self.norm_fixer.report.write = log_membership
+        self._first_groups: list[dict[str, Any]] | None = None
         self._model: torch.nn.Module | None = None
         self._turned: set[str] = set()  # layers whose scale was seen below 0
 
-    def attach(self, model: torch.nn.Module) -> None:
+    def attach(self, model: torch.nn.Module, first_groups: list[dict[str, Any]] | None = None) -> None:
         """Get to know the model, without its wrapper; the constructor calls this once.
+
+        Args:
+            model (nn.Module): The model.
+            first_groups (list[dict], optional): The parameter groups that the first version of the constructor made,
+                to resume its checkpoints; None if they are the present ones.
 
         Raises:
             ConfigError: With ``target='init'``, if the weights are sharded.
         """
+        self._first_groups = first_groups
+        self.norm_fixer.report.take_names(model, self.optimizer)
         if not self.norm_fixer.wants_init_norm:
             return
         if any(shard_key(tensor) is not None for tensor in flagged(self.optimizer)):
@@ -61,7 +72,7 @@ class NormFixingMixin:
 
         # Runs before any weights are loaded; a plain function, which copies of the model share.
         def before_loading(*args: Any) -> None:
-            self.norm_fixer.take_init_norm(flagged(self.optimizer))
+            self.norm_fixer.take_init_norm(places(self.optimizer, FLAG, WAITING).values())
 
         model._register_load_state_dict_pre_hook(before_loading)
 
@@ -96,6 +107,7 @@ class NormFixingMixin:
             )
         state = dict(state_dict)  # the base class pops keys, so it gets a copy
         fix_norm_state = state.pop('fix_norm')
+        self._restore_first_groups(state)
         flags = [group.get(FLAG) for group in self.optimizer.param_groups]
         super().load_state_dict(state)  # type: ignore[misc]
         for group, flag in zip(self.optimizer.param_groups, flags, strict=True):
@@ -103,6 +115,21 @@ class NormFixingMixin:
                 group.setdefault(FLAG, flag)
         with config_errors('resume: '):
             self.norm_fixer.load_state_dict(fix_norm_state, self.optimizer)
+
+    def _restore_first_groups(self, state: dict[str, Any]) -> None:
+        """Make the groups of the first version of the constructor again, if the state was written with them."""
+        sizes = [len(group['params']) for group in state['param_groups']]
+        if self._first_groups is None or sizes != [len(group['params']) for group in self._first_groups]:
+            return
+        self.optimizer.param_groups.clear()
+        for group in self._first_groups:
+            self.optimizer.add_param_group(dict(group))
+        print_log(
+            'The checkpoint was written by version 0.1 or earlier, and the run continues with its parameter groups: '
+            'what was frozen at the start stays untrained, and parameters of one dimension may have weight decay.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
     def _check_norm(self) -> None:
         # Saving a checkpoint synchronises with the host anyway.

@@ -8,10 +8,11 @@ from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from mmfixnorm.core.layer_kinds import is_linear, is_norm_layer
 from mmfixnorm.core.layers import WeightNormalized
-from mmfixnorm.core.norm_fixing import FLAG
+from mmfixnorm.core.membership import flag_group
 from mmfixnorm.engine.optim_wrapper import NormFixingMixin
 from mmfixnorm.engine.start import choose_set, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
@@ -27,10 +28,11 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     - ``norm_fixing``: weights of convolutions and linear layers, flagged, no weight decay;
     - ``fc``: with ``lambda_fc`` (Algorithm 1) the weights of linear layers, which then are not in the set;
-    - ``no_decay``: biases, norm layers and every ``g``;
+    - ``no_decay``: norm layers, and parameters of at most one dimension: biases, scales, every ``g``;
     - ``others``: the rest (embeddings, excluded weights), with the optimizer's ``weight_decay``.
 
-    Each group is split further by the learning rates in ``custom_keys``. Frozen parameters are in no group.
+    Each group is split further by the learning rates in ``custom_keys``. Frozen parameters are in their groups too, so
+    that they train when they are thawed.
 
     Args:
         optim_wrapper_cfg (dict): Config of the wrapper, with ``optimizer``.
@@ -42,10 +44,12 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             - ``norm_decay_mult=0`` and ``bias_decay_mult=0``: accepted, as this constructor never decays either.
 
     Raises:
-        ConfigError: If an option is unknown or out of range, or if the norm-fixing set is empty.
+        ConfigError: If an option is unknown or out of range, if the norm-fixing set is empty, or if ``lr_mult`` has no
+            ``lr`` to multiply.
     """
 
     paramwise_cfg: dict[str, Any]
+    _first_groups: list[dict[str, Any]] | None = None
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         inner = getattr(model, 'module', model)
@@ -54,7 +58,7 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         optim_wrapper = super().__call__(model)
         warn_of_set(inner, optim_wrapper.optimizer)
         if isinstance(optim_wrapper, NormFixingMixin):
-            optim_wrapper.attach(inner)
+            optim_wrapper.attach(inner, self._first_groups)
         return optim_wrapper
 
     def _validate_cfg(self) -> None:
@@ -83,6 +87,11 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 raise ConfigError(
                     f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}]: only lr_mult is supported, got {dict(options)}'
                 )
+        if cfg.get('custom_keys') and self.base_lr is None:
+            raise ConfigError(
+                'optim_wrapper.paramwise_cfg.custom_keys: '
+                'lr_mult needs a number as optim_wrapper.optimizer.lr, got None'
+            )
         # The base class calls add_params only if this is not empty.
         self.paramwise_cfg = {'lambda_fc': None, **cfg}
 
@@ -90,39 +99,57 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', is_dcn_module: Any = None
     ) -> None:
         """Append the groups for all parameters of ``module`` to ``params``."""
-        lambda_fc = self.paramwise_cfg['lambda_fc']
         in_set = choose_set(
             module,
-            fc=lambda_fc is None,
+            fc=self.paramwise_cfg['lambda_fc'] is None,
             exclude=self.paramwise_cfg.get('exclude', ()),
             named_by='optim_wrapper.paramwise_cfg',
         )
+        weights = {id(weight) for weight in in_set.values()}
+        groups = self._sort(module, weights)
+        _log_groups(groups)
+        params += groups.values()
+        first = self._sort(module, weights, as_first=True)
+        if [[*map(id, g['params'])] for g in first.values()] != [[*map(id, g['params'])] for g in params]:
+            self._first_groups = [*first.values()]
+
+    def _sort(
+        self, module: nn.Module, in_set: set[int], *, as_first: bool = False
+    ) -> dict[tuple[str, float], dict[str, Any]]:
+        """Sort the parameters of ``module`` into groups, by kind and factor of the learning rate.
+
+        With ``as_first`` as the first version did: without frozen parameters, and with weight decay on parameters of
+        one dimension unless they are called ``bias`` or belong to a norm layer.
+        """
         settings: dict[str, dict[str, Any]] = {
-            'norm_fixing': {FLAG: True, 'weight_decay': 0.0},
-            'fc': {'weight_decay': lambda_fc},
+            'norm_fixing': {'weight_decay': 0.0},
+            'fc': {'weight_decay': self.paramwise_cfg['lambda_fc']},
             'no_decay': {'weight_decay': 0.0},
             'others': {},
         }
-        kinds = {id(weight): 'norm_fixing' for weight in in_set.values()}
         groups: dict[tuple[str, float], dict[str, Any]] = {}
+        sorted_in: set[int] = set()
         for owner_name, owner in module.named_modules():
             for name, param in owner.named_parameters(recurse=False):
-                if not param.requires_grad or kinds.get(id(param)) == 'done':
-                    continue  # frozen, or shared and already in a group
-                kind = kinds.get(id(param)) or self._kind(owner, name)
+                if id(param) in sorted_in or (as_first and not param.requires_grad):
+                    continue  # shared by several modules, or frozen
+                sorted_in.add(id(param))
+                kind = 'norm_fixing' if id(param) in in_set else self._kind(owner, name, param, as_first=as_first)
                 lr_mult = self._lr_mult(f'{owner_name}.{name}')
-                group = groups.setdefault((kind, lr_mult), {'params': [], **settings[kind]})
-                group['params'].append(param)
-                kinds[id(param)] = 'done'
-        for kind in settings:
-            for (group_kind, lr_mult), group in sorted(groups.items(), key=lambda item: item[0]):
-                if group_kind == kind:
-                    params.append(group if lr_mult == 1 else {**group, 'lr': self.base_lr * lr_mult})
-        _log_groups(groups)
+                groups.setdefault((kind, lr_mult), {'params': [], **settings[kind]})['params'].append(param)
+        order = [*settings]
+        groups = {key: groups[key] for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1]))}
+        for (kind, lr_mult), group in groups.items():
+            if kind == 'norm_fixing':
+                flag_group(group, range(len(group['params'])))
+            if lr_mult != 1:
+                group['lr'] = self.base_lr * lr_mult
+        return groups
 
-    def _kind(self, owner: nn.Module, name: str) -> str:
+    def _kind(self, owner: nn.Module, name: str, param: nn.Parameter, *, as_first: bool) -> str:
         is_scale = name == 'g' and isinstance(owner, WeightNormalized)
-        if is_norm_layer(owner) or name == 'bias' or is_scale:
+        is_small = not as_first and not is_lazy(param) and param.ndim <= 1
+        if is_norm_layer(owner) or name == 'bias' or is_scale or is_small:
             return 'no_decay'
         is_fc = is_linear(owner) and name == 'weight'
         return 'fc' if is_fc and self.paramwise_cfg['lambda_fc'] is not None else 'others'
@@ -134,9 +161,16 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def _log_groups(groups: dict[tuple[str, float], dict[str, Any]]) -> None:
-    sizes = ', '.join(
-        f'{kind} {len(group["params"])} tensors ({sum(p.numel() for p in group["params"])} elements'
-        + (f', lr x {lr_mult:g})' if lr_mult != 1 else ')')
-        for (kind, lr_mult), group in groups.items()
+    print_log(
+        'FixNorm parameter groups: '
+        + ', '.join(f'{kind} {_counts(group["params"], lr_mult)}' for (kind, lr_mult), group in groups.items()),
+        logger='current',
     )
-    print_log(f'FixNorm parameter groups: {sizes}', logger='current')
+
+
+def _counts(params: list[nn.Parameter], lr_mult: float) -> str:
+    lazy = sum(is_lazy(p) for p in params)
+    frozen = sum(not p.requires_grad for p in params)
+    elements = sum(p.numel() for p in params if not is_lazy(p))
+    notes = [f'{elements} elements'] + [f'{n} {what}' for n, what in ((frozen, 'frozen'), (lazy, 'lazy')) if n]
+    return f'{len(params)} tensors ({", ".join(notes)}{f", lr x {lr_mult:g}" if lr_mult != 1 else ""})'

@@ -24,7 +24,8 @@ from torch.optim import Optimizer
 
 from mmfixnorm.core.layer_kinds import is_plain_linear
 from mmfixnorm.core.layers import WeightNormalized, fill_scales
-from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters, warn_of_decay
+from mmfixnorm.core.membership import flagged
+from mmfixnorm.core.norm_fixing import norm_fixing_parameters, warn_of_decay
 from mmfixnorm.core.sharding import mark_shards, whole_parameters
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 from mmfixnorm.errors import ConfigError
@@ -33,6 +34,7 @@ __all__ = [
     'choose_set',
     'config_errors',
     'fill_scales_of_run',
+    'log_membership',
     'prepare_model',
     'warn_of_negative_scales',
     'warn_of_set',
@@ -79,7 +81,7 @@ def fill_scales_of_run(model: nn.Module) -> None:
 
 
 def choose_set(model: nn.Module, *, fc: bool, exclude: Sequence[str], named_by: str) -> dict[str, nn.Parameter]:
-    """Pick the weights of the norm-fixing set, by name.
+    """Pick the weights of the norm-fixing set, by name; frozen ones too, which join it when they are thawed.
 
     Args:
         model (nn.Module): The model, without a wrapper.
@@ -91,11 +93,16 @@ def choose_set(model: nn.Module, *, fc: bool, exclude: Sequence[str], named_by: 
         ConfigError: If the set is empty, or a pattern matches no weight.
     """
     with config_errors(f'{named_by}: '):
-        in_set = norm_fixing_parameters(model, fc=fc, exclude=exclude)
-    if not in_set:
+        in_set = norm_fixing_parameters(model, fc=fc, exclude=exclude, frozen=True)
+    if not any(weight.requires_grad for weight in in_set.values()):
         raise ConfigError(
             f'{named_by}: the norm-fixing set is empty: the model has no trainable conv{" or FC" if fc else ""} weight '
             f'that its option exclude leaves in; there is nothing to fix'
+            + (
+                f' ({len(in_set)} are frozen; freeze them in a hook before training to thaw them later)'
+                if in_set
+                else ''
+            )
         )
     return in_set
 
@@ -156,6 +163,11 @@ def warn_of_unfit_weights(model: nn.Module, in_set: Iterable[str]) -> None:
             f'{_shown(affine)}. It is an affine map, so these layers are not scale-invariant: train the normalisation '
             '(norm_eval=False), or leave the layers out with exclude.'
         )
+
+
+def log_membership(text: str) -> None:
+    """Log a line of :class:`~mmfixnorm.core.membership.MembershipReport`."""
+    print_log(text, logger='current')
 
 
 def _shown(names: list[str]) -> str:

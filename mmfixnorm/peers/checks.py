@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import FLAG, flagged
+from mmfixnorm.core.membership import FLAG, WAITING, flagged, positions
 from mmfixnorm.errors import ConfigError
 
 __all__ = ['require_flagged_groups', 'require_no_decay']
@@ -19,7 +19,7 @@ def require_flagged_groups(optimizer: Optimizer, peer: str, constructor: str = _
         ConfigError: If no group is flagged, or a flagged group contains other tensors too.
     """
     groups = [group for group in optimizer.param_groups if group.get(FLAG)]
-    mixed = [group for group in groups if group[FLAG] is not True and len(group[FLAG]) != len(group['params'])]
+    mixed = [g for g in groups if len(positions(g, FLAG)) + len(positions(g, WAITING)) != len(g['params'])]
     if not groups or mixed:
         raise ConfigError(f'{peer} needs the scale-invariant weights in separate groups: set {constructor}')
 

@@ -11,7 +11,8 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.registry import PARAM_SCHEDULERS
 from torch.optim import SGD, Optimizer
 
-from mmfixnorm.core.norm_fixing import FLAG, add_step_hooks
+from mmfixnorm.core.membership import FLAG
+from mmfixnorm.core.norm_fixing import add_step_hooks
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.checks import require_flagged_groups, require_no_decay
 

@@ -12,7 +12,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import FLAG, add_step_hooks, global_norm
+from mmfixnorm.core.membership import FLAG
+from mmfixnorm.core.norm_fixing import add_step_hooks
+from mmfixnorm.core.norms import global_norm
 from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.engine.optim_wrapper_constructor import FixNormOptimWrapperConstructor
 from mmfixnorm.errors import ConfigError

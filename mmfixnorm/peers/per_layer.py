@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from mmengine.logging import print_log
 from mmengine.registry import OPTIM_WRAPPERS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import NormFixer, flagged, global_norm, scale_unless_skipped_, starting_norm
+from mmfixnorm.core.membership import FLAG, Place, flagged, places
+from mmfixnorm.core.norm_fixing import NormFixer, scale_unless_skipped_
+from mmfixnorm.core.norms import joint_norms, local_norms
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
 from mmfixnorm.engine.start import config_errors
 
@@ -32,7 +33,8 @@ class TensorNormFixer(NormFixer):
     - ``{pattern: factor}``: :math:`N_l \propto \text{factor} \cdot \|W_{l,0}\|`, with factor 1 for weights that match
       no pattern. Patterns are regular expressions, searched for in the names passed to :meth:`take_names`.
 
-    The norms are taken before the first step, and kept from then on. A tensor that is frozen later stays unchanged.
+    The norms are taken before the first step, and kept from then on. A tensor that is frozen later stays unchanged. One
+    that the first step does not move joins with its own norm when it does, which only ``'init'`` allows.
 
     Args:
         target (float, optional): Must be None.
@@ -89,25 +91,63 @@ class TensorNormFixer(NormFixer):
         super().load_state_dict(state_dict, optimizer)
         self.norms = list(state_dict['norms'])
 
-    def _take_targets(self, tensors: Sequence[Tensor]) -> None:
-        super()._take_targets(tensors)
-        self.norms = [starting_norm([tensor]) for tensor in tensors]
+    def _take_targets(self, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
+        super()._take_targets(moved, every)
+        self.norms = _joint_norm_of_each(moved, self._norms_before, every).tolist()
+        for tensor, norm in zip(moved.values(), self.norms, strict=True):
+            if not (math.isfinite(norm) and norm > 0):
+                raise ValueError(
+                    f'each norm must be finite and > 0 before the first step, got {norm} for a weight of shape '
+                    f'{tuple(tensor.shape)}; check the initialisation or the checkpoint that was loaded'
+                )
         if self.targets == 'init':
             return
         if self.targets == 'equal':
-            shares = [1.0] * len(tensors)
+            shares = [1.0] * len(moved)
         elif not self._factors:
             raise ValueError('targets are chosen by name, and take_names was not called with the names of the weights')
         else:
-            shares = [n * self._factors.get(t, 1.0) for n, t in zip(self.norms, tensors, strict=True)]
+            shares = [n * self._factors.get(t, 1.0) for n, t in zip(self.norms, moved.values(), strict=True)]
         joint = math.hypot(*self.norms)
         self.norms = [joint * share / math.hypot(*shares) for share in shares]
 
-    @torch.no_grad()
-    def _hold(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for tensor, norm in zip(flagged(optimizer), self.norms, strict=True):
-            if tensor.requires_grad:
-                scale_unless_skipped_([tensor], norm / global_norm([tensor]), optimizer)
+    def _join(
+        self, optimizer: Optimizer, joining: Sequence[Place], every: Mapping[Place, Tensor], *, sharded: bool
+    ) -> None:
+        if joining and self.targets != 'init':
+            raise ValueError(
+                f'targets={self.targets!r} divides the norm in the first step, and {len(joining)} weights move only '
+                "after it (frozen, or unused so far); set targets='init'"
+            )
+        norms = iter(self.norms)
+        super()._join(optimizer, joining, every, sharded=sharded)
+        own = dict(zip(every, _joint_norm_of_each(every, self._norms_before, every), strict=True))
+        self.norms = [own[place].item() if place in joining else next(norms) for place in places(optimizer, FLAG)]
+
+    def _rescale(
+        self,
+        optimizer: Optimizer,
+        held: Mapping[Place, Tensor],
+        moved: Mapping[Place, Tensor],
+        every: Mapping[Place, Tensor],
+    ) -> None:
+        measured = every or moved
+        norms = dict(zip(measured, _joint_norm_of_each(measured, _local(measured), measured), strict=True))
+        for (place, tensor), target in zip(places(optimizer, FLAG).items(), self.norms, strict=True):
+            if place in moved:
+                scale_unless_skipped_([tensor], target / norms[place], optimizer)
+
+
+def _local(tensors: Mapping[Place, Tensor]) -> dict[Place, Tensor]:
+    return dict(zip(tensors, local_norms([*tensors.values()]), strict=True))
+
+
+def _joint_norm_of_each(
+    tensors: Mapping[Place, Tensor], local: Mapping[Place, Tensor], every: Mapping[Place, Tensor]
+) -> Tensor:
+    """Combine the local norms of each tensor; a tensor without one counts 0 in this process."""
+    parts = [([t], [local[place]]) if place in local else ([], []) for place, t in tensors.items()]
+    return joint_norms(parts, [*every.values()])
 
 
 def _checked(targets: Any) -> str | dict[str, float]:
@@ -137,8 +177,8 @@ class _PerLayerMixin(NormFixingMixin):
         with config_errors('optim_wrapper.'):
             self.norm_fixer = TensorNormFixer(targets=targets)
 
-    def attach(self, model: nn.Module) -> None:
-        super().attach(model)
+    def attach(self, model: nn.Module, first_groups: list[dict[str, Any]] | None = None) -> None:
+        super().attach(model, first_groups)
         names = {id(param): name for name, param in model.named_parameters()}
         with config_errors('optim_wrapper.'):
             counts = self.norm_fixer.take_names({names[id(t)]: t for t in flagged(self.optimizer)})

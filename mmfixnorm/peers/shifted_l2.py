@@ -13,7 +13,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmfixnorm.core.norm_fixing import add_step_hooks, flag_set, flagged
+from mmfixnorm.core.membership import flag_set, flagged
+from mmfixnorm.core.norm_fixing import add_step_hooks
 from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.engine.start import choose_set, config_errors
 from mmfixnorm.errors import ConfigError

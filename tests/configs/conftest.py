@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfixnorm.core import fill_scales
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 
 
 @pytest.fixture(scope='session')

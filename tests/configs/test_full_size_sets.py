@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfixnorm.core import FixNormConv2d, WNConv2d, norm_fixing_parameters
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 
 CONFIGS = Path(__file__).parents[2] / 'configs'

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmfixnorm.core import FixNormConv2d, WNConv2d
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PATHS = sorted(path for folder in ('coco', 'cityscapes') for path in (CONFIGS / folder).glob('*.py'))

@@ -17,7 +17,7 @@ from torch import nn
 
 from mmfixnorm.core import WNConv2d, norm_fixing_parameters
 from mmfixnorm.core.layers import WeightNormalized
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.trial.schedule import scale_schedule
 

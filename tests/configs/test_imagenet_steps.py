@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from mmfixnorm.core.layers import WeightNormalized
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 
 PATHS = sorted((Path(__file__).parents[2] / 'configs/imagenet').glob('*.py'))
 PLAIN = ('_wd_', '_wd-grid_', '_bo-wd_')

@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfixnorm.core import WeightNormalized
 from mmfixnorm.core.layers import fill_scales
-from mmfixnorm.core.norm_fixing import flagged, global_norm
+from mmfixnorm.core.membership import flagged
+from mmfixnorm.core.norms import global_norm
 from mmfixnorm.core.stored_statistics import stored_statistics_layers
 from mmfixnorm.search.methods import parse_settings
 

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfixnorm.core import FixNormLinear, NormFixer, fix_norm, norm_fixing, norm_fixing_parameters
-from mmfixnorm.core.norm_fixing import FLAG, flag_set, flagged, global_norm, scale_
+from mmfixnorm.core.membership import FLAG, flag_set, flagged
+from mmfixnorm.core.norms import global_norm, scale_
 
 
 def small_net(alpha=1.0):
@@ -292,7 +293,7 @@ def test_fused_step_with_inf_gradients_changes_no_bit():
     optimizer = OPTIMIZERS['sgd_fused'](model.parameters())
     norm_fixer = fix_norm(optimizer, model=model)
     step(model, optimizer)
-    norm_fixer.target *= 2  # so that fixing, were it done, would be seen
+    norm_fixer._target *= 2  # so that fixing, were it done, would be seen
     before = [p.clone() for p in model.parameters()]
     scaler = torch.amp.GradScaler('cpu', init_scale=4.0)
     scaler.scale(loss_of(model, batch())).backward()

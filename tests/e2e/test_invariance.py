@@ -6,7 +6,8 @@ from mmengine.optim import build_optim_wrapper
 from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
-from mmfixnorm.core.norm_fixing import flagged, global_norm, scale_
+from mmfixnorm.core.membership import flagged
+from mmfixnorm.core.norms import global_norm, scale_
 
 EPS = 1e-30  # BatchNorm's own 1e-5 does not scale with the variance; see the test of its effect
 

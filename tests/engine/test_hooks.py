@@ -9,7 +9,8 @@ from mmengine.registry import HOOKS
 from torch import nn
 
 from mmfixnorm.core import cross_boundary_risk
-from mmfixnorm.core.norm_fixing import flagged, norm_fixing_parameters
+from mmfixnorm.core.membership import flagged
+from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.engine.hooks.cross_boundary_risk_hook import find_classifier
 from mmfixnorm.errors import ConfigError
 

@@ -11,7 +11,8 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
 
 from mmfixnorm.core import FixNormLinear, fix_norm
-from mmfixnorm.core.norm_fixing import FLAG, flagged, norm_fixing_parameters
+from mmfixnorm.core.membership import FLAG, flagged
+from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 
 CONSTRUCTOR = 'FixNormOptimWrapperConstructor'
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True)

@@ -6,7 +6,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmfixnorm.core import WNConv2d
-from mmfixnorm.core.norm_fixing import FLAG, flagged
+from mmfixnorm.core.membership import FLAG, WAITING, flagged, places
 
 
 def build(model, optimizer=None, **paramwise_cfg):
@@ -51,21 +51,22 @@ def test_algorithm_1_decays_the_fc_and_fixes_the_convs(toy_classifier):
 
 def test_excluded_weights_and_loose_tensors_keep_the_optimizers_decay(toy_classifier):
     model = toy_classifier()
-    model.pos_embed = nn.Parameter(torch.ones(2))
+    model.pos_embed = nn.Parameter(torch.ones(1, 2))
     groups = sorted_names(model, build(model, dict(type='SGD', lr=0.1, weight_decay=0.01), exclude=[r'^backbone\.0']))
     assert groups[0][0] == {'backbone.3.weight', 'head.fc.weight'}
     assert groups[2] == ({'backbone.0.weight', 'pos_embed'}, False, 0.01, 0.1)
 
 
-def test_every_trainable_parameter_is_in_exactly_one_group(toy_classifier):
+def test_every_parameter_is_in_exactly_one_group(toy_classifier):
     model = toy_classifier()
     model.backbone[0].weight.requires_grad_(False)
     model.twin = nn.Linear(6, 3)
     model.twin.weight = model.head.fc.weight  # shared
     wrapper = build(model)
     ids = [id(p) for g in wrapper.optimizer.param_groups for p in g['params']]
-    assert sorted(ids) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert sorted(ids) == sorted(id(p) for p in model.parameters())
     assert len(flagged(wrapper.optimizer)) == 2
+    assert [*places(wrapper.optimizer, WAITING).values()] == [model.backbone[0].weight]
 
 
 def test_scale_of_a_wn_layer_is_not_decayed_though_the_layer_is_a_conv(toy_classifier):

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmfixnorm.config import move_fixnorm_into_model
 from mmfixnorm.core import FixNormLinear, WNConv2d, WNLinear
-from mmfixnorm.core.norm_fixing import flagged
+from mmfixnorm.core.membership import flagged
 from mmfixnorm.engine.replace_layers import is_plain_layer, replace_layers_by_path
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.trial.readback import built_value

@@ -28,7 +28,7 @@ def start(request, toy_runner):
 @pytest.mark.parametrize(
     'exclude, message',
     [
-        ('nope', "exclude: the pattern 'nope' matches none of the 3 trainable conv and FC weights"),
+        ('nope', "exclude: the pattern 'nope' matches none of the 3 conv and FC weights"),
         ('.', 'the norm-fixing set is empty: the model has no trainable conv or FC weight that its option exclude'),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
-from mmfixnorm.core.norm_fixing import FLAG
+from mmfixnorm.core.membership import FLAG
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.exponential_lr import ExponentialGrowthLR, decay_alone
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 
-from mmfixnorm.core.norm_fixing import flag_set, flagged
+from mmfixnorm.core.membership import flag_set, flagged
 from mmfixnorm.peers import TensorNormFixer
 
 SGD = dict(type='SGD', lr=0.5, momentum=0.9, nesterov=True)

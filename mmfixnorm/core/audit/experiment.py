@@ -31,7 +31,7 @@ from mmfixnorm.core.audit.causes import (
 from mmfixnorm.core.audit.probe import Probe, audited_weights, change, preserve_random_state
 from mmfixnorm.core.audit.report import AuditReport, GroupRecord, WeightRecord
 from mmfixnorm.core.audit.trace import SCALE, Path, Trace, compare_traces
-from mmfixnorm.core.norm_fixing import global_norm
+from mmfixnorm.core.norms import global_norm
 
 __all__ = ['audit']
 

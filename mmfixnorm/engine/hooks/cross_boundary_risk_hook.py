@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
 from mmfixnorm.core.layers import WeightNormalized
-from mmfixnorm.core.norm_fixing import tensor_norm
+from mmfixnorm.core.norms import tensor_norm
 from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 

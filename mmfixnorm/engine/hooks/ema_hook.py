@@ -8,7 +8,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmfixnorm.core.norm_fixing import flagged, global_norm, scale_
+from mmfixnorm.core.membership import flagged
+from mmfixnorm.core.norms import global_norm, scale_
 from mmfixnorm.engine.hooks.fix_norm_hook import find_norm_fixer, optimizer_of
 
 

@@ -12,8 +12,16 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmfixnorm.core.norm_fixing import NormFixer, flag_set
-from mmfixnorm.engine.start import choose_set, config_errors, prepare_model, warn_of_negative_scales, warn_of_set
+from mmfixnorm.core.membership import flag_set
+from mmfixnorm.core.norm_fixing import NormFixer
+from mmfixnorm.engine.start import (
+    choose_set,
+    config_errors,
+    log_membership,
+    prepare_model,
+    warn_of_negative_scales,
+    warn_of_set,
+)
 from mmfixnorm.errors import ConfigError
 
 
@@ -42,6 +50,7 @@ class FixNormHook(Hook):
         self.exclude = exclude
         with config_errors('FixNormHook.'):
             self.norm_fixer = NormFixer(target)
+        self.norm_fixer.report.write = log_membership
         self._resumed: dict[str, Any] | None = None
         self._turned: set[str] = set()
 
@@ -67,14 +76,20 @@ class FixNormHook(Hook):
         prepare_model(runner.model)
         with config_errors('FixNormHook: '):
             if self._resumed is None:
-                flag_set(optimizer, self._set(model).values())
-            else:  # the resumed groups have the flags, except for tensors without a gradient at the start
+                flag_set(optimizer, self._trained(optimizer, model))
+            else:  # the resumed groups have the flags
                 self.norm_fixer.load_state_dict(self._resumed, optimizer)
         warn_of_set(model, optimizer)
+        self.norm_fixer.report.take_names(model, optimizer)
         self.norm_fixer.install(optimizer)
 
     def _set(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return choose_set(model, fc=self.fc, exclude=self.exclude, named_by='FixNormHook')
+
+    def _trained(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> list[nn.Parameter]:
+        # A constructor may leave frozen weights out of the optimizer, which then never trains them.
+        params = {id(p) for group in optimizer.param_groups for p in group['params']}
+        return [weight for weight in self._set(model).values() if weight.requires_grad or id(weight) in params]
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         warn_of_negative_scales(runner.model, self._turned)

@@ -10,7 +10,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmfixnorm.config import HOOK_NAMES
-from mmfixnorm.core.norm_fixing import flagged, global_norm, norm_fixing_parameters
+from mmfixnorm.core.membership import flagged
+from mmfixnorm.core.norm_fixing import norm_fixing_parameters
+from mmfixnorm.core.norms import global_norm
 from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
 from mmfixnorm.errors import ConfigError
 

@@ -1,0 +1,100 @@
+"""Norms of tensors, taken as one vector, sharded or not; and scaling them in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
+
+__all__ = ['compute_dtype', 'global_norm', 'joint_norms', 'local_norms', 'scale_', 'tensor_norm']
+
+
+@torch.no_grad()
+def global_norm(tensors: Sequence[Tensor]) -> Tensor:
+    """Compute the L2 norm of all tensors as one vector: 0-d, float64 (float32 on MPS), on the device of the first.
+
+    No host synchronisation. Sums in float32 or better, whatever the dtype of the tensors. Each process measures its
+    part of sharded tensors; one all-reduce of a scalar follows for each way of sharding.
+
+    Raises:
+        ValueError: If there are no tensors, or if one is a shard of FSDP and :func:`mark_shards` was not called.
+    """
+    if not tensors:
+        raise ValueError('there are no tensors to take the norm of; the norm-fixing set is empty')
+    return joint_norms([(tensors, local_norms(tensors))], tensors)[0]
+
+
+@torch.no_grad()
+def joint_norms(parts: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], among: Sequence[Tensor]) -> Tensor:
+    """Combine the norms of tensors to one norm for each part.
+
+    All processes take part in one all-reduce for each way of sharding, so they must pass the same ``among`` and the
+    same number of parts; the tensors in a part may differ.
+
+    Args:
+        parts (Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]]): Tensors, and their :func:`local_norms`. The norm of
+            a part without tensors is 0.
+        among (Sequence[Tensor]): Tensors that have every way of sharding in the parts; at least one.
+
+    Returns:
+        Tensor: 1-d, float64 (float32 on MPS), one element for each part.
+    """
+    device = among[0].device
+    over_keys = []
+    for key in dict.fromkeys(map(shard_key, among)):
+        alike = [[n for t, n in zip(tensors, norms, strict=True) if shard_key(t) == key] for tensors, norms in parts]
+        zero = torch.zeros((), device=device, dtype=_sum_dtype(device))
+        local = torch.stack([torch.linalg.vector_norm(torch.stack(n)) if n else zero for n in alike])
+        over_keys.append(local if key is None else sum_over_shards_(local**2, key).sqrt())
+    return over_keys[0] if len(over_keys) == 1 else torch.linalg.vector_norm(torch.stack(over_keys), dim=0)
+
+
+@torch.no_grad()
+def local_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Measure the part of each tensor that this process holds: 0-d tensors on the device of the first."""
+    parts = [local_part(tensor) for tensor in tensors]
+    fast = [i for i, t in enumerate(parts) if t.device.type != 'cpu' and t.dtype == torch.float32]
+    norms = dict(zip(fast, torch._foreach_norm([parts[i] for i in fast]), strict=True)) if fast else {}
+    norms.update((i, tensor_norm(t)) for i, t in enumerate(parts) if i not in norms)
+    return [norms[i].to(parts[0].device, _sum_dtype(parts[0].device)) for i in range(len(parts))]
+
+
+def _sum_dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == 'mps' else torch.float64
+
+
+_ROW = 1024
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return float64 for float64, else float32. torch.promote_types is not used: torch 2.1 cannot compile it."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def tensor_norm(tensor: Tensor) -> Tensor:
+    """Compute the L2 norm of one tensor: 0-d, in float32 or better, differentiable."""
+    dtype = compute_dtype(tensor.dtype)
+    if tensor.device.type != 'cpu' or tensor.numel() <= _ROW or tensor.dtype == torch.float64:
+        return torch.linalg.vector_norm(tensor, dtype=dtype)
+    # On the CPU torch sums a whole tensor sequentially in float32, with an error of 4e-4 for two million equal
+    # elements. Row by row the error is 1e-7, at the same speed.
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
+    flat = tensor.reshape(-1)
+    whole = flat.numel() // _ROW * _ROW
+    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=dtype)
+    rest = torch.linalg.vector_norm(flat[whole:], dtype=dtype).reshape(1)
+    return torch.linalg.vector_norm(torch.cat([rows, rest]), dtype=torch.float64)
+
+
+@torch.no_grad()
+def scale_(tensors: Sequence[Tensor], factor: Tensor) -> None:
+    """Multiply all tensors in place by a 0-d tensor, without a host synchronisation."""
+    groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for tensor in map(local_part, tensors):
+        groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
+    for (device, dtype), group in groups.items():
+        torch._foreach_mul_(group, factor.to(device, compute_dtype(dtype)))
