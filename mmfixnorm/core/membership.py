@@ -70,7 +70,7 @@ def set_members(optimizer: Optimizer, members: Collection[Place]) -> None:
 
 
 def _divide(group: dict[str, Any], candidates: Sequence[int], inside: Sequence[int]) -> None:
-    group[FLAG] = [*inside]
+    group[FLAG] = True if len(inside) == len(group['params']) else [*inside]
     group[WAITING] = [i for i in candidates if i not in inside]
     if not group[WAITING]:
         del group[WAITING]

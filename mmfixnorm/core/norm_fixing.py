@@ -20,7 +20,6 @@ from mmfixnorm.core.membership import (
     MembershipReport,
     Place,
     flag_set,
-    flagged,
     is_moved,
     places,
     positions,
@@ -149,15 +148,15 @@ class NormFixer:
         self._handles, self._optimizer = [], None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the target, the unit whose norm it is, and the number of tensors and of elements in the set."""
+        """Return the target, the unit whose norm it is, and the number of tensors and elements (waiting ones too)."""
         return {'target': self.target, 'per': self.per, 'size': self._size}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer: Optimizer) -> None:
         """Load the target of an earlier run.
 
         Raises:
-            ValueError: If the number of flagged tensors of ``optimizer`` is not the one in the state, or if the earlier
-                run kept the norm of another unit.
+            ValueError: If the number of tensors is not the one in the state, or if the earlier run kept the norm of
+                another unit.
         """
         per = state_dict.get('per', 'set')  # missing in states of early versions
         if per != self.per:
@@ -166,11 +165,12 @@ class NormFixer:
                 'Resume with the optim wrapper of that run, or start a new one from its weights with load_from'
             )
         size = None if state_dict['size'] is None else tuple(state_dict['size'])
-        if size is not None and size != _size(flagged(optimizer)):
+        tensors = [*places(optimizer, FLAG, WAITING).values()]
+        if size is not None and size != _size(tensors):
             raise ValueError(
                 'the norm-fixing set has changed: the checkpoint has {} tensors with {} elements, this run has {} '
                 'with {}. Resume with the config of that run, or start a new one from its weights by load_from'.format(
-                    *size, *_size(flagged(optimizer))
+                    *size, *_size(tensors)
                 )
             )
         self._target, self._size, self.wants_init_norm = state_dict['target'], size, False
@@ -215,7 +215,7 @@ class NormFixer:
         set_members(optimizer, moved)
         self._take_targets({place: every[place] for place in moved}, every)
         self._init_norms = {}
-        self._size = _size(flagged(optimizer))
+        self._size = _size([*every.values()])
         self.report(
             places(optimizer, WAITING), 'will join with the first step that moves them (frozen, or unused so far)'
         )
@@ -243,7 +243,6 @@ class NormFixer:
         target = torch.where(added > 0, torch.hypot(target, added), target)
         self._target = target if sharded else target.item()
         if joining:
-            self._size = _size(flagged(optimizer))
             self.report(joining, 'joined, and their norm joined the target')
 
     def _follow(self, held: Mapping[Place, Tensor], moved: Collection[Place], *, sharded: bool) -> None:

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.membership import FLAG
+from mmfixnorm.core.membership import FLAG, flag_group
 from mmfixnorm.core.norm_fixing import add_step_hooks
 from mmfixnorm.core.norms import global_norm
 from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
@@ -40,10 +40,12 @@ class PerLayerGroupsOptimWrapperConstructor(FixNormOptimWrapperConstructor):
         groups: list[dict[str, Any]] = []
         super().add_params(groups, module, prefix, is_dcn_module)
         for group in groups:
-            if group.get(FLAG):
-                params.extend({**group, 'params': [param]} for param in group['params'])
-            else:
+            if FLAG not in group:
                 params.append(group)
+                continue
+            for param in group['params']:
+                params.append({**group, 'params': [param]})
+                flag_group(params[-1], [0])
 
 
 @HOOKS.register_module()

@@ -39,7 +39,12 @@ def ddp(regime):
         plain = revert_sync_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(plain)).double()
     model = MMDistributedDataParallel(plain)
     wrapper = wrap(model)
-    return lambda chunk: model.train_step(data_of(chunk), wrapper), lambda: start_of(plain), wrapper.norm_fixer
+    return (
+        lambda chunk: model.train_step(data_of(chunk), wrapper),
+        lambda: start_of(plain),
+        wrapper.norm_fixer,
+        plain.backbone[0].weight,
+    )
 
 
 def fsdp(regime):
@@ -62,7 +67,7 @@ def fsdp(regime):
         with FullyShardedDataParallel.summon_full_params(model):
             return {n.replace('_fsdp_wrapped_module.', ''): p.clone() for n, p in start_of(model).items()}
 
-    return lambda chunk: step_by_wrapper(model, chunk, wrapper), weights, wrapper.norm_fixer
+    return lambda chunk: step_by_wrapper(model, chunk, wrapper), weights, wrapper.norm_fixer, plain.backbone[0].weight
 
 
 def fsdp2(regime):
@@ -75,15 +80,22 @@ def fsdp2(regime):
     fully_shard(model, mesh=mesh)
     optimizer = sgd(model.parameters())
     norm_fixer = fix_norm(optimizer, model=model)
-    return lambda chunk: step_by_optimizer(model, chunk, optimizer), lambda: whole(model), norm_fixer
+    return (
+        lambda chunk: step_by_optimizer(model, chunk, optimizer),
+        lambda: whole(model),
+        norm_fixer,
+        model.backbone[0].weight,
+    )
 
 
 def train(regime):
     builder = next(build for name, build in BUILDERS.items() if regime.startswith(name))
     rank, world = dist.get_rank(), dist.get_world_size()
     try:
-        step, weights, norm_fixer = builder(regime)
-        for x, y in batches():
+        step, weights, norm_fixer, *first = builder(regime)
+        for number, (x, y) in enumerate(batches()):
+            if regime.endswith('thawed'):
+                first[0].requires_grad_(number >= 3)
             step((x.chunk(world)[rank], y.chunk(world)[rank]))
         return dict(weights=weights(), state=norm_fixer.state_dict())
     except ValueError as err:

@@ -69,7 +69,19 @@ def lamb(lr=0.05, beta1=0.9, beta2=0.999, eps=1e-6):
 
 
 def train(
-    start, batches, update, *, chunks=1, clip=None, skipped=(), target=None, frozen_from=None, fixed=SET, norms=None
+    start,
+    batches,
+    update,
+    *,
+    chunks=1,
+    clip=None,
+    skipped=(),
+    target=None,
+    frozen_from=None,
+    frozen_until=None,
+    held=None,
+    fixed=SET,
+    norms=None,
 ):
     """Train from ``start`` (name -> tensor) and return the last weights, in float64.
 
@@ -80,6 +92,8 @@ def train(
         skipped: Numbers of the steps that are left out.
         target: The norm to keep; None for that of ``start``.
         frozen_from: Name -> number of the first step that does not train it any more.
+        frozen_until: Name -> number of the first step that trains it.
+        held: Name -> numbers of further steps that do not train it.
         norms: A list that gets the norm of the set after each step.
     """
     w = {name: value.detach().double().clone() for name, value in start.items()}
@@ -89,7 +103,8 @@ def train(
         if number in skipped:
             continue
         done += 1
-        free = [n for n in w if number < (frozen_from or {}).get(n, math.inf)]
+        free = [n for n in w if (frozen_until or {}).get(n, 0) <= number < (frozen_from or {}).get(n, math.inf)]
+        free = [n for n in free if number not in (held or {}).get(n, ())]
         leaves = {n: w[n].clone().requires_grad_(n in free) for n in w}
         parts = zip(x.double().chunk(chunks), y.chunk(chunks))
         loss = sum(F.cross_entropy(logits(leaves, a), b) for a, b in parts) / chunks

@@ -42,16 +42,41 @@ ROWS = {
         '`requires_grad=False` from step 3 on',
         'stays as it is; the others share what is left of the target',
     ),
+    'thawed': Row(
+        'layer frozen for the first steps',
+        '`requires_grad=False` before the optimizer is built, thawed at step 3',
+        'waits; then its norm joins the target',
+    ),
+    'thawed_hook': Row(
+        'layer frozen for the first steps, any optim wrapper',
+        '`FixNormHook`, mmengine Runner, frozen by a hook',
+        'the same',
+    ),
+    'frozen_and_thawed': Row('layer frozen for two steps in mid-training', 'steps 2 and 3', 'held, then moves again'),
+    'thawed_resumed': Row(
+        'layer frozen for the first steps, resumed',
+        'stopped and resumed before and after it is thawed',
+        'the same bits',
+    ),
+    'late': Row(
+        'branch taken late', 'without a gradient until step 3', 'as a layer that is frozen for the first steps'
+    ),
+    'lr_mult_zero': Row('layer frozen by its learning rate', '`custom_keys`, `lr_mult=0`', 'stays to the bit'),
+    'closure': Row('`optimizer.step(closure)`', '`fix_norm`; gradients exist only during the step'),
     'syncbn': Row(
         'SyncBN', '2 gloo processes', 'SyncBN needs a GPU: on the CPU mmengine turns it into BN, each with its batch'
     ),
     'ddp': Row('DDP', '2 gloo processes'),
-    'fsdp': Row('FSDP, FULL_SHARD', '2 gloo processes, `use_orig_params=True`', 'one all-reduce of a scalar'),
+    'fsdp': Row(
+        'FSDP, FULL_SHARD', '2 gloo processes, `use_orig_params=True`', 'two all-reduces of one and two numbers'
+    ),
     'fsdp_grad_op': Row('FSDP, SHARD_GRAD_OP', '2 gloo processes, `use_orig_params=True`'),
     'fsdp_hybrid': Row('FSDP, HYBRID_SHARD', '2 gloo processes as 1 x 2', 'reduces over the shard group only'),
     'fsdp_no_shard': Row('FSDP, NO_SHARD', '2 gloo processes, `use_orig_params=True`', 'no communication'),
+    'fsdp_thawed': Row('FSDP, layer frozen for the first steps', '2 gloo processes, FULL_SHARD, thawed at step 3'),
     'fsdp_flat': Row('FSDP without original parameters', '2 gloo processes, `use_orig_params=False`'),
     'fsdp2': Row('FSDP2 (DTensor)', '2 gloo processes, `fully_shard`, `fix_norm`'),
+    'fsdp2_thawed': Row('FSDP2, layer frozen for the first steps', '2 gloo processes, thawed at step 3'),
     'fsdp2_replicated': Row('FSDP2, replicated and sharded', '2 gloo processes as a 2 x 1 mesh, `fix_norm`'),
     'zero1': Row(
         'DeepSpeed ZeRO-1',

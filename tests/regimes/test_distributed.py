@@ -15,7 +15,18 @@ ROOT = Path(__file__).parents[2]
 SIZE = (3, 270)  # tensors and elements of the set, over all processes
 
 
-ROWS = ['ddp', 'syncbn', 'fsdp', 'fsdp_grad_op', 'fsdp_hybrid', 'fsdp_no_shard', 'fsdp2', 'fsdp2_replicated']
+ROWS = [
+    'ddp',
+    'syncbn',
+    'fsdp',
+    'fsdp_grad_op',
+    'fsdp_hybrid',
+    'fsdp_no_shard',
+    'fsdp_thawed',
+    'fsdp2',
+    'fsdp2_thawed',
+    'fsdp2_replicated',
+]
 
 
 @pytest.fixture(scope='module')
@@ -41,7 +52,8 @@ def test_two_processes_follow_the_reference(row, trained, record):
     first, second = trained[row]
     assert 'error' not in first, first
     start = start_of(net())
-    expected = reference.train(start, batches(), reference.sgd(), chunks=2)
+    frozen = {'backbone.0.weight': 3} if row.endswith('thawed') else {}
+    expected = reference.train(start, batches(), reference.sgd(), chunks=2, frozen_until=frozen)
     assert first['state'] == second['state']
     assert first['state']['target'] == pytest.approx(reference.joint_norm([start[n] for n in reference.SET]), rel=1e-12)
     for name, value in first['weights'].items():

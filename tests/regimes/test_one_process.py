@@ -1,12 +1,14 @@
 """Norm fixing under each way of training in one process, against the plain loop of reference.py."""
 
 import functools
+import io
 import math
 
 import pytest
 import torch
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from mmfixnorm.core import fix_norm
@@ -131,6 +133,99 @@ def test_a_layer_frozen_in_mid_training_stays_and_the_others_keep_the_norm_of_th
     expected = reference.train(start, data, reference.sgd(), frozen_from={'backbone.0.weight': 3}, norms=norms)
     assert norms == pytest.approx([norms[0]] * 6, rel=1e-12)
     record('frozen', start_of(model), expected)
+
+
+FIRST, SECOND = 'backbone.0.weight', 'backbone.3.weight'
+
+
+@pytest.mark.parametrize('at_build', [True, False])
+def test_a_thawed_layer_brings_its_norm(record, at_build):
+    model = net()
+    start, data, norms = start_of(model), batches(), []
+    first = model.backbone[0].weight.requires_grad_(not at_build)
+    wrapper = wrap(model)
+    for number, batch in enumerate(data):
+        first.requires_grad_(number >= 3)
+        model.train_step(data_of(batch), wrapper)
+    expected = reference.train(start, data, reference.sgd(), frozen_until={FIRST: 3}, norms=norms)
+    assert norms == pytest.approx([norms[0]] * 6, rel=1e-12)
+    assert wrapper.norm_fixer.target == pytest.approx(norms[0], rel=1e-12)
+    record('thawed', start_of(model), expected)
+
+
+def test_a_layer_held_for_two_steps_moves_again(record):
+    model = net()
+    start, data, wrapper = start_of(model), batches(), wrap(model)
+    for number, batch in enumerate(data):
+        model.backbone[0].weight.requires_grad_(number not in (2, 3))
+        model.train_step(data_of(batch), wrapper)
+    record('frozen_and_thawed', start_of(model), reference.train(start, data, reference.sgd(), held={FIRST: (2, 3)}))
+
+
+@pytest.mark.parametrize('stop', [1, 2, 4, 5])
+def test_a_run_with_a_thawed_layer_resumes_to_the_bit(record, stop):
+    def run_from(first, last, model, wrapper):
+        for number in range(first, last):
+            model.backbone[0].weight.requires_grad_(number >= 3)
+            model.train_step(data_of(data[number]), wrapper)
+
+    def built():
+        model = net()
+        model.backbone[0].weight.requires_grad_(False)
+        return model, wrap(model)
+
+    data, (model, wrapper) = batches(), built()
+    start = start_of(model)
+    run_from(0, stop, model, wrapper)
+    saved = io.BytesIO()
+    torch.save((model.state_dict(), wrapper.state_dict()), saved)
+    run_from(stop, 6, model, wrapper)
+    again, again_wrapper = built()
+    saved.seek(0)
+    weights, state = torch.load(saved, weights_only=False)
+    again.load_state_dict(weights)
+    again_wrapper.load_state_dict(state)
+    run_from(stop, 6, again, again_wrapper)
+    assert again_wrapper.norm_fixer.target == wrapper.norm_fixer.target
+    for name, p in model.named_parameters():
+        assert torch.equal(p, again.get_parameter(name)), name
+    record('thawed_resumed', start_of(again), reference.train(start, data, reference.sgd(), frozen_until={FIRST: 3}))
+
+
+def test_a_branch_taken_late_brings_its_norm(record):
+    model = net()
+    start, data, wrapper = start_of(model), batches(), wrap(model)
+    conv = model.backbone[3]
+    for number, batch in enumerate(data):
+        conv.forward = lambda x, n=number: F.conv2d(x, conv.weight if n >= 3 else conv.weight.detach())
+        model.train_step(data_of(batch), wrapper)
+    record('late', start_of(model), reference.train(start, data, reference.sgd(), frozen_until={SECOND: 3}))
+
+
+def test_a_layer_with_learning_rate_0_stays_to_the_bit(record):
+    model = net()
+    start, data = start_of(model), batches()
+    run(model, wrap(model, paramwise_cfg=dict(custom_keys={'backbone.0': dict(lr_mult=0)})), data)
+    assert torch.equal(model.backbone[0].weight, start[FIRST])
+    record('lr_mult_zero', start_of(model), reference.train(start, data, reference.sgd(), frozen_until={FIRST: 99}))
+
+
+def test_a_closure_makes_its_gradients_during_the_step(record):
+    model = net()
+    start, data = start_of(model), batches()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9, nesterov=True)
+    fix_norm(optimizer, model=model)
+    for batch in data:
+
+        def closure():
+            optimizer.zero_grad()
+            loss = model(**data_of(batch), mode='loss')['loss']  # noqa: B023
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        optimizer.zero_grad()
+    record('closure', start_of(model), reference.train(start, data, reference.sgd()))
 
 
 def test_a_shared_layer_counts_once(record, monkeypatch):

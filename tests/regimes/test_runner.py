@@ -132,3 +132,17 @@ def test_validation_of_an_average_sees_it_at_the_target(run, record):
     assert short < 0.99 * target
     average.update({n: average[n] * target / short for n in reference.SET})
     record('ema', seen, average)
+
+
+@HOOKS.register_module(force=True)
+class _ThawHook(Hook):
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        runner.model.backbone[0].weight.requires_grad_(batch_idx >= 3)
+
+
+def test_hook_lets_a_thawed_layer_join(run, record):
+    model = net()
+    start = start_of(model)
+    hooks = [dict(type='FixNormHook'), dict(type='_ThawHook')]
+    actual = run(model, wrapper=dict(type='OptimWrapper', optimizer=SGD), hooks=hooks)
+    record('thawed_hook', actual, expected(start, frozen_until={'backbone.0.weight': 3}))
