@@ -15,9 +15,12 @@ from mmfixnorm.core.layers import (
     fold_layers,
     replace_layers,
 )
-from mmfixnorm.core.norm_fixing import NormFixer, fix_norm, norm_fixing_parameters
+from mmfixnorm.core.norm_fixing import NormFixer, norm_fixing_parameters
+from mmfixnorm.core.plain_loop import fix_norm
+from mmfixnorm.core.rotation import AngleNormFixer
 
 __all__ = [
+    'AngleNormFixer',
     'AuditReport',
     'FixNormConv2d',
     'FixNormLinear',

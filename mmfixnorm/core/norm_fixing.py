@@ -19,19 +19,17 @@ from mmfixnorm.core.membership import (
     WAITING,
     MembershipReport,
     Place,
-    flag_set,
     is_moved,
     places,
     positions,
     set_members,
 )
 from mmfixnorm.core.norms import global_norm, joint_norms, local_norms, scale_
-from mmfixnorm.core.sharding import local_part, mark_shards, shard_key, sum_over_shards_, zero_partition
+from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
 
 __all__ = [
     'NormFixer',
     'add_step_hooks',
-    'fix_norm',
     'norm_fixing_parameters',
     'scale_unless_skipped_',
     'warn_of_decay',
@@ -329,66 +327,6 @@ def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
         elements[shard_key(tensor)] = elements.get(shard_key(tensor), 0) + local_part(tensor).numel()
     sums = [sum_over_shards_(torch.tensor(number, device=tensors[0].device), key) for key, number in elements.items()]
     return len(tensors), sum(int(number) for number in sums)
-
-
-def fix_norm(
-    optimizer: Optimizer,
-    *,
-    params: Iterable[Tensor] | None = None,
-    model: nn.Module | None = None,
-    exclude: Sequence[str] = (),
-    target: float | str | None = None,
-) -> NormFixer:
-    """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` restores the norm.
-
-    Args:
-        optimizer (Optimizer): Any optimizer with torch's interface; with DeepSpeed, ZeRO-1 or 2 and the set as a
-            separate parameter group.
-        params (Iterable[Tensor], optional): The norm-fixing set.
-        model (nn.Module, optional): Instead of ``params``: all its conv and linear weights. Frozen ones that are in the
-            optimizer join the set when they are thawed.
-        exclude (Sequence[str]): With ``model``, regular expressions of weight names to leave out.
-        target (float | str, optional): The norm to keep; ``'init'`` for the present norm, ``'loaded'`` or None for
-            the norm before the first step. Defaults to None.
-
-    Returns:
-        NormFixer: Holds the target; save its ``state_dict()`` along with the optimizer's.
-
-    Raises:
-        ValueError: If the set is empty or not wholly in the optimizer, if both or neither of ``params`` and ``model``
-            are given, or if sharding hides the weights (FSDP without original parameters, DeepSpeed ZeRO-3).
-
-    Example:
-        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
-        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-        >>> norm_fixer = fix_norm(optimizer, model=model)
-        >>> model(torch.randn(2, 1, 8, 8)).square().mean().backward()
-        >>> optimizer.step()
-        >>> abs(model[0].weight.norm().item() / norm_fixer.target - 1) < 1e-6
-        True
-    """
-    if (params is None) == (model is None):
-        raise ValueError('give either params=... or model=...')
-    if params is None:
-        assert model is not None
-        mark_shards(model)
-        params = _weights_to_fix(model, optimizer, exclude)
-    optimizer, params = zero_partition(optimizer, params)
-    flag_set(optimizer, params)
-    warn_of_decay(optimizer)
-    norm_fixer = NormFixer(target)
-    if model is not None:
-        norm_fixer.report.take_names(model, optimizer)
-    norm_fixer.take_init_norm(params)
-    norm_fixer.install(optimizer)
-    return norm_fixer
-
-
-def _weights_to_fix(model: nn.Module, optimizer: Any, exclude: Sequence[str]) -> list[nn.Parameter]:
-    """Pick the trainable weights, and the frozen ones that the optimizer has and would train when thawed."""
-    trained = {id(p) for group in getattr(optimizer, 'param_groups', ()) for p in group['params']}
-    weights = norm_fixing_parameters(model, exclude=exclude, frozen=True).values()
-    return [weight for weight in weights if weight.requires_grad or id(weight) in trained]
 
 
 def warn_of_decay(optimizer: Optimizer) -> None:

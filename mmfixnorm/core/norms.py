@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
 
-__all__ = ['compute_dtype', 'global_norm', 'joint_norms', 'local_norms', 'scale_', 'tensor_norm']
+__all__ = ['compute_dtype', 'dot', 'global_norm', 'joint_norms', 'local_norms', 'scale_', 'sum_dtype', 'tensor_norm']
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def joint_norms(parts: Sequence[tuple[Sequence[Tensor], Sequence[Tensor]]], amon
     over_keys = []
     for key in dict.fromkeys(map(shard_key, among)):
         alike = [[n for t, n in zip(tensors, norms, strict=True) if shard_key(t) == key] for tensors, norms in parts]
-        zero = torch.zeros((), device=device, dtype=_sum_dtype(device))
+        zero = torch.zeros((), device=device, dtype=sum_dtype(device))
         local = torch.stack([torch.linalg.vector_norm(torch.stack(n)) if n else zero for n in alike])
         over_keys.append(local if key is None else sum_over_shards_(local**2, key).sqrt())
     return over_keys[0] if len(over_keys) == 1 else torch.linalg.vector_norm(torch.stack(over_keys), dim=0)
@@ -59,10 +59,11 @@ def local_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     fast = [i for i, t in enumerate(parts) if t.device.type != 'cpu' and t.dtype == torch.float32]
     norms = dict(zip(fast, torch._foreach_norm([parts[i] for i in fast]), strict=True)) if fast else {}
     norms.update((i, tensor_norm(t)) for i, t in enumerate(parts) if i not in norms)
-    return [norms[i].to(parts[0].device, _sum_dtype(parts[0].device)) for i in range(len(parts))]
+    return [norms[i].to(parts[0].device, sum_dtype(parts[0].device)) for i in range(len(parts))]
 
 
-def _sum_dtype(device: torch.device) -> torch.dtype:
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Return the dtype for sums over tensors: float64, on MPS float32, which has no other."""
     return torch.float32 if device.type == 'mps' else torch.float64
 
 
@@ -77,17 +78,37 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 def tensor_norm(tensor: Tensor) -> Tensor:
     """Compute the L2 norm of one tensor: 0-d, in float32 or better, differentiable."""
     dtype = compute_dtype(tensor.dtype)
-    if tensor.device.type != 'cpu' or tensor.numel() <= _ROW or tensor.dtype == torch.float64:
+    if _sums_well(tensor):
         return torch.linalg.vector_norm(tensor, dtype=dtype)
+    rows, rest = _rows(tensor)
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=dtype)
+    norm_of_rest = torch.linalg.vector_norm(rest, dtype=dtype).reshape(1)
+    return torch.linalg.vector_norm(torch.cat([norms, norm_of_rest]), dtype=torch.float64)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Compute the inner product of two tensors of one shape: 0-d, summed in float32 or better."""
+    dtype = compute_dtype(a.dtype)
+    if _sums_well(a):
+        return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))
+    (rows_a, rest_a), (rows_b, rest_b) = _rows(a), _rows(b)
+    products = torch.linalg.vecdot(rows_a.to(dtype), rows_b.to(dtype)).to(torch.float64)
+    return products.sum() + torch.dot(rest_a.to(dtype), rest_b.to(dtype))
+
+
+def _sums_well(tensor: Tensor) -> bool:
     # On the CPU torch sums a whole tensor sequentially in float32, with an error of 4e-4 for two million equal
     # elements. Row by row the error is 1e-7, at the same speed.
+    return tensor.device.type != 'cpu' or tensor.numel() <= _ROW or tensor.dtype == torch.float64
+
+
+def _rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide the elements into rows, and the rest."""
     if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
         tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
     flat = tensor.reshape(-1)
     whole = flat.numel() // _ROW * _ROW
-    rows = torch.linalg.vector_norm(flat[:whole].view(-1, _ROW), dim=1, dtype=dtype)
-    rest = torch.linalg.vector_norm(flat[whole:], dtype=dtype).reshape(1)
-    return torch.linalg.vector_norm(torch.cat([rows, rest]), dtype=torch.float64)
+    return flat[:whole].view(-1, _ROW), flat[whole:]
 
 
 @torch.no_grad()

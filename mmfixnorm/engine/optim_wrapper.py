@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -12,8 +12,8 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from mmfixnorm.core.membership import FLAG, WAITING, flagged, places
-from mmfixnorm.core.norm_fixing import NormFixer
 from mmfixnorm.core.norms import global_norm
+from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.core.sharding import shard_key
 from mmfixnorm.engine.start import config_errors, log_membership, prepare_model, warn_of_negative_scales
 from mmfixnorm.errors import ConfigError
@@ -30,15 +30,29 @@ class NormFixingMixin:
         target (float | str, optional): The norm to keep: ``'loaded'``, the norm before the first step, after
             ``load_from`` if there is one; ``'init'``, the norm after the initialisation, to which loaded weights are
             then rescaled; or a number. Defaults to None, which means ``'loaded'``.
+        update (str): ``'step'``: the set makes the optimizer's step, and its norm is restored (the paper). ``'angle'``:
+            it turns by the learning rate, in radians (:class:`~mmfixnorm.core.AngleNormFixer`); schedules then act on
+            the angle. Defaults to 'step'.
+        per (str, optional): With ``update='angle'``, what turns by it: ``'set'``, ``'layer'`` or ``'filter'``. None
+            means ``'layer'``.
+        other_lr (float, optional): With ``update='angle'``, the learning rate of all parameters outside the set, as a
+            multiple of the angle. None means 20.
 
     Raises:
-        ConfigError: If the target is invalid, or no parameter group is flagged, which the constructor does.
+        ConfigError: If an argument is invalid, or no parameter group is flagged, which the constructor does.
     """
 
-    norm_fixer_type: ClassVar[type[NormFixer]] = NormFixer
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, *args: Any, target: float | str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        target: float | str | None = None,
+        update: str = 'step',
+        per: str | None = None,
+        other_lr: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         if not any(FLAG in group for group in self.optimizer.param_groups):
             raise ConfigError(
@@ -46,7 +60,7 @@ class NormFixingMixin:
                 "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
             )
         with config_errors('optim_wrapper.'):
-            self.norm_fixer = self.norm_fixer_type(target)
+            self.norm_fixer = make_norm_fixer(target, update, per)
         self.norm_fixer.report.write = log_membership
         self._first_groups: list[dict[str, Any]] | None = None
         self._model: torch.nn.Module | None = None

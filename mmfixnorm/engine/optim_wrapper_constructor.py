@@ -20,6 +20,10 @@ from mmfixnorm.errors import ConfigError
 _OPTIONS = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_decay_mult')
 
 
+OTHER_LR = 20.0
+"""Learning rate of the parameters outside the set, in multiples of the angle, where ``other_lr`` is not set."""
+
+
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """Builds the optimizer with few groups, so that its fused kernels get long lists of tensors.
@@ -92,8 +96,25 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 'optim_wrapper.paramwise_cfg.custom_keys: '
                 'lr_mult needs a number as optim_wrapper.optimizer.lr, got None'
             )
+        self._other_lr = self._checked_other_lr()
         # The base class calls add_params only if this is not empty.
         self.paramwise_cfg = {'lambda_fc': None, **cfg}
+
+    def _checked_other_lr(self) -> float:
+        """Return the factor between the learning rate of the parameters outside the set and that of the set."""
+        by_angle = self.optim_wrapper_cfg.get('update') == 'angle'
+        other_lr = self.optim_wrapper_cfg.get('other_lr')
+        if not by_angle:
+            if other_lr is not None:
+                raise ConfigError(f"optim_wrapper.other_lr: is for update='angle' alone, got {other_lr!r} without it")
+            return 1.0
+        if self.base_lr is None:
+            raise ConfigError("optim_wrapper.optimizer.lr: must be the angle in radians with update='angle', got None")
+        if other_lr is None:
+            return OTHER_LR
+        if isinstance(other_lr, bool) or not isinstance(other_lr, (int, float)) or not 0 <= other_lr < float('inf'):
+            raise ConfigError(f'optim_wrapper.other_lr: must be a number >= 0, got {other_lr!r}')
+        return float(other_lr)
 
     def add_params(
         self, params: list[dict[str, Any]], module: nn.Module, prefix: str = '', is_dcn_module: Any = None
@@ -142,8 +163,9 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         for (kind, lr_mult), group in groups.items():
             if kind == 'norm_fixing':
                 flag_group(group, range(len(group['params'])))
-            if lr_mult != 1:
-                group['lr'] = self.base_lr * lr_mult
+            factor = lr_mult * (1.0 if kind == 'norm_fixing' else self._other_lr)
+            if factor != 1:
+                group['lr'] = self.base_lr * factor
         return groups
 
     def _kind(self, owner: nn.Module, name: str, param: nn.Parameter, *, as_first: bool) -> str:

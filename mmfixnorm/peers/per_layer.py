@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.registry import OPTIM_WRAPPERS
@@ -17,6 +17,7 @@ from mmfixnorm.core.norm_fixing import NormFixer, scale_unless_skipped_
 from mmfixnorm.core.norms import joint_norms, local_norms
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
 from mmfixnorm.engine.start import config_errors
+from mmfixnorm.errors import ConfigError
 
 __all__ = ['PerLayerFixNormAmpOptimWrapper', 'PerLayerFixNormOptimWrapper', 'TensorNormFixer']
 
@@ -169,13 +170,19 @@ def _checked(targets: Any) -> str | dict[str, float]:
 class _PerLayerMixin(NormFixingMixin):
     """Takes ``targets``, and gives the :class:`TensorNormFixer` the names of the weights."""
 
-    norm_fixer_type: ClassVar[type[NormFixer]] = TensorNormFixer
     norm_fixer: TensorNormFixer
 
     def __init__(self, *args: Any, targets: str | Mapping[str, float] = 'init', **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if kwargs.get('target') is not None or type(self.norm_fixer) is not NormFixer:
+            raise ConfigError(
+                f'optim_wrapper: {type(self).__name__} keeps the norm of each layer, as targets says; it takes neither '
+                "target nor update='angle'"
+            )
+        report = self.norm_fixer.report
         with config_errors('optim_wrapper.'):
             self.norm_fixer = TensorNormFixer(targets=targets)
+        self.norm_fixer.report = report
 
     def attach(self, model: nn.Module, first_groups: list[dict[str, Any]] | None = None) -> None:
         super().attach(model, first_groups)

@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
-from toy import batches, data_of, net, start_of, wrap
+from toy import SGD, batches, data_of, net, start_of, wrap
 
-from mmfixnorm.core import fix_norm
+from mmfixnorm.core import fix_norm, norm_fixing_parameters
 
 
 def step_by_wrapper(model, chunk, wrapper):
@@ -31,6 +31,16 @@ def whole(model):
     return {name: p.full_tensor() if hasattr(p, 'full_tensor') else p.detach() for name, p in model.named_parameters()}
 
 
+def angle_of(regime):
+    """The arguments for steps of a given angle, and the learning rate."""
+    return (dict(update='angle'), 0.05) if regime.startswith('angle') else ({}, 0.5)
+
+
+def wrapper_of(model, regime):
+    arguments, lr = angle_of(regime)
+    return wrap(model, SGD | dict(lr=lr), **arguments)
+
+
 def ddp(regime):
     from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
 
@@ -38,7 +48,7 @@ def ddp(regime):
     if regime == 'syncbn':
         plain = revert_sync_batchnorm(nn.SyncBatchNorm.convert_sync_batchnorm(plain)).double()
     model = MMDistributedDataParallel(plain)
-    wrapper = wrap(model)
+    wrapper = wrapper_of(model, regime)
     return (
         lambda chunk: model.train_step(data_of(chunk), wrapper),
         lambda: start_of(plain),
@@ -61,7 +71,7 @@ def fsdp(regime):
     plain = net()
     plain.backbone = FullyShardedDataParallel(plain.backbone, **options)  # two units, and so two flat parameters
     model = FullyShardedDataParallel(plain, **options)
-    wrapper = wrap(model)
+    wrapper = wrapper_of(model, regime)
 
     def weights():
         with FullyShardedDataParallel.summon_full_params(model):
@@ -78,8 +88,12 @@ def fsdp2(regime):
     model = net()
     fully_shard(model.backbone, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    optimizer = sgd(model.parameters())
-    norm_fixer = fix_norm(optimizer, model=model)
+    arguments, lr = angle_of(regime)
+    in_set = norm_fixing_parameters(model).values()
+    others = [p for p in model.parameters() if not any(p is weight for weight in in_set)]
+    groups = [dict(params=[*in_set], lr=lr), dict(params=others, lr=20 * lr if arguments else lr)]
+    optimizer = sgd(groups)
+    norm_fixer = fix_norm(optimizer, model=model, **arguments)
     return (
         lambda chunk: step_by_optimizer(model, chunk, optimizer),
         lambda: whole(model),
@@ -89,7 +103,7 @@ def fsdp2(regime):
 
 
 def train(regime):
-    builder = next(build for name, build in BUILDERS.items() if regime.startswith(name))
+    builder = next(build for name, build in BUILDERS.items() if regime.removeprefix('angle_').startswith(name))
     rank, world = dist.get_rank(), dist.get_world_size()
     try:
         step, weights, norm_fixer, *first = builder(regime)

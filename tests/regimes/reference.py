@@ -68,6 +68,34 @@ def lamb(lr=0.05, beta1=0.9, beta2=0.999, eps=1e-6):
     return inner
 
 
+def by_group(inside, outside):
+    """One optimizer for the set, and another for the rest."""
+    return lambda name, w, g, t: (inside if name in SET else outside)(name, w, g, t)
+
+
+def turned(w, step, angle):
+    """Turn the vector ``w`` by ``angle`` towards the part of ``step`` across it."""
+    tangent = step - w * (w * step).sum() / w.square().sum()
+    return math.cos(angle) * w + math.sin(angle) * w.norm() * tangent / tangent.norm()
+
+
+def turn_units(old, proposed, angle, per):
+    """Turn each unit of the set towards the proposed weights; all three are name -> tensor."""
+    if per == 'set':
+        flat = turned(
+            *(torch.cat([t.flatten() for t in x]) for x in (old.values(), [proposed[n] - old[n] for n in old])), angle
+        )
+        return dict(
+            zip(old, (part.view_as(w) for part, w in zip(flat.split([w.numel() for w in old.values()]), old.values())))
+        )
+    return {
+        n: torch.stack([turned(u, v - u, angle) for u, v in zip(w, proposed[n])])
+        if per == 'filter' and w.ndim > 2
+        else turned(w, proposed[n] - w, angle)
+        for n, w in old.items()
+    }
+
+
 def train(
     start,
     batches,
@@ -80,6 +108,7 @@ def train(
     frozen_from=None,
     frozen_until=None,
     held=None,
+    angle=None,
     fixed=SET,
     norms=None,
 ):
@@ -94,6 +123,7 @@ def train(
         frozen_from: Name -> number of the first step that does not train it any more.
         frozen_until: Name -> number of the first step that trains it.
         held: Name -> numbers of further steps that do not train it.
+        angle: ``(angle, per)``: each unit of the set turns by this angle.
         norms: A list that gets the norm of the set after each step.
     """
     w = {name: value.detach().double().clone() for name, value in start.items()}
@@ -112,7 +142,10 @@ def train(
         for limit in filter(None, (clip, getattr(update, 'max_grad_norm', None))):
             norm = joint_norm(grads.values())
             grads = {n: g * min(1.0, limit / norm) for n, g in grads.items()}
-        w.update({n: update(n, w[n], grads[n], done) for n in free})
+        new = {n: update(n, w[n], grads[n], done) for n in free}
+        if angle is not None:
+            new.update(turn_units({n: w[n] for n in fixed if n in free}, new, *angle))
+        w.update(new)
         movable = [n for n in fixed if n in free]
         rest = joint_norm([w[n] for n in fixed if n not in free])
         factor = math.sqrt(target**2 - rest**2) / joint_norm([w[n] for n in movable]) if movable else 1.0

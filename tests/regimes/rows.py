@@ -63,6 +63,25 @@ ROWS = {
     ),
     'lr_mult_zero': Row('layer frozen by its learning rate', '`custom_keys`, `lr_mult=0`', 'stays to the bit'),
     'closure': Row('`optimizer.step(closure)`', '`fix_norm`; gradients exist only during the step'),
+    'angle_set': Row("`update='angle'`, `per='set'`", 'optim wrapper, `other_lr=20`'),
+    'angle_layer': Row("`update='angle'`, `per='layer'`", 'optim wrapper, `other_lr=20`'),
+    'angle_filter': Row("`update='angle'`, `per='filter'`", 'optim wrapper, `other_lr=20`', 'linear layers as a whole'),
+    'angle_adamw': Row("`update='angle'`, AdamW", 'optim wrapper'),
+    'angle_hook': Row("`update='angle'`, any optim wrapper", '`FixNormHook`, mmengine Runner'),
+    'angle_amp': Row(
+        "`update='angle'`, AMP with skipped steps", 'loss scaler on the CPU, 2 of 6 steps with infinite gradients'
+    ),
+    'angle_amp_fused': Row("`update='angle'`, AMP with skipped steps, fused SGD", 'loss scaler on the CPU, 2 of 6'),
+    'angle_accumulation': Row("`update='angle'`, gradient accumulation", '3 micro-batches to a step'),
+    'angle_clipping': Row(
+        "`update='angle'`, gradient clipping",
+        '`clip_grad=dict(max_norm=0.05)`',
+        'changes what momentum gathers and the other parameters, not the angle',
+    ),
+    'angle_thawed': Row("`update='angle'`, layer frozen for the first steps", 'thawed at step 3'),
+    'angle_resumed': Row("`update='angle'`, resumed", 'stopped and resumed after 1, 2, 4 and 5 steps', 'the same bits'),
+    'angle_shared': Row("`update='angle'`, shared layer", 'two modules with one weight', 'turns once'),
+    'angle_ema': Row("`update='angle'`, EMA of weights", '`FixNormEMAHook`, the average at validation'),
     'syncbn': Row(
         'SyncBN', '2 gloo processes', 'SyncBN needs a GPU: on the CPU mmengine turns it into BN, each with its batch'
     ),
@@ -78,11 +97,18 @@ ROWS = {
     'fsdp2': Row('FSDP2 (DTensor)', '2 gloo processes, `fully_shard`, `fix_norm`'),
     'fsdp2_thawed': Row('FSDP2, layer frozen for the first steps', '2 gloo processes, thawed at step 3'),
     'fsdp2_replicated': Row('FSDP2, replicated and sharded', '2 gloo processes as a 2 x 1 mesh, `fix_norm`'),
+    'angle_ddp': Row("`update='angle'`, DDP", '2 gloo processes'),
+    'angle_fsdp': Row("`update='angle'`, FSDP, FULL_SHARD", '2 gloo processes', 'one more number a layer is reduced'),
+    'angle_fsdp2': Row("`update='angle'`, FSDP2", '2 gloo processes'),
     'zero1': Row(
         'DeepSpeed ZeRO-1',
         '2 gloo processes, SGD of torch, `fix_norm`, float32',
         'the set must be a parameter group of its own',
     ),
     'zero2': Row('DeepSpeed ZeRO-2', '2 gloo processes, SGD of torch, `fix_norm`, float32', 'as ZeRO-1'),
+    'angle_zero1': Row(
+        "`update='angle'`, DeepSpeed ZeRO-1", "2 gloo processes, `per='set'`, float32", "`per='layer'` is refused"
+    ),
+    'angle_zero2': Row("`update='angle'`, DeepSpeed ZeRO-2", "2 gloo processes, `per='set'`, float32", 'as ZeRO-1'),
     'zero3': Row('DeepSpeed ZeRO-3', '2 gloo processes, SGD of torch, `fix_norm`'),
 }

@@ -23,6 +23,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[2]
 REGIMES = ['zero1', 'zero2', 'zero3', 'zero_mixed1', 'resumed']
+REGIMES += ['angle_zero1', 'angle_zero2', 'angle_zero_layer1']
 
 
 @pytest.fixture(scope='module')
@@ -42,12 +43,15 @@ def trained(tmp_path_factory):
     return {row: [torch.load(out / f'{row}_{rank}.pth') for rank in range(2)] for row in REGIMES}
 
 
-@pytest.mark.parametrize('row', ['zero1', 'zero2'])
+@pytest.mark.parametrize('row', ['zero1', 'zero2', 'angle_zero1', 'angle_zero2'])
 def test_zero_follows_the_reference(row, trained, record):
     first, second = trained[row]
     assert 'error' not in first, first
     start = start_of(net())
-    expected = reference.train(start, batches(), reference.sgd(), chunks=2)
+    update, angle = reference.sgd(), None
+    if row.startswith('angle'):
+        update, angle = reference.by_group(reference.sgd(lr=0.05), reference.sgd(lr=1.0)), (0.05, 'set')
+    expected = reference.train(start, batches(), update, chunks=2, angle=angle)
     assert first['state'] == second['state']
     assert first['state']['target'] == pytest.approx(reference.joint_norm([start[n] for n in reference.SET]), rel=1e-6)
     for name, value in first['weights'].items():
@@ -69,3 +73,7 @@ def test_zero_3_is_refused(trained, refused):
 
 def test_a_set_that_is_no_group_of_its_own_is_refused(trained):
     assert 'none of its 1 groups is exactly the norm-fixing set of 3 tensors' in trained['zero_mixed1'][0]['error']
+
+
+def test_layers_of_a_flat_partition_cannot_turn_alone(trained):
+    assert "per='layer' does not work with DeepSpeed ZeRO" in trained['angle_zero_layer1'][0]['error']

@@ -26,6 +26,9 @@ ROWS = [
     'fsdp2',
     'fsdp2_thawed',
     'fsdp2_replicated',
+    'angle_ddp',
+    'angle_fsdp',
+    'angle_fsdp2',
 ]
 
 
@@ -53,7 +56,11 @@ def test_two_processes_follow_the_reference(row, trained, record):
     assert 'error' not in first, first
     start = start_of(net())
     frozen = {'backbone.0.weight': 3} if row.endswith('thawed') else {}
-    expected = reference.train(start, batches(), reference.sgd(), chunks=2, frozen_until=frozen)
+    if row.startswith('angle'):
+        update = reference.by_group(reference.sgd(lr=0.05), reference.sgd(lr=1.0))
+        expected = reference.train(start, batches(), update, chunks=2, angle=(0.05, 'layer'))
+    else:
+        expected = reference.train(start, batches(), reference.sgd(), chunks=2, frozen_until=frozen)
     assert first['state'] == second['state']
     assert first['state']['target'] == pytest.approx(reference.joint_norm([start[n] for n in reference.SET]), rel=1e-12)
     for name, value in first['weights'].items():

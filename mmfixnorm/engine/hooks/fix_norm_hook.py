@@ -14,6 +14,7 @@ from torch import nn
 
 from mmfixnorm.core.membership import flag_set
 from mmfixnorm.core.norm_fixing import NormFixer
+from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.engine.start import (
     choose_set,
     config_errors,
@@ -39,17 +40,27 @@ class FixNormHook(Hook):
         fc (bool): Whether FC weights belong to the set; ``False`` for Algorithm 1. Defaults to True.
         exclude (Sequence[str]): Regular expressions of weight names to leave out. Defaults to none.
         target (float | str, optional): The norm to keep, see :class:`FixNormOptimWrapper`. Defaults to None.
+        update (str): ``'step'`` or ``'angle'``, see :class:`FixNormOptimWrapper`. With ``'angle'`` the constructor must
+            give the other parameters learning rates of their own. Defaults to 'step'.
+        per (str, optional): With ``update='angle'``, what turns. None means ``'layer'``.
 
     Raises:
-        ConfigError: If the target is invalid, if the set is empty, or on resume from a checkpoint without
+        ConfigError: If an argument is invalid, if the set is empty, or on resume from a checkpoint without
             norm fixing or of another set.
     """
 
-    def __init__(self, fc: bool = True, exclude: Sequence[str] = (), target: float | str | None = None) -> None:
+    def __init__(
+        self,
+        fc: bool = True,
+        exclude: Sequence[str] = (),
+        target: float | str | None = None,
+        update: str = 'step',
+        per: str | None = None,
+    ) -> None:
         self.fc = fc
         self.exclude = exclude
         with config_errors('FixNormHook.'):
-            self.norm_fixer = NormFixer(target)
+            self.norm_fixer = make_norm_fixer(target, update, per)
         self.norm_fixer.report.write = log_membership
         self._resumed: dict[str, Any] | None = None
         self._turned: set[str] = set()

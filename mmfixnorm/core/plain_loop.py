@@ -1,0 +1,89 @@
+"""Norm fixing in a plain PyTorch loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mmfixnorm.core.membership import flag_set
+from mmfixnorm.core.norm_fixing import NormFixer, norm_fixing_parameters, warn_of_decay
+from mmfixnorm.core.rotation import make_norm_fixer
+from mmfixnorm.core.sharding import mark_shards, zero_partition
+
+__all__ = ['fix_norm']
+
+
+def fix_norm(
+    optimizer: Optimizer,
+    *,
+    params: Iterable[Tensor] | None = None,
+    model: nn.Module | None = None,
+    exclude: Sequence[str] = (),
+    target: float | str | None = None,
+    update: str = 'step',
+    per: str | None = None,
+) -> NormFixer:
+    """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` restores the norm.
+
+    Args:
+        optimizer (Optimizer): Any optimizer with torch's interface; with DeepSpeed, ZeRO-1 or 2 and the set as a
+            separate parameter group.
+        params (Iterable[Tensor], optional): The norm-fixing set.
+        model (nn.Module, optional): Instead of ``params``: all its conv and linear weights. Frozen ones that are in the
+            optimizer join the set when they are thawed.
+        exclude (Sequence[str]): With ``model``, regular expressions of weight names to leave out.
+        target (float | str, optional): The norm to keep; ``'init'`` for the present norm, ``'loaded'`` or None for
+            the norm before the first step. Defaults to None.
+        update (str): ``'step'``, the step that the optimizer makes, or ``'angle'``, by which the weights turn by the
+            learning rate of their group, in radians; see :class:`AngleNormFixer`. Then give the other parameters a
+            group of their own, with a higher learning rate. Defaults to 'step'.
+        per (str, optional): With ``update='angle'``, what turns: ``'set'``, ``'layer'`` or ``'filter'``. None means
+            ``'layer'``.
+
+    Returns:
+        NormFixer: Holds the target; save its ``state_dict()`` along with the optimizer's.
+
+    Raises:
+        ValueError: If the set is empty or not wholly in the optimizer, if both or neither of ``params`` and ``model``
+            are given, if ``target``, ``update`` or ``per`` is unknown, or if sharding hides the weights (FSDP without
+            original parameters, DeepSpeed ZeRO-3).
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+        >>> norm_fixer = fix_norm(optimizer, model=model)
+        >>> model(torch.randn(2, 1, 8, 8)).square().mean().backward()
+        >>> optimizer.step()
+        >>> abs(model[0].weight.norm().item() / norm_fixer.target - 1) < 1e-6
+        True
+    """
+    if (params is None) == (model is None):
+        raise ValueError('give either params=... or model=...')
+    if params is None:
+        assert model is not None
+        mark_shards(model)
+        params = _weights_to_fix(model, optimizer, exclude)
+    given, (optimizer, params) = optimizer, zero_partition(optimizer, params)
+    if optimizer is not given and update == 'angle' and per != 'set':
+        raise ValueError(
+            f'per={per or "layer"!r} does not work with DeepSpeed ZeRO, which keeps the set in one flat tensor; '
+            "set per='set'"
+        )
+    flag_set(optimizer, params)
+    warn_of_decay(optimizer)
+    norm_fixer = make_norm_fixer(target, update, per)
+    if model is not None:
+        norm_fixer.report.take_names(model, optimizer)
+    norm_fixer.take_init_norm(params)
+    norm_fixer.install(optimizer)
+    return norm_fixer
+
+
+def _weights_to_fix(model: nn.Module, optimizer: Any, exclude: Sequence[str]) -> list[nn.Parameter]:
+    """Pick the trainable weights, and the frozen ones that the optimizer has and would train when thawed."""
+    trained = {id(p) for group in getattr(optimizer, 'param_groups', ()) for p in group['params']}
+    weights = norm_fixing_parameters(model, exclude=exclude, frozen=True).values()
+    return [weight for weight in weights if weight.requires_grad or id(weight) in trained]

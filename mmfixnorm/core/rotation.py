@@ -1,0 +1,239 @@
+r"""Steps of a given angle: the learning rate of the norm-fixing set is how far its weights turn in one step.
+
+The optimizer proposes a step :math:`D` for weights :math:`W`. Its part along the weights is removed,
+:math:`T = D - W \langle W, D \rangle / \|W\|^2`, and the weights turn towards it by the learning rate :math:`\eta`, in
+radians: :math:`W \leftarrow \|W\| (\cos\eta\, W / \|W\| + \sin\eta\, T / \|T\|)`. So neither the size of the gradients
+nor the norm of the weights matters, only directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places
+from mmfixnorm.core.norm_fixing import NormFixer
+from mmfixnorm.core.norms import compute_dtype, dot, joint_norms, scale_, sum_dtype, tensor_norm
+from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
+
+__all__ = ['UNITS', 'AngleNormFixer', 'make_norm_fixer']
+
+UNITS = ('set', 'layer', 'filter')
+"""What turns by the learning rate: the whole set as one vector, each weight tensor, or each of its output channels."""
+
+_SMALLEST_TANGENT = 1e-3
+"""Share of a step across the weights below which it is rounding: a step along the weights turns nothing."""
+
+
+class AngleNormFixer(NormFixer):
+    r"""Turns each unit of the norm-fixing set by exactly the learning rate of its group, in radians; the norm is kept.
+
+    The optimizer inside chooses the direction, by gradients, momentum and whatever else it does; the length of its
+    step has no effect. A unit without a gradient, or whose step is only along its weights, stays as it is. Which
+    weights a step moves, and the target of the joint norm, are as in :class:`~mmfixnorm.core.NormFixer`.
+
+    Needs one copy of the set. Where the optimizer does not read the weights (torch's optimizers without weight decay
+    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits.
+
+    Args:
+        target (float | str, optional): The joint norm to keep, see :class:`~mmfixnorm.core.NormFixer`.
+        per (str): The unit that turns: ``'set'``; ``'layer'``, each weight tensor; ``'filter'``, each slice of the
+            first dimension of a convolution, and linear layers as a whole. Defaults to 'layer'.
+
+    Raises:
+        ValueError: If ``per`` is none of the three; at a step, if a weight is all zero, if groups have different
+            learning rates with ``'set'``, or if weights are sharded with ``'filter'``.
+    """
+
+    def __init__(self, target: float | str | None = None, per: str = 'layer') -> None:
+        super().__init__(target)
+        if per not in UNITS:
+            raise ValueError(f"per must be 'set', 'layer' or 'filter', got {per!r}")
+        self.unit = per
+        self.per = f'set, turned by angle per {per}'
+        self._copies: dict[Place, Tensor] = {}
+        self._from_zero = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), '_copies': {}}
+
+    @torch.no_grad()
+    def _measure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        super()._measure(optimizer, args, kwargs)
+        has_closure = any(
+            argument is not None for argument in (*args[1:], *kwargs.values())
+        )  # args[0] is the optimizer
+        self._from_zero = not has_closure and _reads_no_weights(optimizer)
+        every = places(optimizer, FLAG, WAITING)
+        may_move = {p: t for p, t in every.items() if (t.requires_grad if has_closure else is_moved(optimizer, p))}
+        for place, tensor in may_move.items():
+            part, copy = local_part(tensor), self._copies.get(place)
+            if copy is None or copy.shape != part.shape or copy.dtype != part.dtype or copy.device != part.device:
+                self._copies[place] = torch.empty_like(part)
+        if may_move:
+            parts = [local_part(tensor) for tensor in may_move.values()]
+            torch._foreach_copy_([self._copies[place] for place in may_move], parts)
+            if self._from_zero:
+                torch._foreach_zero_(parts)
+
+    def _take_targets(self, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
+        super()._take_targets(moved, every)
+        self._refuse_zeros(moved, every)
+
+    def _join(
+        self, optimizer: Optimizer, joining: Sequence[Place], every: Mapping[Place, Tensor], *, sharded: bool
+    ) -> None:
+        super()._join(optimizer, joining, every, sharded=sharded)
+        if joining and not sharded:
+            self._refuse_zeros(joining, every)
+
+    def _refuse_zeros(self, moved: Iterable[Place], every: Mapping[Place, Tensor]) -> None:
+        parts = [([every[place]], [self._norms_before[place]]) for place in moved]
+        norms = joint_norms(parts, [*every.values()]).tolist()
+        if zeros := [tuple(tensors[0].shape) for (tensors, _), norm in zip(parts, norms, strict=True) if norm == 0]:
+            raise ValueError(
+                f'weights of shape {zeros} are all zero, so they have no direction to turn from; initialise them, or '
+                'leave them out of the set with exclude'
+            )
+
+    def _rescale(
+        self,
+        optimizer: Optimizer,
+        held: Mapping[Place, Tensor],
+        moved: Mapping[Place, Tensor],
+        every: Mapping[Place, Tensor],
+    ) -> None:
+        steps, weights = [local_part(t) for t in moved.values()], [self._copies[place] for place in moved]
+        if not self._from_zero and steps:
+            torch._foreach_sub_(steps, weights)
+        units = {p: _unit_sums(w, d, self.unit) for p, w, d in zip(moved, weights, steps, strict=True)}
+        held_squares = {place: tensor_norm(local_part(tensor)) ** 2 for place, tensor in held.items()}
+        if every and self.unit == 'filter':
+            raise ValueError("per='filter' does not work with sharded weights, which divide filters; set per='layer'")
+        if every:
+            units, held_squares = _sum_over_processes(every, units, held_squares)
+        if not moved:
+            return
+        sums = torch.cat([units[place] for place in moved], dim=1)
+        sizes = [units[place].shape[1] for place in moved]
+        # The joint norm of the weights after the turn is that before it, so one factor brings it to the target.
+        factor = self._length_for(held_squares) / sums[0].sum().sqrt()
+        skipped = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
+        if skipped is not None:
+            factor = torch.where(skipped.to(factor.device) > 0, torch.ones_like(factor), factor)
+        angles = [optimizer.param_groups[number]['lr'] for number, _ in moved]
+        if self.unit == 'set':
+            sums, angles, sizes = sums.sum(dim=1, keepdim=True), [_the_angle(angles)], [1]
+        of_weights, of_steps = _coefficients(sums, _per_unit(angles, sizes, sums))
+        _multiply_(weights, (of_weights * factor).split(sizes))
+        _multiply_(steps, (of_steps * factor).split(sizes))
+        torch._foreach_add_(steps, weights)
+
+    def _length_for(self, held_squares: Mapping[Place, Tensor]) -> Any:
+        """Compute what of the target is left to the weights that move."""
+        if not held_squares:
+            return self._target
+        assert self._target is not None
+        return (self._target**2 - torch.stack([*held_squares.values()]).sum()).sqrt()
+
+
+def _reads_no_weights(optimizer: Optimizer) -> bool:
+    """Tell whether the step of an optimizer does not depend on the weights, only on their gradients."""
+    is_of_torch = type(optimizer).__module__.startswith('torch.optim')
+    return is_of_torch and not any(group.get('weight_decay', 0) for group in optimizer.param_groups)
+
+
+def _unit_sums(weight: Tensor, step: Tensor, unit: str) -> Tensor:
+    """Sum ``w * w``, ``d * d`` and ``w * d`` over each unit of one tensor: ``(3, 1)``, or ``(3, filters)``."""
+    dtype = sum_dtype(weight.device)
+    if unit != 'filter' or weight.ndim < 3:
+        sums = [tensor_norm(weight) ** 2, tensor_norm(step) ** 2, dot(weight, step)]
+        return torch.stack([value.to(dtype) for value in sums]).unsqueeze(1)
+    w, d = (t.flatten(1).to(compute_dtype(t.dtype)) for t in (weight, step))
+    return torch.stack([(a * b).sum(dim=1, dtype=dtype) for a, b in ((w, w), (d, d), (w, d))])
+
+
+def _coefficients(sums: Tensor, angles: Any) -> tuple[Tensor, Tensor]:
+    """Compute the factors of the weights and of the step whose sum is the weights turned, for each unit."""
+    squared, step_squared, product = sums
+    length = squared.sqrt()
+    along = product / length
+    tangent = (step_squared - along**2).clamp(min=0).sqrt()
+    turns = (
+        tangent > _SMALLEST_TANGENT * step_squared.sqrt()
+    )  # false for a unit of length 0 as well, whose `along` is nan
+    per_step = torch.where(turns, angles.sin() * length / tangent, 0.0)
+    return torch.where(turns, angles.cos() - per_step * along / length, 1.0), per_step
+
+
+def _the_angle(angles: Sequence[Any]) -> Any:
+    if any(angle is not angles[0] and angle != angles[0] for angle in angles):
+        raise ValueError(
+            f"per='set' turns all weights by one angle, and their groups have the learning rates {sorted({*angles})}; "
+            "set per='layer', or leave lr_mult to weights outside the set"
+        )
+    return angles[0]
+
+
+def _per_unit(angles: Sequence[Any], sizes: Sequence[int], like: Tensor) -> Tensor:
+    """Repeat the angle of each tensor for its units."""
+    if all(angle is angles[0] or angle == angles[0] for angle in angles):
+        angles, sizes = angles[:1], [sum(sizes)]
+    parts = [
+        torch.as_tensor(a, dtype=like.dtype, device=like.device).expand(n) for a, n in zip(angles, sizes, strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _multiply_(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
+    """Multiply tensors in place: each by its factor, or its filters by theirs, or all by the same."""
+    if len(factors) == 1 and factors[0].numel() == 1:
+        scale_(tensors, factors[0].reshape(()))
+        return
+    for_each = [
+        (f.reshape(()) if len(f) == 1 else f.view(-1, *[1] * (t.ndim - 1))).to(compute_dtype(t.dtype))
+        for t, f in zip(tensors, factors, strict=True)
+    ]
+    torch._foreach_mul_([*tensors], for_each)
+
+
+def _sum_over_processes(
+    every: Mapping[Place, Tensor], units: Mapping[Place, Tensor], held: Mapping[Place, Tensor]
+) -> tuple[dict[Place, Tensor], dict[Place, Tensor]]:
+    """Sum over the processes that share each tensor, in one all-reduce for each way of sharding."""
+    first = local_part(next(iter(every.values())))
+    zero = torch.zeros((4, 1), dtype=sum_dtype(first.device), device=first.device)
+    columns = {}
+    for place in every:
+        column = zero.clone()
+        if place in units:
+            column[:3] = units[place]
+        if place in held:
+            column[3] = held[place]
+        columns[place] = column
+    for key in dict.fromkeys(map(shard_key, every.values())):
+        alike = [place for place, tensor in every.items() if shard_key(tensor) == key]
+        total = torch.cat([columns[place] for place in alike], dim=1)
+        if key is not None:
+            sum_over_shards_(total, key)
+        columns.update(zip(alike, total.split(1, dim=1), strict=True))
+    return {place: columns[place][:3] for place in units}, {place: columns[place][3, 0] for place in held}
+
+
+def make_norm_fixer(target: float | str | None, update: str, per: str | None) -> NormFixer:
+    """Make a :class:`NormFixer`, or with ``update='angle'`` an :class:`AngleNormFixer`.
+
+    Raises:
+        ValueError: If an argument is unknown, or if ``per`` is given without ``update='angle'``.
+    """
+    if update == 'angle':
+        return AngleNormFixer(target, 'layer' if per is None else per)
+    if update != 'step':
+        raise ValueError(f"update must be 'step' or 'angle', got {update!r}")
+    if per is not None:
+        raise ValueError(f"per is for update='angle' alone, got {per!r} with update='step'")
+    return NormFixer(target)

@@ -1,0 +1,402 @@
+"""Steps of a given angle, against a naive float64 loop and by what must not matter."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mmfixnorm.core import AngleNormFixer, fix_norm
+from mmfixnorm.core.membership import FLAG, places
+
+UNITS = ('set', 'layer', 'filter')
+
+
+def schedule(step, steps=50, peak=0.05):
+    return peak * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def small_net(affine=True):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.BatchNorm2d(4, affine=affine),
+        nn.ReLU(),
+        nn.Conv2d(4, 6, 3, bias=False),
+        nn.BatchNorm2d(6, affine=affine),
+        nn.ReLU(),
+        nn.Conv2d(6, 3, 2, bias=False),
+        nn.BatchNorm2d(3, affine=affine),
+    ).double()
+
+
+def loss_of(model, step):
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(8, 1, 6, 6, generator=generator, dtype=torch.float64)
+    y = torch.randint(3, (8,), generator=generator)
+    return F.cross_entropy(model(x).mean((2, 3)), y)
+
+
+def convs(model):
+    return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+
+
+def units(tensor, per):
+    return list(tensor) if per == 'filter' else [tensor]
+
+
+def angle_between(a, b):
+    return 2 * math.asin(min(1.0, (a / a.norm() - b / b.norm()).norm().item() / 2))  # exact for small angles
+
+
+MAKE = {
+    'sgd': lambda groups: torch.optim.SGD(groups, momentum=0.9),
+    'nesterov': lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True),
+    'nesterov_foreach': lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True, foreach=True),
+    'adamw': lambda groups: torch.optim.AdamW(groups, weight_decay=0),
+}
+if hasattr(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1), 'param_groups') and torch.__version__ >= '2.4':
+    MAKE['nesterov_fused'] = lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+
+
+def groups_of(model):
+    in_set = {id(w) for w in convs(model)}
+    others = [p for p in model.parameters() if id(p) not in in_set]
+    return [dict(params=convs(model), lr=0.05), *([dict(params=others, lr=0.1)] if others else [])]
+
+
+def direction(name):
+    """The naive step of each inner optimizer, for learning rate 1: gradient -> step, with its own state."""
+    state = {}
+
+    def sgd(key, grad, nesterov):
+        buf = state[key] = 0.9 * state.get(key, 0) + grad
+        return -(grad + 0.9 * buf if nesterov else buf)
+
+    def adam(key, grad):
+        m, v, t = state.get(key, (0, 0, 0))
+        state[key] = m, v, t = 0.9 * m + 0.1 * grad, 0.999 * v + 0.001 * grad**2, t + 1
+        return -(m / (1 - 0.9**t)) / ((v / (1 - 0.999**t)).sqrt() + 1e-8)
+
+    return adam if name == 'adamw' else lambda key, grad: sgd(key, grad, name != 'sgd')
+
+
+def naive_turn(weight, step, angle):
+    tangent = step - weight * (weight * step).sum() / weight.square().sum()
+    length = weight.norm()
+    return length * (math.cos(angle) * weight / length + math.sin(angle) * tangent / tangent.norm())
+
+
+def naive_run(model, name, per, steps=50):
+    """50 steps by the definition, one unit after the other; the other parameters make the optimizer's own step."""
+    step_of = direction(name)
+    names = {id(w) for w in convs(model)}
+    for step in range(steps):
+        params = [*model.parameters()]
+        grads = torch.autograd.grad(loss_of(model, step), params)
+        proposed = [step_of(i, g) for i, g in enumerate(grads)]
+        angle = schedule(step)
+        with torch.no_grad():
+            inside = [(p, d) for p, d in zip(params, proposed) if id(p) in names]
+            if per == 'set':
+                flat = naive_turn(
+                    torch.cat([p.flatten() for p, _ in inside]), torch.cat([d.flatten() for _, d in inside]), angle
+                )
+                new = [part.view_as(p) for part, (p, _) in zip(flat.split([p.numel() for p, _ in inside]), inside)]
+            else:
+                new = [
+                    torch.stack([naive_turn(u, d, angle) for u, d in zip(p, step)])
+                    if per == 'filter'
+                    else naive_turn(p, step, angle)
+                    for p, step in inside
+                ]
+            for (p, _), value in zip(inside, new):
+                p.copy_(value)
+            for p, d in zip(params, proposed):
+                if id(p) not in names:
+                    p.add_(d, alpha=2 * angle)
+
+
+def run(model, make, per, steps=50, scale=lambda step, model: None):
+    optimizer = make(groups_of(model))
+    fix_norm(optimizer, params=convs(model), update='angle', per=per)
+    angles, norms = [], []
+    for step in range(steps):
+        optimizer.param_groups[0]['lr'] = schedule(step)
+        if len(optimizer.param_groups) == 2:
+            optimizer.param_groups[1]['lr'] = 2 * schedule(step)
+        before = [w.detach().clone() for w in convs(model)]
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        scale(step, model)
+        optimizer.step()
+        if per == 'set':
+            pairs = [
+                (torch.cat([b.flatten() for b in before]), torch.cat([w.detach().flatten() for w in convs(model)]))
+            ]
+        else:
+            pairs = [pair for b, w in zip(before, convs(model)) for pair in zip(units(b, per), units(w.detach(), per))]
+        angles.append([angle_between(a, b) for a, b in pairs])
+        norms.append([b.norm().item() / a.norm().item() for a, b in pairs])
+    return angles, norms
+
+
+@pytest.mark.parametrize('per', UNITS)
+@pytest.mark.parametrize('name', MAKE)
+def test_50_steps_follow_a_naive_loop(name, per):
+    model, twin = small_net(), small_net()
+    angles, norms = run(model, MAKE[name], per)
+    naive_run(twin, name, per)
+    for (key, p), q in zip(model.named_parameters(), twin.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7, msg=lambda text, key=key: f'{key}: {text}')
+    for step, per_unit in enumerate(angles):
+        assert per_unit == pytest.approx([schedule(step)] * len(per_unit), rel=1e-6)
+    assert max(abs(n - 1) for row in norms for n in row) < 1e-6
+
+
+@pytest.mark.parametrize('per', UNITS)
+def test_angles_hold_in_float32(per):
+    model = small_net().float()
+    optimizer = torch.optim.SGD(groups_of(model), momentum=0.9, nesterov=True)
+    fix_norm(optimizer, params=convs(model), update='angle', per=per)
+    start = [w.detach().double().norm().item() for w in convs(model)]
+    for step in range(50):
+        optimizer.param_groups[0]['lr'] = schedule(step)
+        before = [w.detach().double() for w in convs(model)]
+        optimizer.zero_grad()
+        (1e-4 * loss_of(model.double(), step)).backward()  # gradients far smaller than the weights
+        model.float()
+        optimizer.step()
+        after = [w.detach().double() for w in convs(model)]
+        if per == 'set':
+            before, after = ([torch.cat([t.flatten() for t in tensors])] for tensors in (before, after))
+        for a, b in zip(before, after):
+            for u, v in zip(units(a, per), units(b, per)):
+                assert angle_between(u, v) == pytest.approx(schedule(step), rel=1e-4, abs=1e-6)
+    if per != 'set':
+        assert [w.detach().double().norm().item() for w in convs(model)] == pytest.approx(start, rel=1e-6)
+
+
+def times_1000(step, model):
+    for p in model.parameters():
+        p.grad *= 1000
+
+
+def one_layer_times_100(step, model):
+    convs(model)[1].grad *= 100
+
+
+@pytest.mark.parametrize('name', ['sgd', 'nesterov', 'adamw'])
+@pytest.mark.parametrize(
+    'change, per',
+    [(times_1000, per) for per in UNITS] + [(one_layer_times_100, per) for per in ('layer', 'filter')],
+)
+def test_the_size_of_gradients_does_not_matter(name, change, per):
+    model, twin = small_net(affine=False), small_net(affine=False)
+    run(model, MAKE[name], per)
+    run(twin, MAKE[name], per, scale=change)
+    for p, q in zip(convs(model), convs(twin)):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-3 if name == 'adamw' else 1e-7)  # AdamW adds eps
+
+
+@pytest.mark.parametrize('name', ['sgd', 'adamw'])
+@pytest.mark.parametrize('layers, per', [((0, 1, 2), per) for per in UNITS] + [((1,), 'layer'), ((1,), 'filter')])
+def test_the_norm_of_weights_does_not_matter(name, layers, per):
+    model, twin = small_net(affine=False), small_net(affine=False)
+    for module in [*model, *twin]:
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-30  # it is what makes the layers scale-invariant only nearly
+    with torch.no_grad():
+        for i in layers:
+            convs(twin)[i].mul_(7)
+    run(model, MAKE[name], per)
+    run(twin, MAKE[name], per)
+    for i, (p, q) in enumerate(zip(convs(model), convs(twin))):
+        torch.testing.assert_close(
+            7 * p if i in layers else p,
+            q,
+            rtol=1e-3 if name == 'adamw' else 1e-7,
+            atol=1e-3 if name == 'adamw' else 1e-9,
+        )
+
+
+def test_layers_share_one_joint_norm_with_the_set():
+    model = small_net()
+    start = torch.cat([w.detach().flatten() for w in convs(model)]).norm().item()
+    first = [w.detach().norm().item() for w in convs(model)]
+    run(model, MAKE['sgd'], 'set')
+    assert torch.cat([w.detach().flatten() for w in convs(model)]).norm().item() == pytest.approx(start, rel=1e-12)
+    assert [w.detach().norm().item() for w in convs(model)] != pytest.approx(first, rel=1e-3)
+
+
+def one_step(model, per='layer', lr=0.1, grads=None, optimizer=None):
+    optimizer = optimizer or torch.optim.SGD(model.parameters(), lr=lr)
+    if optimizer.param_groups[0].get(FLAG) is None:
+        fix_norm(optimizer, params=convs(model), update='angle', per=per)
+    for p, grad in zip(model.parameters(), grads):
+        p.grad = grad
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize('per', ['layer', 'filter'])
+def test_a_zero_gradient_is_no_step(per):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(2, 1, 3, bias=False)).double()
+    before = copy.deepcopy(model)
+    one_step(model, per, grads=[torch.zeros_like(model[0].weight), torch.randn_like(model[1].weight)])
+    assert torch.equal(model[0].weight, before[0].weight)
+    assert not torch.equal(model[1].weight, before[1].weight)
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_a_step_along_the_weights_turns_nothing(dtype):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(2, 1, 1, bias=False)).to(dtype)
+    before = copy.deepcopy(model)
+    one_step(model, grads=[-0.3 * p.detach() for p in model.parameters()])
+    for p, q in zip(model.parameters(), before.parameters()):
+        torch.testing.assert_close(p, q)
+
+
+def test_a_filter_of_one_element_stays():
+    model = nn.Sequential(nn.Conv2d(1, 3, 1, bias=False))
+    before = model[0].weight.detach().clone()
+    one_step(model, 'filter', grads=[torch.randn(3, 1, 1, 1)])
+    torch.testing.assert_close(model[0].weight.detach(), before)
+
+
+def test_all_zero_weights_are_refused():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(2, 1, 3, bias=False))
+    nn.init.zeros_(model[1].weight)
+    with pytest.raises(ValueError, match=r'shape \[\(1, 2, 3, 3\)\] are all zero, so they have no direction'):
+        one_step(model, grads=[torch.randn_like(p) for p in model.parameters()])
+
+
+def test_a_closure_is_not_run_on_other_weights():
+    model, twin = small_net(), small_net()
+    losses = []
+    for network, by_closure in ((model, True), (twin, False)):
+        optimizer = torch.optim.SGD(groups_of(network), momentum=0.9)
+        fix_norm(optimizer, params=convs(network), update='angle')
+        for step in range(5):
+
+            def closure():
+                optimizer.zero_grad()  # noqa: B023
+                loss = loss_of(network, step)  # noqa: B023
+                loss.backward()
+                return loss
+
+            if by_closure:
+                losses.append(optimizer.step(closure).item())
+            else:
+                assert closure().item() == pytest.approx(losses[step], rel=1e-6)
+                optimizer.step()
+    for p, q in zip(model.parameters(), twin.parameters()):
+        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
+
+
+def test_an_optimizer_that_reads_the_weights_sees_them():
+    seen = []
+
+    class Reads(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.append(self.param_groups[0]['params'][0].detach().norm().item())
+            return super().step(closure)
+
+    Reads.__module__ = 'elsewhere'
+    model = small_net()
+    norm = convs(model)[0].detach().norm().item()
+    optimizer = Reads(groups_of(model), momentum=0.9)
+    fix_norm(optimizer, params=convs(model), update='angle')
+    loss_of(model, 0).backward()
+    optimizer.step()
+    assert seen == pytest.approx([norm])
+
+
+@pytest.mark.parametrize('per', UNITS)
+def test_frozen_and_late_weights_stay_and_join(per):
+    model = small_net()
+    optimizer = torch.optim.SGD(groups_of(model), momentum=0.9)
+    norm_fixer = fix_norm(optimizer, params=convs(model), update='angle', per=per)
+    start = torch.cat([w.detach().flatten() for w in convs(model)]).norm().item()
+    first, last = convs(model)[0], convs(model)[2]
+    for step in range(12):
+        first.requires_grad_(step >= 4)
+        last.requires_grad_(step < 8)
+        before = [w.detach().clone() for w in convs(model)]
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+        for tensor, old, moves in ((first, before[0], step >= 4), (last, before[2], step < 8)):
+            assert torch.equal(tensor, old) != moves
+        assert torch.cat([w.detach().flatten() for w in convs(model)]).norm().item() == pytest.approx(start, rel=1e-9)
+    assert norm_fixer.target == pytest.approx(start, rel=1e-9)
+    assert len(places(optimizer, FLAG)) == 3
+
+
+def test_a_resumed_run_has_the_same_bits():
+    def steps(model, optimizer, first, last):
+        for step in range(first, last):
+            optimizer.zero_grad()
+            loss_of(model, step).backward()
+            optimizer.step()
+
+    def built():
+        model = small_net()
+        optimizer = torch.optim.SGD(groups_of(model), momentum=0.9, nesterov=True)
+        return model, optimizer, fix_norm(optimizer, params=convs(model), update='angle')
+
+    model, optimizer, norm_fixer = built()
+    steps(model, optimizer, 0, 3)
+    state = copy.deepcopy((model.state_dict(), optimizer.state_dict(), norm_fixer.state_dict()))
+    steps(model, optimizer, 3, 6)
+    again, again_optimizer, again_fixer = built()
+    again.load_state_dict(state[0])
+    again_optimizer.load_state_dict(state[1])
+    again_fixer.load_state_dict(state[2], again_optimizer)
+    steps(again, again_optimizer, 3, 6)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), again.parameters()))
+    with pytest.raises(ValueError, match='kept the norm per set, turned by angle per layer, this one keeps it per set'):
+        fix_norm(again_optimizer, params=convs(again)).load_state_dict(state[2], again_optimizer)
+
+
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (dict(update='turn'), "update must be 'step' or 'angle', got 'turn'"),
+        (dict(update='angle', per='tensor'), "per must be 'set', 'layer' or 'filter', got 'tensor'"),
+        (dict(per='layer'), "per is for update='angle' alone, got 'layer'"),
+    ],
+)
+def test_unknown_arguments_are_refused(arguments, message):
+    model = small_net()
+    with pytest.raises(ValueError, match=message):
+        fix_norm(torch.optim.SGD(model.parameters(), lr=0.1), model=model, **arguments)
+
+
+def test_one_angle_for_the_set_needs_one_learning_rate():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(2, 1, 3, bias=False))
+    optimizer = torch.optim.SGD([dict(params=[p], lr=0.1 * (i + 1)) for i, p in enumerate(model.parameters())])
+    fix_norm(optimizer, model=model, update='angle', per='set')
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    with pytest.raises(ValueError, match=r'learning rates \[0.1, 0.2\]'):
+        optimizer.step()
+
+
+def test_a_step_that_the_scaler_skips_changes_no_bit():
+    model = small_net().float()
+    try:
+        optimizer = torch.optim.SGD(groups_of(model), fused=True)
+    except (RuntimeError, ValueError, TypeError):
+        pytest.skip(f'torch {torch.__version__} has no fused SGD for the CPU')
+    assert isinstance(fix_norm(optimizer, params=convs(model), update='angle'), AngleNormFixer)
+    before = copy.deepcopy(model.state_dict())
+    for p in model.parameters():
+        p.grad = torch.full_like(p, math.inf)
+    optimizer.found_inf, optimizer.grad_scale = torch.ones(()), torch.ones(())
+    optimizer.step()
+    for name, value in model.named_parameters():
+        assert torch.equal(value, before[name]), name
