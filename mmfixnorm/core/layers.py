@@ -39,15 +39,37 @@ class WeightNormalized(nn.Module):
     :meth:`torch.nn.Module.apply` (hence also by an ``init_cfg`` of mmengine) and by a checkpoint without ``g``.
     The layer then computes the same as the plain layer. A checkpoint with ``g`` keeps its own value. Code that writes
     to ``layer.weight`` directly must call :meth:`reset_scale` afterwards, or :func:`fill_scales` on the model.
+
+    Another parameter in place of ``weight`` raises a RuntimeError: ``fuse_conv_bn`` of mmcv and the functions of
+    :mod:`torch.nn.utils.fusion` assign a product with the statistics of a norm layer, which the division by its norm
+    would undo. :func:`fold_layers` first.
     """
 
     weight: Tensor
     g: nn.Parameter
+    _loads_by_assignment = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.g = nn.Parameter(self.weight.new_empty(1))
         self.reset_scale()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == 'weight' and self._is_other_weight(value):
+            raise RuntimeError(
+                f'{type(self).__name__} divides its weight by its norm, so another weight in its place, as fusing with '
+                'a normalisation makes it (fuse_conv_bn), would give wrong outputs. Fold the layers first, with '
+                'mmfixnorm.core.fold_layers(model) or the command `mmfixnorm fold`. To fill the weight, copy into it '
+                'under torch.no_grad() and call reset_scale()'
+            )
+        super().__setattr__(name, value)
+
+    def _is_other_weight(self, value: Any) -> bool:
+        present = self.__dict__.get('_parameters', {}).get('weight')
+        if present is None or present is value or present.is_meta or self._loads_by_assignment:
+            return False
+        # FSDP2 exchanges the shard of a parameter for the whole one and back.
+        return not any(hasattr(tensor, 'device_mesh') for tensor in (present, value))
 
     @classmethod
     def from_plain(cls, layer: nn.Linear | nn.Conv2d, **kwargs: Any) -> Self:
@@ -156,7 +178,11 @@ class WeightNormalized(nn.Module):
             state_dict = {**state_dict, f'{prefix}g': norm.reshape(1)}
         else:
             self._scale_is_own = True
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self._loads_by_assignment = True  # with assign=True
+        try:
+            super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        finally:
+            del self._loads_by_assignment
 
 
 class _BoundedScale(WeightNormalized):

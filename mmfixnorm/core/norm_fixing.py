@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.layer_kinds import is_fixable_weight
+from mmfixnorm.core.layer_kinds import is_adapter, is_fixable_weight
 from mmfixnorm.core.membership import (
     FLAG,
     WAITING,
@@ -41,6 +41,9 @@ def norm_fixing_parameters(
 ) -> dict[str, nn.Parameter]:
     """Return the trainable weights of all convolutions and linear layers, by name, each tensor once (W of A.3).
 
+    Without LoRA adapters and re-parametrised layers (``weight_norm``, ``spectral_norm``, ``parametrize``);
+    :func:`~mmfixnorm.core.layer_kinds.unfixed_weights` names them.
+
     Args:
         model (nn.Module): The model.
         fc (bool): Whether linear layers belong to the set; ``False`` for Algorithm 1. Defaults to True.
@@ -56,7 +59,7 @@ def norm_fixing_parameters(
         weight = module._parameters.get('weight') if is_fixable_weight(module, 'weight', fc=fc) else None
         if weight is not None and (frozen or weight.requires_grad):
             candidates[f'{prefix}.weight' if prefix else 'weight'] = weight
-    excluded: set[str] = set()
+    excluded = {name for name in candidates if is_adapter(name)}
     for pattern in exclude:
         matches = {name for name in candidates if re.search(pattern, name)}
         if not matches:

@@ -28,7 +28,8 @@ def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
     module: Any
     for name, module in model.named_modules():
         if is_weight_layer(module):
-            last = name, module
+            if last is None or not name.startswith(f'{last[0]}.'):  # not the offsets inside a deformable convolution
+                last = name, module
         elif is_batch_norm(module) and last is not None:
             stored = not module.training and module.running_mean is not None
             if stored and last[1].weight.shape[0] == module.num_features:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE
-from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear, WeightNormalized, WNConv2d, WNLinear, replace_layers
+from mmfixnorm.core.layers import (
+    FixNormConv2d,
+    FixNormLinear,
+    WeightNormalized,
+    WNConv2d,
+    WNLinear,
+    fold_layers,
+    replace_layers,
+)
 from mmfixnorm.errors import ConfigError
 
 __all__ = ['ReplacedLayers', 'build_with_replaced_layers', 'is_plain_layer', 'replace_layers_by_path']
@@ -119,7 +128,22 @@ def replace_layers_by_path(model: nn.Module, swap: Mapping[str, Any], *, alpha: 
                 new[layer] = kind.from_plain(layer, **arguments)
             chosen[name] = path, new[layer]
     replace_layers(model, new)
+    _fold_at_deployment(model)
     return ReplacedLayers({name: layer for name, (_, layer) in chosen.items()})
+
+
+def _fold_at_deployment(model: nn.Module) -> None:
+    """Let re-parametrised blocks (RepVGG, MobileOne, ...) fold their layers before they merge their branches."""
+    module: Any
+    for module in model.modules():
+        if hasattr(module, 'switch_to_deploy') and any(isinstance(m, WeightNormalized) for m in module.modules()):
+            module.switch_to_deploy = functools.partial(_fold_and_switch, module)
+
+
+def _fold_and_switch(module: Any) -> None:
+    fold_layers(module)  # the branches are merged by their weights, without the factor of a weight-normalised layer
+    del module.switch_to_deploy  # the attribute of the instance: the method of the class is left
+    module.switch_to_deploy()
 
 
 def is_plain_layer(layer: nn.Module) -> bool:

@@ -4,8 +4,11 @@ import pickle
 
 import pytest
 import torch
+from mmcv.cnn import fuse_conv_bn
 from mmengine.model import BaseModule, initialize
 from torch import nn
+from torch.ao.quantization import fuse_modules, quantize_dynamic
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales, fold_layers
 
@@ -365,3 +368,42 @@ def test_meta_layers_can_be_materialised():
     layer = WNLinear(3, 2, device='meta').apply(lambda module: None).to_empty(device='cpu')
     layer.reset_parameters()
     norm_equals_scale(layer)
+
+
+FUSIONS = {  # the layer -> what fuses it with the normalisation behind it, and how that ends: the error, or None
+    'mmcv, conv': ('WNConv2d', fuse_conv_bn, RuntimeError),
+    'mmcv, conv, inner module': ('FixNormConv2d', lambda m: fuse_conv_bn(nn.Sequential(m)), RuntimeError),
+    'torch, conv': ('FixNormConv2d', lambda m: fuse_conv_bn_eval(*m), RuntimeError),
+    'torch, linear': ('FixNormLinear', lambda m: fuse_linear_bn_eval(*m), RuntimeError),
+    'quantisation, fuse_modules': ('WNConv2d', lambda m: fuse_modules(m, ['0', '1']), AssertionError),
+    'quantisation of plain linear layers': ('WNLinear', quantize_dynamic, None),
+}
+
+
+@pytest.mark.parametrize('kind, fuse, error', FUSIONS.values(), ids=FUSIONS)
+@pytest.mark.parametrize('bias', [True, False])
+def test_fusing_is_refused_or_right_and_right_once_folded(kind, fuse, error, bias):
+    torch.manual_seed(0)
+    layer = LAYERS[kind](bias=bias)
+    layer.set_scale_(0.7)  # off the norm, and above the bound of the FixNorm layers
+    norm = (nn.BatchNorm1d if kind.endswith('Linear') else nn.BatchNorm2d)(4)
+    nn.init.normal_(norm.running_mean)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    model = nn.Sequential(layer, norm).eval().requires_grad_(False)
+    x = torch.randn(2, 6) if kind.endswith('Linear') else torch.randn(2, 6, 5, 5)
+    expected = model(x)
+    if error is None:
+        torch.testing.assert_close(fuse(copy.deepcopy(model))(x), expected, rtol=1e-4, atol=1e-5)
+        return
+    with pytest.raises(error, match=r'fold_layers\(model\)' if error is RuntimeError else None):
+        fuse(copy.deepcopy(model))
+    fold_layers(model)
+    torch.testing.assert_close(fuse(model)(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_may_take_the_place_of_the_weight():
+    layer, other = WNConv2d(6, 4, 3), WNConv2d(6, 4, 3)
+    layer.load_state_dict(other.state_dict(), assign=True)
+    assert layer.weight.data_ptr() == other.weight.data_ptr()
+    with pytest.raises(RuntimeError, match='reset_scale'):
+        layer.weight = nn.Parameter(torch.ones(4, 6, 3, 3))

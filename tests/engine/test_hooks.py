@@ -222,20 +222,56 @@ def test_average_at_full_norm_leaves_no_trace(toy_runner, mode):
     assert all(torch.equal(p, q) for p, q in zip(after, before))
 
 
-def test_resumed_average_goes_on_as_the_uninterrupted_one(toy_runner):
-    hooks = [dict(type='FixNormEMAHook', momentum=0.1)]
+EMA_REGIMES = {
+    'default': dict(momentum=0.1),
+    'buffers too': dict(momentum=0.1, update_buffers=True),
+    'annealed': dict(ema_type='MomentumAnnealingEMA', momentum=0.01, gamma=2),
+    'plain mean': dict(ema_type='StochasticWeightAverage'),
+    'from the second epoch': dict(momentum=0.1, begin_epoch=1),
+    'from within the first epoch': dict(momentum=0.1, begin_iter=2),
+    'every other step': dict(momentum=0.1, interval=2),
+    'with FixNormHook': dict(momentum=0.1, wrapper=dict(type='OptimWrapper')),
+}
 
-    def average(runner):
-        (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
-        return hook.ema_model.module
 
-    straight = toy_runner('straight', lr=1.0, custom_hooks=hooks)
-    straight.train()
-    half = toy_runner('half', lr=1.0, epochs=1, custom_hooks=hooks)
-    half.train()
-    again = toy_runner('again', lr=1.0, custom_hooks=hooks, load_from=f'{half.work_dir}/epoch_1.pth', resume=True)
-    again.train()
-    for p, q in zip(straight.model.parameters(), again.model.parameters()):
-        assert torch.equal(p, q)
-    for p, q in zip(average(straight).parameters(), average(again).parameters()):
+def average_of(runner):
+    (hook,) = [h for h in runner.hooks if hasattr(h, 'ema_model')]
+    return hook.ema_model
+
+
+def train_average(toy_runner, name, epochs, resume=None, wrapper=None, **ema):
+    """Train with averaged weights and validation, which exchanges them."""
+    hooks = [dict(type='FixNormEMAHook', **ema)] + ([dict(type='FixNormHook')] if wrapper else [])
+    kwargs = {} if wrapper is None else dict(wrapper=wrapper)
+    if resume is not None:
+        kwargs.update(load_from=str(resume), resume=True)
+    runner = toy_runner(name, epochs, lr=1.0, val=True, custom_hooks=hooks, **kwargs)
+    runner.train()
+    return runner, Path(runner.work_dir) / f'epoch_{epochs}.pth'
+
+
+@pytest.mark.parametrize('regime', EMA_REGIMES.values(), ids=EMA_REGIMES)
+def test_average_interrupted_twice_has_the_bits_of_a_straight_run(toy_runner, regime):
+    straight, expected = train_average(toy_runner, 'straight', 3, **regime)
+    file = None
+    for epochs in (1, 2, 3):
+        again, file = train_average(toy_runner, f'until_{epochs}', epochs, file, **regime)
+    for one, two in ((straight.model, again.model), (average_of(straight), average_of(again))):
+        assert all(torch.equal(one.state_dict()[name], value) for name, value in two.state_dict().items())
+    states = [torch.load(f, weights_only=False)['state_dict'] for f in (expected, file)]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
+    in_set = [states[1][name] for name in norm_fixing_parameters(again.model)]
+    assert norm(in_set) == pytest.approx(norm(norm_fixing_parameters(again.model).values()), rel=1e-6)
+
+
+def test_average_of_a_checkpoint_of_the_first_version_is_resumed(toy_runner):
+    first, file = train_average(toy_runner, 'first', 1, momentum=0.1)
+    checkpoint = torch.load(file, weights_only=False)
+    averages = checkpoint['fix_norm_ema']['averages']
+    target = first.optim_wrapper.norm_fixer.target
+    scale = torch.tensor(target / norm(averages.values()), dtype=torch.float64)
+    torch.save({**checkpoint, 'fix_norm_ema': dict(names=[*averages], scale=scale)}, file)
+    straight, _ = train_average(toy_runner, 'straight', 2, momentum=0.1)
+    again, _ = train_average(toy_runner, 'again', 2, file, momentum=0.1)
+    for p, q in zip(average_of(straight).parameters(), average_of(again).parameters()):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)  # scaled and back: one rounding

@@ -6,6 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmpretrain.models.backbones.mobileone import MobileOneBlock
+from mmpretrain.models.backbones.repvgg import RepVGGBlock
 from torch import nn
 
 from mmfixnorm.config import move_fixnorm_into_model
@@ -130,3 +132,23 @@ def test_the_config_is_the_same_after_a_runner_has_written_it(tmp_path) -> None:
     cfg = Config(dict(model=dict(type='FixNormModel', fixnorm=dict(plain_type='A', alpha=1.0, swap=swap))))
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
+
+
+@pytest.mark.parametrize('block', [RepVGGBlock, MobileOneBlock])
+def test_switch_to_deploy_keeps_the_outputs_of_replaced_layers(block) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(block(4, 4, **{} if block is RepVGGBlock else dict(kernel_size=3, num_convs=2))).eval()
+    replaced = replace_layers_by_path(model, {r'.*\.conv': 'WNConv2d'}).layers
+    assert len(replaced) > 1
+    with torch.no_grad():
+        for layer in replaced.values():
+            layer.g.mul_(0.5)
+        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.running_mean.normal_()
+            norm.running_var.uniform_(0.5, 2)
+    model = copy.deepcopy(model).double()  # a copy switches its own layers
+    x = torch.randn(2, 4, 9, 9, dtype=torch.float64)
+    before = model(x)
+    model[0].switch_to_deploy()
+    assert [type(m) for m in model.modules() if isinstance(m, nn.Conv2d)] == [nn.Conv2d]
+    torch.testing.assert_close(model(x), before)

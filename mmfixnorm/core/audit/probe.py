@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfixnorm.core.layer_kinds import is_audited_weight
+from mmfixnorm.core.layer_kinds import layer_weights
 
 __all__ = ['Probe', 'audited_weights', 'change', 'preserve_random_state', 'weight_names']
 
@@ -26,13 +26,7 @@ _MEASURABLE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
 def weight_names(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return every weight tensor of the convolutions, linear layers and attentions, under each of its names."""
-    weights = {}
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        parametrized = hasattr(module, 'parametrizations')
-        for name, param in module.named_parameters(recurse=parametrized, remove_duplicate=False):
-            if param.ndim >= 2 and is_audited_weight(module, name):
-                weights[f'{prefix}.{name}'.lstrip('.')] = param
-    return weights
+    return {f'{prefix}.{name}'.lstrip('.'): param for prefix, _, name, param in layer_weights(model)}
 
 
 def audited_weights(model: nn.Module) -> dict[str, list[str]]:

@@ -20,7 +20,8 @@ class FixNormEMAHook(EMAHook):
     The mean of weights on a sphere is shorter than the radius, while the statistics of batch normalisation, by default
     copied from the source model, belong to weights of full length. So the set is rescaled wherever the average replaces
     the weights: during validation and testing, and in the ``state_dict`` of a checkpoint. The average itself continues
-    without the rescaling. Takes the arguments of the base class.
+    without the rescaling; a checkpoint has it under ``'fix_norm_ema'``, so that a resumed run has the same bits.
+    Takes the arguments of the base class.
     """
 
     _averages: list[Tensor] | None = None
@@ -47,18 +48,14 @@ class FixNormEMAHook(EMAHook):
         if norm_fixer is None or norm_fixer.target is None:
             return
         state = checkpoint['state_dict']
-        names = self._names(runner)
-        scale = norm_fixer.target / global_norm([state[name] for name in names])
-        for name in names:
-            state[name] = state[name] * scale.to(state[name].dtype)
-        checkpoint['fix_norm_ema'] = {'names': names, 'scale': scale}
+        averages = {name: state[name] for name in self._names(runner)}
+        scale = norm_fixer.target / global_norm([*averages.values()])
+        state.update({name: average * scale.to(average.dtype) for name, average in averages.items()})
+        checkpoint['fix_norm_ema'] = {'averages': averages}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        rescaled = checkpoint.get('fix_norm_ema')
-        if rescaled is not None and runner._resume:
-            state = checkpoint['state_dict']
-            for name in rescaled['names']:
-                state[name] = state[name] / rescaled['scale'].to(state[name])
+        if 'fix_norm_ema' in checkpoint and runner._resume:
+            checkpoint['state_dict'].update(_averages(checkpoint))
         super().after_load_checkpoint(runner, checkpoint)
 
     def _names(self, runner: Runner) -> list[str]:
@@ -79,3 +76,11 @@ class FixNormEMAHook(EMAHook):
         if self._averages is not None:
             torch._foreach_copy_(flagged(optimizer_of(runner)), self._averages)
             self._averages = None
+
+
+def _averages(checkpoint: dict) -> dict[str, Tensor]:
+    saved, state = checkpoint['fix_norm_ema'], checkpoint['state_dict']
+    if 'averages' in saved:
+        return saved['averages']
+    # The first version saved the scale alone; dividing by it gives the average up to its rounding.
+    return {name: state[name] / saved['scale'].to(state[name]) for name in saved['names']}
