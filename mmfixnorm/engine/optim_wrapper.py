@@ -123,7 +123,8 @@ class NormFixingMixin:
         fix_norm_state = state.pop('fix_norm')
         self._restore_first_groups(state)
         flags = [group.get(FLAG) for group in self.optimizer.param_groups]
-        super().load_state_dict(state)  # type: ignore[misc]
+        with config_errors('resume: '):  # of torch, if the groups differ
+            super().load_state_dict(state)  # type: ignore[misc]
         for group, flag in zip(self.optimizer.param_groups, flags, strict=True):
             if flag is not None:  # the optimizer has the checkpoint's groups now, with or without flags
                 group.setdefault(FLAG, flag)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from mmengine.hooks import EMAHook
 from mmengine.registry import HOOKS
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norms import global_norm, scale_
-from mmfixnorm.engine.hooks.fix_norm_hook import find_norm_fixer, optimizer_of
+from mmfixnorm.engine.hooks.fix_norm_hook import norm_fixers_of
 
 
 @HOOKS.register_module()
@@ -24,7 +26,7 @@ class FixNormEMAHook(EMAHook):
     Takes the arguments of the base class.
     """
 
-    _averages: list[Tensor] | None = None
+    _averages: Sequence[tuple[Tensor, Tensor]] = ()
 
     def before_val_epoch(self, runner: Runner) -> None:
         super().before_val_epoch(runner)
@@ -44,38 +46,44 @@ class FixNormEMAHook(EMAHook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         super().before_save_checkpoint(runner, checkpoint)
-        norm_fixer = find_norm_fixer(runner)
-        if norm_fixer is None or norm_fixer.target is None:
-            return
         state = checkpoint['state_dict']
-        averages = {name: state[name] for name in self._names(runner)}
-        scale = norm_fixer.target / global_norm([*averages.values()])
-        state.update({name: average * scale.to(average.dtype) for name, average in averages.items()})
-        checkpoint['fix_norm_ema'] = {'averages': averages}
+        saved: dict[str, Tensor] = {}
+        for target, tensors in self._sets(runner):
+            averages = {name: state[name] for name in self._names(tensors)}
+            scale = target / global_norm([*averages.values()])
+            state.update({name: average * scale.to(average.dtype) for name, average in averages.items()})
+            saved.update(averages)
+        if saved:
+            checkpoint['fix_norm_ema'] = {'averages': saved}
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if 'fix_norm_ema' in checkpoint and runner._resume:
             checkpoint['state_dict'].update(_averages(checkpoint))
         super().after_load_checkpoint(runner, checkpoint)
 
-    def _names(self, runner: Runner) -> list[str]:
-        in_set = {id(t) for t in flagged(optimizer_of(runner))}
+    def _names(self, tensors: list[Tensor]) -> list[str]:
+        in_set = {id(t) for t in tensors}
         return [name for name, param in self.src_model.named_parameters() if id(param) in in_set]
+
+    @staticmethod
+    def _sets(runner: Runner) -> list[tuple[float, list[Tensor]]]:
+        """Return target and tensors of each norm-fixing set; none before the first step, and without a training."""
+        return [(f.target, flagged(o)) for f, o in norm_fixers_of(runner) if f.target is not None]
 
     @torch.no_grad()
     def _rescale(self, runner: Runner) -> None:
-        norm_fixer = find_norm_fixer(runner)
-        if norm_fixer is None or norm_fixer.target is None:  # not a training, or before the first step
+        if runner.optim_wrapper is None:  # not a training
             return
-        tensors = flagged(optimizer_of(runner))
-        self._averages = [t.detach().clone() for t in tensors]  # dividing again would not be exact
-        scale_(tensors, norm_fixer.target / global_norm(tensors))
+        self._averages = []
+        for target, tensors in self._sets(runner):
+            self._averages += [(t, t.detach().clone()) for t in tensors]  # dividing again would not be exact
+            scale_(tensors, target / global_norm(tensors))
 
     @torch.no_grad()
     def _restore(self, runner: Runner) -> None:
-        if self._averages is not None:
-            torch._foreach_copy_(flagged(optimizer_of(runner)), self._averages)
-            self._averages = None
+        for tensor, average in self._averages:
+            tensor.copy_(average)
+        self._averages = []
 
 
 def _averages(checkpoint: dict) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -78,7 +79,7 @@ class FixNormHook(Hook):
         self._resumed = checkpoint['fix_norm']
 
     def before_train(self, runner: Runner) -> None:
-        if find_norm_fixer(runner) is not self.norm_fixer:
+        if not any(norm_fixer is self.norm_fixer for norm_fixer, _ in norm_fixers_of(runner)):
             raise ConfigError(
                 'norm fixing is set up twice: FixNormHook in custom_hooks, and '
                 f"optim_wrapper.type='{type(runner.optim_wrapper).__name__}'; remove one of them"
@@ -107,23 +108,28 @@ class FixNormHook(Hook):
         checkpoint['fix_norm'] = self.norm_fixer.state_dict()
 
 
-def find_norm_fixer(runner: Runner) -> NormFixer | None:
-    """Return the NormFixer of a run, from its optim wrapper or its :class:`FixNormHook`; None without norm fixing."""
-    norm_fixer = getattr(runner.optim_wrapper, 'norm_fixer', None)
+def norm_fixers_of(runner: Runner) -> list[tuple[NormFixer, torch.optim.Optimizer]]:
+    """Return each NormFixer of a run with its optimizer: of its optim wrappers, or of its :class:`FixNormHook`."""
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    pairs = [(w.norm_fixer, w.optimizer) for w in wrappers if hasattr(w, 'norm_fixer')]
+    if pairs:
+        return pairs
     hooks = [hook for hook in runner.hooks if isinstance(hook, FixNormHook)]
-    return norm_fixer or (hooks[0].norm_fixer if hooks else None)
+    return [(hooks[0].norm_fixer, optimizer_of(runner))] if hooks else []
 
 
 def optimizer_of(runner: Runner) -> torch.optim.Optimizer:
     """Return the optimizer of a run.
 
     Raises:
-        TypeError: If the run has several optimizers, or none.
+        ConfigError: If the run has several optimizers, or none.
     """
     optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise TypeError(
-            f'norm fixing needs an optim wrapper with one optimizer, got {type(runner.optim_wrapper).__name__}'
+        raise ConfigError(
+            f'optim_wrapper: this hook needs one optimizer, got {type(runner.optim_wrapper).__name__}. Of several '
+            "optimizers, let those whose weights are to be fixed have optim wrappers of type 'FixNormOptimWrapper'"
         )
     return optimizer
 
