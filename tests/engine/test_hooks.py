@@ -19,12 +19,17 @@ def norm(tensors):
     return torch.cat([t.detach().double().flatten() for t in tensors]).norm().item()
 
 
+def lines(runner):
+    """What the vis backend wrote, line by line."""
+    (path,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def scalars(runner):
     """What the vis backend wrote: name -> values."""
-    (path,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
     written: dict = {}
-    for line in path.read_text().splitlines():
-        for name, value in json.loads(line).items():
+    for line in lines(runner):
+        for name, value in line.items():
             written.setdefault(name, []).append(value)
     return written
 
@@ -130,6 +135,33 @@ def test_weight_norm_of_a_run_without_fixing_is_seen_to_move(toy_runner):
     values = scalars(runner)['weight_norm']
     assert values[-1] == pytest.approx(norm(norm_fixing_parameters(model, fc=False).values()), rel=1e-5)
     assert abs(values[-1] / values[0] - 1) > 1e-3
+
+
+@pytest.mark.parametrize('hook', ['WeightNormLoggerHook', 'CrossBoundaryRiskHook'])
+def test_lines_between_two_measurements_have_none(toy_runner, hook):
+    # Steps 2, 4 and, at the end of each epoch of 3 steps, 3 and 6; LoggerHook writes a line for each step.
+    first = toy_runner('first', epochs=1, custom_hooks=[dict(type=hook, interval=2)])
+    first.train()
+    resumed = dict(load_from=f'{first.work_dir}/epoch_1.pth', resume=True)
+    second = toy_runner('second', custom_hooks=[dict(type=hook, interval=2)], **resumed)
+    second.train()
+    names = dict(WeightNormLoggerHook=['weight_norm', 'effective_lr'], CrossBoundaryRiskHook=['mcbr', 'g', 'g_bound'])
+    for name in names[hook]:
+        steps = [line['step'] for runner in (first, second) for line in lines(runner) if name in line]
+        assert steps == [2, 3, 5, 6], name
+
+
+@pytest.mark.parametrize('optimizer', [dict(type='SGD', lr=0.1), dict(type='Adam', lr=0.1), dict(type='AdamW', lr=0.1)])
+@pytest.mark.parametrize('update', ['step', 'angle'])
+def test_the_effective_lr_is_logged_for_plain_sgd_alone(toy_runner, optimizer, update):
+    wrapper = dict(
+        type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor', optimizer=optimizer, update=update
+    )
+    runner = toy_runner(epochs=1, wrapper=wrapper, custom_hooks=[dict(type='WeightNormLoggerHook', interval=1)])
+    runner.train()
+    written = scalars(runner)
+    assert len(written['weight_norm']) == 3
+    assert ('effective_lr' in written) is (optimizer['type'] == 'SGD' and update == 'step')
 
 
 @pytest.mark.parametrize('plain', [False, True], ids=['fixnorm', 'plain_fc'])

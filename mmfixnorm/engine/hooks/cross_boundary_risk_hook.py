@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_reduce
-from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -19,16 +18,17 @@ from mmfixnorm.core.cross_boundary_risk import cross_boundary_risk
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.norms import tensor_norm
 from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
+from mmfixnorm.engine.hooks.measuring_hook import MeasuringHook
 from mmfixnorm.errors import ConfigError
 
 
 @HOOKS.register_module()
-class CrossBoundaryRiskHook(Hook):
+class CrossBoundaryRiskHook(MeasuringHook):
     """Logs MCBR (eq. 9), ``g`` and its bound on training and validation data (Fig. 2 right).
 
     Works for any classifier with a final linear layer and one label per image. ``train/mcbr``, ``train/g`` and
     ``train/g_bound`` belong to the current batch (its features, the weights after its step), every ``interval``
-    iterations and at the end of an epoch; ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set, logged with
+    iterations and at the end of an epoch, and stand in no other line of the log; ``val/mcbr`` (``test/mcbr``) is the mean over the whole data set, logged with
     the ``g`` used in evaluation. For a plain layer ``g`` is ``||W||_F``, which it corresponds to. Runs before
     LoggerHook. Changes nothing.
 
@@ -43,6 +43,7 @@ class CrossBoundaryRiskHook(Hook):
     """
 
     priority = 'NORMAL'
+    measured = ('mcbr', 'g', 'g_bound')
 
     def __init__(self, layer: str | None = None, interval: int = 50) -> None:
         self.layer = layer
@@ -79,8 +80,7 @@ class CrossBoundaryRiskHook(Hook):
         if not self._mixes_labels:
             assert isinstance(data_batch, dict)
             scalars['mcbr'] = self._risks(data_batch['data_samples']).mean().item()
-        for name, value in scalars.items():
-            runner.message_hub.update_scalar(f'train/{name}', value)
+        self.log_measured(runner, scalars)
 
     def _after_iter(  # for validation and testing, as in mmengine's IterTimerHook
         self,

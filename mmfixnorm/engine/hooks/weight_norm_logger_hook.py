@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import torch
-from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import Tensor
+from torch.optim import SGD
 
 from mmfixnorm.config import HOOK_NAMES
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.core.norms import global_norm
-from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
+from mmfixnorm.core.rotation import AngleNormFixer
+from mmfixnorm.engine.hooks.fix_norm_hook import find_norm_fixer, optimizer_of, unwrapped_model
+from mmfixnorm.engine.hooks.measuring_hook import MeasuringHook
 from mmfixnorm.errors import ConfigError
 
 
 @HOOKS.register_module(name=HOOK_NAMES['WeightNormLoggerHook'])
-class WeightNormLoggerHook(Hook):
+class WeightNormLoggerHook(MeasuringHook):
     """Logs the norm of the norm-fixing set, of each of its tensors, and the effective learning rate.
 
     Every ``interval`` iterations and at the end of an epoch, after the step and before LoggerHook:
-    ``train/weight_norm`` (the whole set as one vector) and ``train/effective_lr`` (``lr / ||W||^2``, eq. 4)
-    appear in the log line; ``weight_norm/<name>`` of each tensor goes only to the message hub and the vis backends.
+    ``train/weight_norm`` (the whole set as one vector) and ``train/effective_lr`` (``lr / ||W||^2``, eq. 4) appear in
+    the log line of this iteration, if there is one, and in no other; so set ``interval`` to a multiple of LoggerHook's.
+    The effective learning rate is logged for SGD alone: steps of other optimizers, and those of a given angle, do not
+    scale like this. ``weight_norm/<name>`` of each tensor goes only to the message hub and the vis backends.
     Without norm fixing the set is all conv and, with ``fc``, FC weights, so that curves can be compared to a run with
     weight decay (Fig. 1). Changes nothing.
 
@@ -34,6 +38,7 @@ class WeightNormLoggerHook(Hook):
     """
 
     priority = 'NORMAL'
+    measured = ('weight_norm', 'effective_lr')
 
     def __init__(self, interval: int = 50, per_layer: bool = True, fc: bool = True) -> None:
         self.interval = interval
@@ -49,8 +54,8 @@ class WeightNormLoggerHook(Hook):
             return
         named, lr = self._set(runner)
         norm = global_norm(list(named.values())).item()
-        runner.message_hub.update_scalar('train/weight_norm', norm)
-        runner.message_hub.update_scalar('train/effective_lr', lr / norm**2)
+        rate = {} if lr is None else {'effective_lr': lr / norm**2}
+        self.log_measured(runner, {'weight_norm': norm, **rate})
         if self.per_layer:
             norms = torch.stack([global_norm([t]) for t in named.values()]).tolist()
             scalars = {f'weight_norm/{name}': value for name, value in zip(named, norms, strict=True)}
@@ -58,14 +63,16 @@ class WeightNormLoggerHook(Hook):
                 runner.message_hub.update_scalar(name, value)
             runner.visualizer.add_scalars(scalars, step=runner.iter + 1)
 
-    def _set(self, runner: Runner) -> tuple[dict[str, Tensor], float]:
-        """Return the tensors by name, and the learning rate of the first of them."""
+    def _set(self, runner: Runner) -> tuple[dict[str, Tensor], float | None]:
+        """Return the tensors by name, and the learning rate of the first of them; None if not that of plain SGD."""
         model, optimizer = unwrapped_model(runner), optimizer_of(runner)
         names = {id(param): name for name, param in model.named_parameters()}
         fixed = {names[id(t)]: t for t in flagged(optimizer)}
         named = fixed or dict(norm_fixing_parameters(model, fc=self.fc))
         if not named:
             raise ConfigError('WeightNormLoggerHook: the model has no trainable conv or FC weight to measure')
+        if not isinstance(optimizer, SGD) or isinstance(find_norm_fixer(runner), AngleNormFixer):
+            return named, None
         first = next(iter(named.values()))
         lr = next(group['lr'] for group in optimizer.param_groups if any(p is first for p in group['params']))
         return named, float(lr)
