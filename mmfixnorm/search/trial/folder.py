@@ -41,9 +41,13 @@ PROGRESS_FILE = 'progress.json'
 #: ended by the driver.
 OUTCOMES = ('done', 'diverged', 'failed', 'broken', 'cancelled')
 
-# A line of mmengine's log, and the messages that are followed by a list of many lines.
+# A line of mmengine's log; the messages that are followed by a list of many lines, and what such lines look like.
 _MESSAGE = re.compile(r'^[0-9/]+ [0-9:]+ - \S+ - [A-Z]+ - (?P<text>.*)$', re.MULTILINE)
-_LISTS = ('', 'Config:', 'Hooks will be executed in the following order:')
+_LISTS = {
+    '': re.compile(r'-{20,}|\w+ environment:|\s.*|'),
+    'Config:': re.compile(r'\w+ = .*|\s.*|[])}].*|'),
+    'Hooks will be executed in the following order:': re.compile(r'\(\w+ *\) .*|\s*-+\s*|(before|after)_\w+:|'),
+}
 _LONGEST_READ = 1 << 18
 _CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]')  # colours; bars that redraw their line
 
@@ -235,14 +239,15 @@ def without_lists(log: str, *, is_whole: bool = True) -> str:
         >>> without_lists(f'{time} Config:\\nlr = 1\\n{time} Epoch(train) [1][16/16]')
         '01/02 03:04:05 - mmengine - INFO - Epoch(train) [1][16/16]'
     """
+    first = None if is_whole else _MESSAGE.search(log)
     kept: list[str] = []
-    left_out = not is_whole and _MESSAGE.search(log) is not None
-    for line in log.split('\n'):
+    of_list: re.Pattern[str] | None = None
+    for line in log[first.start() if first else 0 :].split('\n'):
         if message := _MESSAGE.match(line):
-            left_out = message['text'].strip() in _LISTS
-        elif line.startswith('Traceback '):
-            left_out = False
-        if not left_out:
+            of_list = _LISTS.get(message['text'].strip())
+        elif of_list and not of_list.fullmatch(line):
+            of_list = None
+        if of_list is None:
             kept.append(line)
     return '\n'.join(kept)
 
