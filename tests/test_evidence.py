@@ -61,6 +61,29 @@ def test_a_table_has_the_mean_and_the_difference_of_its_runs(tmp_path):
     assert f'{7 / 3:+.2f} [{7 / 3 - half:+.2f}, {7 / 3 + half:+.2f}]' in rows[3]
 
 
+def test_a_range_that_was_chosen_afterwards_is_labelled():
+    # Of the mobile network's searches, two began in the range of the paper; their best lay at an edge.
+    rows = report.table1(report.Results(), 'table1-mobile').splitlines()[2:]
+    later = [row.split(' | ')[0] for row in rows if '(chosen afterwards)' in row]
+    assert len(later) == 3
+    assert [row for row in later if 'UnimodalFixNormSearch' in row and 'lr 0.05 to 0.8' in row]
+    assert '(chosen afterwards)' not in report.table1(report.Results(), 'table1-residual')
+
+
+@pytest.mark.parametrize(
+    ('values', 'label'),
+    [
+        ({0.5: 50.0, 1.0: 50.0, 2.0: 50.0}, ' (3 of 3 alphas equal)'),
+        ({0.5: 49.0, 1.0: 50.0, 2.0: 50.0}, ' (2 of 3 alphas equal)'),
+        ({0.5: 49.0, 1.0: 50.0, 2.0: 48.0}, ''),
+    ],
+)
+def test_an_alpha_that_ties_with_others_is_labelled(values, label):
+    runs = [dict(fraction=1.0, lr=0.8, alpha=alpha, value=value) for alpha, value in values.items()]
+    runs += [dict(fraction=0.2, lr=0.8, alpha=4.0, value=50.0), dict(fraction=1.0, lr=0.4, alpha=8.0, value=50.0)]
+    assert report.equal_alphas(runs, [0.8, 1.0, None]) == label
+
+
 def test_a_page_without_a_marker_is_refused():
     with pytest.raises(ValueError, match='must have the markers of fig4 once, has them 0 times'):
         report.with_tables('no markers', {'fig4': 'text'})

@@ -1,6 +1,9 @@
 """The wheel: what it carries, and that it works in an environment of its own."""
 
 import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -59,8 +62,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from the source distribution as ``python -m build`` does it."""
+def dist(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution, and the wheel built from it as ``python -m build`` does it."""
     out = tmp_path_factory.mktemp('dist')
     # Without isolation nothing is downloaded.
     subprocess.run(
@@ -69,8 +72,13 @@ def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         capture_output=True,
         text=True,
     )
-    assert len(list(out.glob('*.tar.gz'))) == 1
-    (found,) = out.glob('*.whl')
+    assert len(list(out.glob('*.tar.gz'))) == len(list(out.glob('*.whl'))) == 1
+    return out
+
+
+@pytest.fixture(scope='module')
+def wheel(dist: Path) -> Path:
+    (found,) = dist.glob('*.whl')
     return found
 
 
@@ -92,7 +100,7 @@ def test_the_wheel_carries_the_package_with_configs_tools_and_index(wheel: Path)
 class Installed:
     """An environment with this package alone, or with the packages of the present one behind it."""
 
-    def __init__(self, folder: Path, *what: object, alone: bool = False) -> None:
+    def __init__(self, folder: Path, *what: object, alone: bool = False, cwd: Path | None = None) -> None:
         self.folder = folder
         self.python = str(folder / 'bin/python')
         venv.create(folder, with_pip=False)
@@ -102,7 +110,9 @@ class Installed:
         # Without isolation and index nothing is downloaded.
         options = ['--no-deps', '--no-index', '--no-build-isolation', '-q']
         pip = [sys.executable, '-m', 'pip', '--python', self.python, 'install', *options]
-        subprocess.run([*pip, *map(str, what)], check=True, capture_output=True, text=True)
+        done = subprocess.run([*pip, *map(str, what)], cwd=cwd, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        self.pip, self.warnings = pip, done.stderr
 
     def run(self, *command: object, cwd: Path, status: int = 0) -> str:
         """Run a program of the environment, by its name in ``bin``; return what it printed."""
@@ -161,6 +171,53 @@ def test_the_command_of_the_wheel_reads_command_lines_without_any_other_package(
     for script in sorted((alone.folder).glob('lib/python*/site-packages/mmfixnorm/.mim/tools/**/*.py')):
         if script.parent.name != 'dataset_converters':
             assert alone.run('python', script, '--help', cwd=tmp_path).startswith(f'usage: {script.name} [-h]')
+
+
+INSTALL = re.search(r'^## Install\n.*?```shell\n(.*?)```', (ROOT / 'README.md').read_text(), re.MULTILINE | re.DOTALL)
+LINES = [shlex.split(line, comments=True) for line in INSTALL[1].splitlines()] if INSTALL else []
+
+
+@pytest.fixture(scope='module')
+def clone(source: Path, dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with one commit, and the built archive in its folder."""
+    clone = shutil.copytree(
+        source, tmp_path_factory.mktemp('clone') / 'mmfixnorm', ignore=shutil.ignore_patterns('.mim')
+    )
+    git = ['git', '-c', 'user.name=test', '-c', 'user.email=test@localhost']
+    for words in (['init', '-q'], ['add', '-A'], ['commit', '-q', '-m', 'all']):
+        subprocess.run([*git, *words], cwd=clone, check=True)
+    (archive,) = dist.glob('*.tar.gz')
+    shutil.copy(archive, clone)
+    return clone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('line', LINES, ids=lambda line: line[-1])
+def test_each_line_of_the_readme_installs_the_command(line: list[str], clone: Path, tmp_path: Path) -> None:
+    program, action, target = line
+    assert (program, action) == ('pip', 'install')
+    # Of packages only names are checked here: nothing is downloaded.
+    environment = Installed(tmp_path / 'env', target.replace('ADDRESS', f'file://localhost{clone}'), cwd=clone)
+    assert 'does not provide the extra' not in environment.warnings
+    assert environment.run('mmfixnorm', '--version', cwd=tmp_path) == f'mmfixnorm {__version__}\n'
+    where = environment.run('python', '-I', '-c', 'import mmfixnorm; print(mmfixnorm.__file__)', cwd=tmp_path)
+    assert Path(where.strip()).is_relative_to(environment.folder)
+
+
+def test_no_page_installs_the_package_from_an_index_first() -> None:
+    # The package is on none. Once it is installed, `mmfixnorm[extra]` brings more.
+    assert len(LINES) == 3
+    begun = (ROOT / 'docs/get_started.md').read_text()
+    targets = [line[-1] for line in LINES] + re.findall(r'^pip install "(.*?)"', begun, re.MULTILINE)
+    assert len(targets) == 5
+    assert all(re.match(r'\.|mmfixnorm\[onedl\] @ ', target) for target in targets)
+    assert f'./mmfixnorm-{__version__}.tar.gz[onedl]' in targets
+
+
+@pytest.mark.slow
+def test_extras_of_an_installed_package_need_no_index_for_it(alone: Installed) -> None:
+    done = subprocess.run([*alone.pip, 'mmfixnorm[analysis]'], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, '')
 
 
 # Enough of a config for a search whose trainings are not run.

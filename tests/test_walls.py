@@ -108,7 +108,17 @@ SEARCH = {
     'record': {'_utils', 'executors.claim', 'methods', 'planner', 'problem', 'settings', 'trial.folder'},
     'driver.py': {'_utils', 'events', 'executors', 'methods', 'planner', 'problem', 'record', 'trial.folder'},
     'report': {'_utils', 'methods', 'problem', 'record', 'settings', 'trial.folder', 'trial.schedule'},
-    'terminal': {'events', 'executors.claim', 'methods', 'planner', 'problem', 'record', 'settings', 'trial.folder'}
+    'terminal': {
+        '_utils',
+        'events',
+        'executors.claim',
+        'methods',
+        'planner',
+        'problem',
+        'record',
+        'settings',
+        'trial.folder',
+    }
     | {'trial.schedule'},
 }
 

@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
 from benchmarks.evidence.lab import RESULTS, read_lines
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
 from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
@@ -30,10 +31,10 @@ PAGE = ROOT / 'docs/evidence.md'
 FIGURES = ROOT / 'docs/images/evidence'
 NAMES = {
     'fixnorm': 'tuned FixNorm (Algorithm 4)',
-    'fixnorm-low': 'tuned FixNorm (Algorithm 4), lr 0.05 to 0.8',
+    'fixnorm-low': 'tuned FixNorm (Algorithm 4)',
     'unimodal': 'tuned FixNorm (`UnimodalFixNormSearch`)',
     'bo': 'BO + WD',
-    'bo-low': 'BO + WD, lr 0.0125 to 0.8, weight decay 1e-4 to 0.1',
+    'bo-low': 'BO + WD',
     'reference': 'weight decay, not tuned',
     'wd': 'weight decay (BO + WD)',
     'alg1': 'Algorithm 1',
@@ -50,6 +51,12 @@ NAMES = {
     'ema-rescaled': 'average of weights, rescaled (FixNormEMAHook)',
 }
 SEARCHES = ('bo', 'bo-low', 'fixnorm', 'fixnorm-low', 'unimodal')
+# Groups of an experiment whose range was chosen after other searches of the same network had ended at an edge.
+LATER_RANGES = {
+    ('table1-mobile', group): settings
+    for group, settings in MOBILE.items()
+    if settings['lr_range'] not in (FIXNORM['lr_range'], BO['lr_range'])
+}
 TASKS = ('digits', 'bccd', 'camvid')
 Lines = list[dict[str, Any]]
 
@@ -101,6 +108,28 @@ def difference(a: Sequence[float], b: Sequence[float]) -> str:
     return f'{statistics.mean(a) - statistics.mean(b):+.2f} [{low:+.2f}, {high:+.2f}]'
 
 
+def row_name(name: str, experiment: str) -> str:
+    """A method's name, with its range where that was chosen later."""
+    settings = LATER_RANGES.get((experiment, name))
+    if settings is None:
+        return NAMES[name]
+    ranges = [('lr', settings['lr_range']), ('weight decay', settings.get('weight_decay_range'))]
+    shown = ' and '.join(f'{of} {pair[0]:g} to {pair[1]:g}' for of, pair in ranges if pair)
+    return f'{NAMES[name]}, {shown} (chosen afterwards)'
+
+
+def equal_alphas(runs: Lines, point: Sequence[float | None]) -> str:
+    """How many of the alphas that were tried at a learning rate and full length gave the value of the chosen one."""
+    longest = max((run['fraction'] for run in runs), default=None)
+    values = {
+        run['alpha']: run['value']
+        for run in runs
+        if run['fraction'] == longest and run['lr'] == point[0] and run['alpha'] is not None
+    }
+    same = [alpha for alpha, value in values.items() if value == values.get(point[1])]
+    return f' ({len(same)} of {len(values)} alphas equal)' if len(same) > 1 else ''
+
+
 def shown_point(point: Sequence[float | None]) -> str:
     names = ('lr', 'alpha', 'wd')
     return ', '.join(f'{n} {v:.3g}' for n, v in zip(names, point, strict=True) if v is not None)
@@ -121,7 +150,8 @@ def comparison(results: Results, methods: Mapping[str, tuple[str, str]], baselin
             or in the group itself.
         baseline (str): The row that the others are compared with.
     """
-    rows = [f'| method | T_max | chosen | val | test, new seeds | less {NAMES[baseline]}, 95 % |', '|' + '---|' * 6]
+    against_name = row_name(baseline, methods[baseline][0]).removesuffix(' (chosen afterwards)')
+    rows = [f'| method | T_max | chosen | val | test, new seeds | less {against_name}, 95 % |', '|' + '---|' * 6]
     tested = {name: (e, f'{g}-test' if results.head(e, f'{g}-test') else g) for name, (e, g) in methods.items()}
     against = results.values(*tested[baseline])
     for name, place in methods.items():
@@ -132,7 +162,8 @@ def comparison(results: Results, methods: Mapping[str, tuple[str, str]], baselin
         cost, val = (f'{search["cost"]:g}', f'{search["value"]:.2f}') if search else ('0', '')
         values = results.values(*tested[name])
         less = '' if name == baseline else difference(values, against)
-        rows.append(f'| {NAMES[name]} | {cost} | {shown_point(final["point"])} | {val} | {spread(values)} | {less} |')
+        chosen = shown_point(final['point']) + equal_alphas(results.runs(*place) if search else [], final['point'])
+        rows.append(f'| {row_name(name, place[0])} | {cost} | {chosen} | {val} | {spread(values)} | {less} |')
     return '\n'.join(rows)
 
 
@@ -215,7 +246,7 @@ def progress(results: Results, experiment: str) -> Panel:
             continue
         cost = np.cumsum([run['fraction'] for run in runs])
         best = np.maximum.accumulate([run['value'] if run['value'] is not None else -math.inf for run in runs])
-        lines.append(Line(NAMES[method].replace('`', ''), cost.tolist(), best.tolist(), i, steps=True))
+        lines.append(Line(row_name(method, experiment).replace('`', ''), cost.tolist(), best.tolist(), i, steps=True))
     return Panel('cost (T_max)', 'best top-1 on val (%)', lines, title=experiment.removeprefix('table1-'))
 
 

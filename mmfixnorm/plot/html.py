@@ -8,25 +8,15 @@ from math import isnan
 from typing import Any
 
 import plotly.graph_objects as go
-import plotly.io
 from plotly.subplots import make_subplots
 
 from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
+from mmfixnorm.plot.page import Page
 from mmfixnorm.plot.palette import colour, white_on
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body {{ font: 15px/1.5 system-ui, sans-serif; max-width: {width}px; margin: 1em auto; padding: 0 1em; }}</style>
-</head><body>
-{figure}
-<ul>
-{notes}
-</ul>
-</body></html>
-"""
 _PANEL_PIXELS = (620, 420)
-#: Marker of a best point, without its colour.
-STAR = dict(symbol='star', size=15)
+_STAR = dict(symbol='star', size=15)
+_LARGE_STAR = dict(symbol='star', size=18, color='gold', line=dict(color='black', width=1))
 
 
 def new_figure(title: str, **layout: Any) -> go.Figure:
@@ -34,15 +24,28 @@ def new_figure(title: str, **layout: Any) -> go.Figure:
     return go.Figure(layout=go.Layout(template='plotly_white', title=title, **layout))
 
 
+def add_star(figure: go.Figure, x: float, y: float, name: str, *, ink: str | None = None, **place: Any) -> None:
+    """Mark a best point: in the colour of its curve, or as the one winner of a figure if it has none.
+
+    Args:
+        figure (go.Figure): It is added to this figure.
+        x (float): Position.
+        y (float): Position.
+        name (str): Entry of the legend.
+        ink (str, optional): Its colour.
+        **place: ``row`` and ``col`` of a panel.
+    """
+    marker = dict(_STAR, color=ink) if ink else _LARGE_STAR
+    figure.add_trace(go.Scatter(x=[x], y=[y], mode='markers', marker=marker, name=name, showlegend=True), **place)
+
+
 def html_page(chart: Chart) -> str:
     """Write the whole page: the figure, including plotly's library, and the notes."""
     figure = draw_html(chart)
-    return _PAGE.format(
-        title=html.escape(chart.title),
-        width=max(700, figure.layout.width),
-        figure=plotly.io.to_html(figure, full_html=False, include_plotlyjs=True),
-        notes='\n'.join(f'<li>{html.escape(note)}</li>' for note in chart.notes),
-    )
+    page = Page(chart.title, width=max(700, figure.layout.width))
+    page.add_figure(figure)
+    page.add('<ul>', *(f'<li>{html.escape(note)}</li>' for note in chart.notes), '</ul>')
+    return page.render()
 
 
 def draw_html(chart: Chart) -> go.Figure:
@@ -72,8 +75,7 @@ def _draw_panel(figure: go.Figure, panel: Panel, place: dict[str, int]) -> None:
             trace.showlegend = bool(trace.showlegend) and trace.name not in named
             figure.add_trace(trace, **place)
     for star in panel.stars:
-        marker = dict(STAR, color=colour(star.colour))
-        figure.add_trace(go.Scatter(x=[star.x], y=[star.y], mode='markers', marker=marker, name=star.name), **place)
+        add_star(figure, star.x, star.y, star.name, ink=colour(star.colour), **place)
     left = min(line.x[0] for line in panel.lines)
     for boundary in panel.boundaries:
         ink = colour(boundary.colour)

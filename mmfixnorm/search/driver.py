@@ -25,10 +25,18 @@ from mmfixnorm.search.problem import SearchProblem, check_can_be_written
 from mmfixnorm.search.record.checkpoints import CheckpointPruner
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import StudyRecord, open_record
-from mmfixnorm.search.trial.folder import LOG_FILE, SPEC_FILE, TrialResult, read_result, read_task, write_task
+from mmfixnorm.search.trial.folder import (
+    LOG_FILE,
+    SPEC_FILE,
+    TrialResult,
+    read_log_end,
+    read_result,
+    read_task,
+    write_task,
+)
 
 TRIAL_COMMAND = (sys.executable, '-m', 'mmfixnorm.search.trial')
-_LOG_LINES = 8
+_LOG_LINES, _LOG_BYTES = 8, 4000
 _LONGEST_BACKOFF = 60.0
 
 
@@ -113,6 +121,7 @@ class _Driver:
         self._unavailable = ''
         self._given_up: dict[str, str] = {}
         self._stages_reported = 0
+        self._warnings_reported: set[str] = set()
         self._checkpoints = CheckpointPruner(problem)
         self._planned = sum(n for _, n, _ in problem.planned_costs())
         self._checked_for_claim: set[str] = set()
@@ -280,7 +289,8 @@ class _Driver:
     def _failure(self, run: _Running, exit_: Exit | None) -> TrialResult:
         reason = f'search.timeout_s = {self._problem.settings.timeout_s} passed'
         message = str(exit_) if exit_ else reason
-        last = _last_lines(self._problem.trial_dir(run.spec.key) / LOG_FILE)
+        log = read_log_end(self._problem.trial_dir(run.spec.key) / LOG_FILE, _LOG_BYTES)
+        last = '\n'.join(log.splitlines()[-_LOG_LINES:])
         return self._without_value(run, 'failed', f'{message}\n{last}'.strip())
 
     def _without_value(self, run: _Running, outcome: str, message: str) -> TrialResult:
@@ -342,9 +352,11 @@ class _Driver:
                 stage=stage.name,
                 best=stage.best.to_dict() if stage.best else None,
             )
-        if len(stages) > self._stages_reported and replayed.finished:
+        if len(stages) > self._stages_reported:
             for warning in replayed.warnings:
-                self._emit('warning', warning)
+                if warning not in self._warnings_reported:
+                    self._emit('warning', warning)
+                    self._warnings_reported.add(warning)
         self._stages_reported = max(self._stages_reported, len(stages))
 
     def _recorded(self) -> str:
@@ -405,12 +417,3 @@ def check_folder(trial_dir: Path, spec: Spec, fingerprint: str) -> None:
             f'{trial_dir / SPEC_FILE}: was trained with {trained}, expected {spec.point}; nothing was changed; '
             'move the folder away to train this point again, or put back the record that belongs to it'
         )
-
-
-def _last_lines(log: Path) -> str:
-    if not log.exists():
-        return ''
-    with open(log, 'rb') as f:
-        f.seek(max(0, log.stat().st_size - 4000))
-        lines = f.read().decode(errors='replace').strip().splitlines()
-    return '\n'.join(lines[-_LOG_LINES:])

@@ -9,6 +9,7 @@ for them, :func:`propose` makes them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,7 @@ from typing import TypeVar
 from mmfixnorm.search.methods import method_of
 from mmfixnorm.search.methods.base import Best, FinishedTraining, History, PlannedStage, Replay, Spec
 from mmfixnorm.search.methods.confirm import planned_confirmation, replay_confirmation
+from mmfixnorm.search.methods.edges import edge_warnings
 from mmfixnorm.search.settings import SearchSettings
 
 _T = TypeVar('_T', FinishedTraining, Spec)
@@ -103,6 +105,10 @@ def replay(settings: SearchSettings, history: History) -> Replay:
     proposed = _index([h for h in history if isinstance(h, Spec)])
     replayed = method_of(settings).replay(settings, finished, proposed)
     replayed = replay_confirmation(settings, replayed, finished)
+    if replayed.finished:
+        replayed = dataclasses.replace(
+            replayed, warnings=(*replayed.warnings, *edge_warnings(settings, replayed, finished))
+        )
     strangers = {*finished, *proposed} - {s.key for stage in replayed.stages for s in stage.specs}
     if strangers:
         raise ValueError(f'the history holds trainings that no plan asked for: {sorted(strangers)}')

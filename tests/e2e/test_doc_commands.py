@@ -66,6 +66,7 @@ RUN = {  # program -> the test that runs it
     'benchmarks/ema_rescale.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/in_memory_loader.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/large_study.py': 'tests/search/test_large.py::test_2000_trials_are_told_in_time_and_in_less_than_5_mb',
+    'benchmarks/record_search.py': 'tests/search/terminal/test_recording.py::test_a_live_search_is_recorded',
     'benchmarks/tuners/replay.py': 'tests/search/test_replay.py::test_without_noise_it_is_the_search_on_the_formula',
     'benchmarks/wd_against_fixnorm.py': f'{HERE}::test_a_benchmark_by_its_command',
     'optuna-dashboard': 'tests/search/record/test_dashboard.py::'

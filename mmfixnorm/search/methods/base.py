@@ -253,7 +253,7 @@ def ranked(rule: str, trainings: Iterable[_Valued]) -> list[_Valued]:
     return [t for *_, t in sorted(finite, key=lambda entry: entry[:3])]
 
 
-def best_of(rule: str, trainings: Iterable[FinishedTraining]) -> Best | None:
+def best_of(rule: str, trainings: Iterable[Valued]) -> Best | None:
     """Return the best training that did not diverge; of equal values the lower learning rate wins."""
     for t in ranked(rule, trainings)[:1]:
         if t.value is not None:
@@ -300,16 +300,6 @@ def all_diverged(name: str, specs: Sequence[Spec]) -> str:
         f'all {len(lrs)} trainings of {name} diverged (lr {min(lrs)} to {max(lrs)}): '
         'lower search.lr_range, or look into the log of one of them'
     )
-
-
-def edge_warnings(best: Best, lrs: Iterable[float]) -> list[str]:
-    """Warn if the best has the lowest or the highest learning rate of a grid of several."""
-    rising = sorted(set(lrs))
-    return [
-        f'the best learning rate, {best.point.lr}, is the {end} end of the grid: the grid is probably too small'
-        for end, lr in (('lower', rising[0]), ('upper', rising[-1]))
-        if len(rising) > 1 and best.point.lr == lr
-    ]
 
 
 def numbered(prefix: str, total: int) -> list[str]:

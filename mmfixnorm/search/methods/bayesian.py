@@ -28,6 +28,7 @@ import numpy as np
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
 from mmfixnorm.search.methods.base import (
+    Best,
     Finished,
     FinishedTraining,
     Method,
@@ -107,8 +108,8 @@ def _batches(settings: BayesianSearch) -> list[list[str]]:
 def replay(settings: BayesianSearch, finished: Finished, proposed: Proposed) -> Replay:
     """Follow Bayesian optimisation through the points that were proposed."""
     stages: list[Stage] = []
+    best: Best | None = None
     for number, keys in enumerate(_batches(settings)):
-        best = best_of(settings.rule, [finished[s.key] for stage in stages for s in stage.specs])
         if any(key not in proposed for key in keys):
             return Replay(tuple(stages), best, unproposed=tuple(keys))
         specs = [proposed[key] for key in keys]
@@ -116,9 +117,9 @@ def replay(settings: BayesianSearch, finished: Finished, proposed: Proposed) -> 
         stages.append(make_stage(name, StageKind.SAMPLES, specs, finished, settings.rule, lr_range=lr_range))
         if stages[-1].missing:
             return Replay(tuple(stages), best)
-    specs = [s for stage in stages for s in stage.specs]
-    best = best_of(settings.rule, [finished[s.key] for s in specs])
+        best = best_of(settings.rule, filter(None, (best, stages[-1].best)))
     if best is None:
+        specs = [s for stage in stages for s in stage.specs]
         return Replay(tuple(stages), stuck=all_diverged('the search', specs))
     return Replay(tuple(stages), best, finished=True)
 

@@ -102,7 +102,8 @@ def replay(settings: FixNormSearch, finished: Finished, proposed: Proposed) -> R
     warnings: list[str] = []
 
     def so_far(*, is_over: bool = False, stuck: str = '') -> Replay:
-        return Replay(tuple(stages), best, is_over, stuck, tuple(warnings))
+        # Of a search that is over, the winner is judged, see `edges.py`.
+        return Replay(tuple(stages), best, is_over, stuck, () if is_over else tuple(warnings))
 
     for r, fraction in enumerate(settings.schedule_fractions):
         stage = _round(settings, r, (low, high), fraction, finished)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from mmfixnorm.errors import ConfigError
@@ -16,7 +16,6 @@ from mmfixnorm.search.methods.base import (
     Replay,
     Spec,
     StageKind,
-    edge_warnings,
     make_stage,
     numbered,
     one_stage,
@@ -90,10 +89,7 @@ def replay(settings: GridSearch, finished: Finished, proposed: Proposed) -> Repl
     """Follow a grid: all of its points are known from the beginning."""
     del proposed
     specs = _specs(settings)
-    replayed = one_stage(make_stage('grid', StageKind.GRID, specs, finished, settings.rule))
-    if replayed.best is None:
-        return replayed
-    return replace(replayed, warnings=tuple(edge_warnings(replayed.best, (s.point.lr for s in specs))))
+    return one_stage(make_stage('grid', StageKind.GRID, specs, finished, settings.rule))
 
 
 def planned_stages(settings: GridSearch) -> list[PlannedStage]:

@@ -43,7 +43,6 @@ from mmfixnorm.search.methods.base import (
     Stage,
     StageKind,
     all_diverged,
-    edge_warnings,
     make_stage,
     ranked,
     tidy,
@@ -100,9 +99,9 @@ def replay(settings: UnimodalFixNormSearch, finished: Finished, proposed: Propos
     course = _Course(settings, finished)
     stages: list[Stage] = []
 
-    def so_far(*, is_over: bool = False, stuck: str = '', warnings: Sequence[str] = ()) -> Replay:
+    def so_far(*, is_over: bool = False, stuck: str = '') -> Replay:
         best = next((s.best for s in reversed(stages) if s.best), None)
-        return Replay(tuple(stages), best, is_over, stuck, tuple(warnings))
+        return Replay(tuple(stages), best, is_over, stuck)
 
     lr_walk = course.short_lrs()
     stages.append(course.stage('short lr', StageKind.LR, lr_walk))
@@ -125,7 +124,7 @@ def replay(settings: UnimodalFixNormSearch, finished: Finished, proposed: Propos
         return so_far()
     if stages[-1].best is None:
         return so_far(stuck=all_diverged('full', full))
-    return so_far(is_over=True, warnings=edge_warnings(stages[-1].best, course.lrs))
+    return so_far(is_over=True)
 
 
 def planned_stages(settings: UnimodalFixNormSearch) -> list[PlannedStage]:

@@ -9,7 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from mmfixnorm.plot.page import Page
 from mmfixnorm.search._utils.files import write_text
+from mmfixnorm.search._utils.numbers import column
 from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.compare import Study, read_studies
@@ -17,8 +19,9 @@ from mmfixnorm.search.record.state import SearchState, duration, search_state, s
 from mmfixnorm.search.record.study import StudyRecord, check_belongs
 from mmfixnorm.search.report import figures
 from mmfixnorm.search.report import html as report_html
-from mmfixnorm.search.report.curves import alpha_curves, lr_curves, point_map, validation_curves
-from mmfixnorm.search.report.html import Page, table
+from mmfixnorm.search.report.curves import alpha_curves, leader, lr_curves, point_map, validation_curves
+from mmfixnorm.search.report.html import table
+from mmfixnorm.search.report.remarks import remarks
 from mmfixnorm.search.report.trials import trials_table
 from mmfixnorm.search.report.winner import winner_diff, write_best_config
 from mmfixnorm.search.trial.schedule import training_length
@@ -54,10 +57,13 @@ def write_report(
     page = Page(f'search on {problem.filename}')
     page.add(f'<h1>{escape(problem.settings.kind)} on {escape(Path(problem.filename).name)}</h1>')
     page.add(*_summary(problem, state, best_config))
+    page.add(*_remarks(problem, state, record))
     _add_figures(page, problem, record, state)
     if studies:
         page.add('<h2>Searches side by side</h2>')
-        page.add_figure(figures.draw_progress({s.label: s.state.progress for s in studies}, problem.settings.metric))
+        leaders = {s.label: leader(s.state, s.record.attempts) for s in studies}
+        lines = {s.label: s.state.progress for s in studies}
+        page.add_figure(figures.draw_progress(lines, problem.settings.metric, leaders))
         page.add(*_comparison(studies))
     page.add('<h2>Cost</h2>', _ledger(problem, record, state))
     page.add(*_confirmation(state))
@@ -84,20 +90,28 @@ def _summary(problem: SearchProblem, state: SearchState, best_config: Path | Non
     yield from map(report_html.warning, state.replayed.warnings)
 
 
+def _remarks(problem: SearchProblem, state: SearchState, record: StudyRecord) -> Iterator[str]:
+    told = remarks(problem, state, record.attempts)
+    if told:
+        yield '<h2>What the results say</h2>'
+        yield '<ul class="remarks">' + '\n'.join(f'<li>{escape(text)}</li>' for text in told) + '</ul>'
+
+
 def _add_figures(page: Page, problem: SearchProblem, record: StudyRecord, state: SearchState) -> None:
     settings, metric = problem.settings, problem.settings.metric
-    page.add_figure(figures.draw_lr_curves(lr_curves(state), metric))
+    leading = leader(state, record.attempts)
+    page.add_figure(figures.draw_lr_curves(lr_curves(state), metric, leading))
     alphas = alpha_curves(state, settings.rule)
     if alphas:
-        page.add_figure(figures.draw_alpha_curves(alphas, metric))
+        page.add_figure(figures.draw_alpha_curves(alphas, metric, leading))
     points = point_map(settings, state)
     if points:
-        page.add_figure(figures.draw_point_map(points, metric))
-    page.add_figure(figures.draw_progress({settings.kind: state.progress}, metric))
+        page.add_figure(figures.draw_point_map(points, metric, leading))
+    page.add_figure(figures.draw_progress({settings.kind: state.progress}, metric, {settings.kind: leading}))
     curves = validation_curves(problem, record.attempts)
     if curves:
         unit = training_length(problem.cfg)[1]
-        page.add_figure(figures.draw_validation_curves(curves, metric, unit))
+        page.add_figure(figures.draw_validation_curves(curves, metric, unit, leading))
 
 
 def _ledger(problem: SearchProblem, record: StudyRecord, state: SearchState) -> str:
@@ -177,16 +191,15 @@ def _confirmation(state: SearchState) -> Iterator[str]:
     yield '<h2>Confirmation over new seeds</h2>'
     rows = []
     for c in confirmed:
-        interval = f'{c.interval[0]:.4g} to {c.interval[1]:.4g}' if c.interval else ''
-        values = ', '.join('diverged' if v is None else f'{v:g}' for v in c.values)
-        mean = None if c.mean is None else f'{c.mean:.4g}'
+        interval = ' to '.join(column(c.interval)) if c.interval else ''
+        values = ', '.join(cell or 'diverged' for cell in column(c.values))
         cells = (
             c.role,
             c.training.key,
             c.training.point,
             c.training.value,
             len(c.seeds),
-            mean,
+            c.mean,
             interval,
             c.diverged,
             values,

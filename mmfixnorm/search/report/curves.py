@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mmfixnorm.search.methods.base import Spec, Stage, StageKind, ranked, title
+from mmfixnorm.search.methods.base import Best, Spec, Stage, StageKind, ranked, title
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.problem import SearchProblem
-from mmfixnorm.search.record.state import Row, SearchState
+from mmfixnorm.search.record.state import Row, SearchState, ledger
 from mmfixnorm.search.record.study import Attempt
 from mmfixnorm.search.settings import SearchSettings
 from mmfixnorm.search.trial.folder import CURVE_FILE, read_curve
@@ -45,7 +45,8 @@ class PointMap(NamedTuple):
     """Points of a method that samples lr and one other number.
 
     Attributes:
-        other: Name of the other number: ``alpha`` or ``weight decay``.
+        other: Name of the other number as people read it: ``alpha`` or ``weight decay``.
+        other_key: The same as a :class:`Point` has it.
         keys: The trainings.
         lrs: Their learning rates.
         others: Their other numbers.
@@ -54,6 +55,7 @@ class PointMap(NamedTuple):
     """
 
     other: str
+    other_key: str
     keys: list[str]
     lrs: list[float]
     others: list[float]
@@ -77,6 +79,30 @@ class ValidationCurve(NamedTuple):
     stage: str
     steps: list[int]
     values: list[float | None]
+
+
+class Leader(NamedTuple):
+    """The winner, or the best so far, as the figures mark it.
+
+    Attributes:
+        name: Entry of the legend.
+        best: Its training.
+        cost: What had been spent when it had finished, in T_max.
+    """
+
+    name: str
+    best: Best
+    cost: float
+
+
+def leader(state: SearchState, attempts: Sequence[Attempt]) -> Leader | None:
+    """Return the training that the figures mark; None while no stage has finished."""
+    best = state.best
+    if best is None:
+        return None
+    costs = [cost for attempt, cost in zip(attempts, ledger(attempts), strict=True) if attempt.spec.key == best.key]
+    name = 'winner' if state.replayed.finished else 'best so far'
+    return Leader(f'{name}: {best.key}', best, costs[-1])
 
 
 def lr_curves(state: SearchState) -> list[LrCurve]:
@@ -141,6 +167,7 @@ def point_map(settings: SearchSettings, state: SearchState) -> PointMap | None:
     finished = [row for row in state.rows if row.outcome in ('done', 'diverged') and row.key in sampled]
     return PointMap(
         other=title(other),
+        other_key=other,
         keys=[row.key for row in finished],
         lrs=[row.point.lr for row in finished],
         others=[row.point.values[other] for row in finished],

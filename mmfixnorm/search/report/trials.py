@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +11,12 @@ from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, duration
 from mmfixnorm.search.record.study import Attempt
 from mmfixnorm.search.report.html import Markup, table
-from mmfixnorm.search.trial.folder import LOG_FILE
+from mmfixnorm.search.trial.folder import LOG_FILE, read_log_end, without_control
 from mmfixnorm.search.trial.schedule import training_length
 
 # What a page gives to all logs and messages together, and to one trial at most, in bytes.
 _ALL_TRIALS = 1_200_000
 _ONE_TRIAL = 8_000
-_CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]')  # colours; bars that redraw their line
 
 
 def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[Attempt]) -> str:
@@ -37,7 +34,7 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
         cells = (
             row.key,
             row.outcome,
-            *row.point.cells(tuned),
+            *(row.point.values.get(name) for name in tuned),
             row.length,
             row.cost,
             row.value,
@@ -60,18 +57,10 @@ def _log(path: Path, attempts: Sequence[Attempt], budget: int) -> str:
         f'attempt {a.result.attempt}: {a.result.outcome}, {a.result.message}' for a in attempts if a.result.message
     )
     lines = [end_of(messages, budget // 4)] if messages else []
-    lines += [f'end of {html.escape(str(path))}:', _log_end(path, budget - len(''.join(lines)))]
+    left = budget - len(''.join(lines))
+    lines += [f'end of {html.escape(str(path))}:', end_of(read_log_end(path, left), left) or '(nothing)']
     first = html.escape(attempts[-1].result.message.split('\n')[0][:60]) or 'log'
     return f'<details><summary>{first}</summary><pre>' + '\n'.join(lines) + '</pre></details>'
-
-
-def _log_end(path: Path, limit: int) -> str:
-    try:
-        with open(path, 'rb') as f:
-            f.seek(max(0, os.fstat(f.fileno()).st_size - 2 * limit))  # some of it is control characters
-            return end_of(f.read().decode('utf-8', errors='replace'), limit)
-    except FileNotFoundError:
-        return '(no such file)'
 
 
 def end_of(log: str, limit: int) -> str:
@@ -82,7 +71,7 @@ def end_of(log: str, limit: int) -> str:
         'two &lt;2&gt;'
     """
     kept: list[str] = []
-    for line in reversed(_CONTROL.sub('', log.rstrip()).split('\n')):
+    for line in reversed(without_control(log.rstrip()).split('\n')):
         escaped = html.escape(line, quote=False)
         limit -= len(escaped.encode()) + 1
         if limit < 0:

@@ -10,6 +10,7 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
+from mmfixnorm.search._utils.numbers import column
 from mmfixnorm.search.events import Event, Listener
 from mmfixnorm.search.methods.base import FinishedTraining, Spec, title
 from mmfixnorm.search.methods.confirm import confirmations
@@ -71,19 +72,19 @@ def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row])
     for name in ('trial', *map(title, tuned), unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
         # A key is an identity: a narrow terminal cuts other columns.
         table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right', no_wrap=name == 'trial')
-    for row in rows:
+    columns = (
+        [row.key for row in rows],
+        *(column([row.point.values.get(name) for row in rows]) for name in tuned),
+        [str(row.length) for row in rows],
+        column([row.cost for row in rows]),
+        [row.outcome for row in rows],
+        column([row.value for row in rows]),
+        [str(row.attempts) for row in rows],
+        [f'{row.seconds:.1f}' for row in rows],
+    )
+    for row, cells in zip(rows, zip(*columns, strict=True), strict=True):
         leading = state.best is not None and row.key == state.best.key
-        table.add_row(
-            row.key,
-            *row.point.cells(tuned),
-            str(row.length),
-            f'{row.cost:g}',
-            row.outcome,
-            '' if row.value is None else f'{row.value:g}',
-            str(row.attempts),
-            f'{row.seconds:.1f}',
-            style='bold' if leading else None,
-        )
+        table.add_row(*cells, style='bold' if leading else None)
     return table
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,6 +40,16 @@ PROGRESS_FILE = 'progress.json'
 #: ended otherwise; worth another attempt. broken: the config is wrong, so every trial would end like this. cancelled:
 #: ended by the driver.
 OUTCOMES = ('done', 'diverged', 'failed', 'broken', 'cancelled')
+
+# A line of mmengine's log; the messages that are followed by a list of many lines, and what such lines look like.
+_MESSAGE = re.compile(r'^[0-9/]+ [0-9:]+ - \S+ - [A-Z]+ - (?P<text>.*)$', re.MULTILINE)
+_LISTS = {
+    '': re.compile(r'-{20,}|\w+ environment:|\s.*|'),
+    'Config:': re.compile(r'\w+ = .*|\s.*|[])}].*|'),
+    'Hooks will be executed in the following order:': re.compile(r'\(\w+ *\) .*|\s*-+\s*|(before|after)_\w+:|'),
+}
+_LONGEST_READ = 1 << 18
+_CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]')  # colours; bars that redraw their line
 
 
 def write_task(trial_dir: Path, config: Config, task: Mapping[str, Any]) -> None:
@@ -194,3 +205,53 @@ def read_progress(trial_dir: Path, *, attempt: int) -> TrainingProgress | None:
     except (FileNotFoundError, ValueError):
         return None
     return TrainingProgress(data['iteration'], data['max_iters'], data['loss']) if data['attempt'] == attempt else None
+
+
+def read_log_end(path: Path, size: int) -> str:
+    """Read about the last ``size`` bytes of a trial's log, without what :func:`without_lists` leaves out.
+
+    Empty if there is no such file.
+    """
+    if not path.exists():
+        return ''
+    part = max(1, 2 * size)  # some of it is control characters
+    while True:
+        with open(path, 'rb') as f:
+            length = f.seek(0, os.SEEK_END)
+            f.seek(max(0, length - part))
+            log = f.read(part).decode('utf-8', errors='replace')
+        shown = without_lists(without_control(log.rstrip()), is_whole=part >= length)
+        if part >= min(length, _LONGEST_READ) or 2 * len(shown) >= size:
+            return shown
+        part *= 4
+
+
+def without_lists(log: str, *, is_whole: bool = True) -> str:
+    """Leave out what mmengine lists before a training begins: the environment, the config, the hooks.
+
+    Args:
+        log (str): What a trial has printed.
+        is_whole (bool): False if it begins anywhere; then the lines before the first message are left out too, if
+            there is a message.
+
+    Example:
+        >>> time = '01/02 03:04:05 - mmengine - INFO -'
+        >>> without_lists(f'{time} Config:\\nlr = 1\\n{time} Epoch(train) [1][16/16]')
+        '01/02 03:04:05 - mmengine - INFO - Epoch(train) [1][16/16]'
+    """
+    first = None if is_whole else _MESSAGE.search(log)
+    kept: list[str] = []
+    of_list: re.Pattern[str] | None = None
+    for line in log[first.start() if first else 0 :].split('\n'):
+        if message := _MESSAGE.match(line):
+            of_list = _LISTS.get(message['text'].strip())
+        elif of_list and not of_list.fullmatch(line):
+            of_list = None
+        if of_list is None:
+            kept.append(line)
+    return '\n'.join(kept)
+
+
+def without_control(text: str) -> str:
+    """Remove colours and other control characters, but not tabs and line ends."""
+    return _CONTROL.sub('', text)

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import bayesian
-from mmfixnorm.search.methods.bayesian import BayesianSearch
-from mmfixnorm.search.methods.sampled import RandomSearch
+from mmfixnorm.search.methods.base import Spec, best_of, numbered
+from mmfixnorm.search.methods.bayesian import METHOD, BayesianSearch
+from mmfixnorm.search.methods.sampled import RandomSearch, random_point
 from mmfixnorm.search.planner import Done, Propose, Stuck, plan, planned_stages, replay
 from mmfixnorm.search.record.state import ledger
 from mmfixnorm.search.terminal.console import print_plan
@@ -254,3 +255,32 @@ def test_a_sampler_whose_package_is_missing_is_refused_before_anything_runs(make
     monkeypatch.setattr(bayesian.importlib.util, 'find_spec', lambda name: None if name == 'scipy' else object())
     with pytest.raises(ConfigError, match=r"search\.sampler: 'gp' needs scipy: pip install scipy"):
         search.problem()
+
+
+class Counting(dict):
+    """Finished trainings that count how often one is read."""
+
+    reads = 0
+
+    def __getitem__(self, key):
+        self.reads += 1
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self.reads += 1
+        return super().get(key, default)
+
+
+def reads_of_a_replay(num_trials):
+    settings = BayesianSearch(**RANGES, num_trials=num_trials)
+    keys = numbered('bo', num_trials)
+    specs = {k: Spec(k, f'batch {i}', random_point(settings, i), 1.0) for i, k in enumerate(keys)}
+    finished = Counting({k: closed(s, hill(s)) for k, s in specs.items()})
+    replayed = METHOD.replay(settings, finished, specs)
+    assert replayed.best == best_of('greater', dict(finished).values())
+    return finished.reads
+
+
+def test_following_a_search_takes_time_in_proportion_to_its_trials():
+    # It is followed once for each trial, so more than that makes a search cubic.
+    assert reads_of_a_replay(200) == 4 * reads_of_a_replay(50)

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from mmfixnorm.plot.chart import Chart, Line, Panel
+from mmfixnorm.plot.html import html_page
 from mmfixnorm.search.report import write_report
 from tests.search.report.browser import needs_chromium, render
 
@@ -43,3 +45,13 @@ def test_every_mistake_of_a_page_is_noticed(report, tmp_path):
     page.write_text(report.read_text().replace('</body>', f'{scripts}</body>'))
     console = '\n'.join(render(page, tmp_path / 'profile').console)
     assert all(word in console for word in ('thrown', 'told', 'fetch'))
+
+
+def test_the_page_of_an_analysis_tool_renders_too(tmp_path):
+    chart = Chart('two panels', [Panel('epoch', 'y', [Line('a line', [1, 2], [3, 4])])] * 2, notes=['a <note>'])
+    page = tmp_path / 'chart.html'
+    page.write_text(html_page(chart))
+    dom, console = render(page, tmp_path / 'profile')
+    assert console == []
+    assert dom.count('class="trace scatter') == 2
+    assert '<li>a &lt;note&gt;</li>' in dom

@@ -1,0 +1,75 @@
+"""Whether a winner lies at the edge of what was searched: then the best may lie beyond.
+
+Decided here:
+
+- an edge is the lowest or the highest value that was tried of a number of which several were; for points drawn from a
+  range, of which none lies exactly at its end, it is the outer 5 % of the range on a log scale;
+- a value that the search could have tried and did not, because its walk ended before, is no less tried;
+- where a training with another value of that number, else at the same point, has the same result, there is no edge:
+  the number makes no difference there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from mmfixnorm.search.methods.base import Best, Finished, Replay, Spec, StageKind, title
+from mmfixnorm.search.methods.sampled import SampledSearch
+from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch, grid
+from mmfixnorm.search.settings import SearchSettings
+
+_MARGIN = 0.05
+
+
+def edge_warnings(settings: SearchSettings, replayed: Replay, finished: Finished) -> list[str]:
+    """Warn of each number of the best training that is at an edge, with the key to change."""
+    best = replayed.best
+    if best is None:
+        return []
+    searched = [stage for stage in replayed.stages if stage.kind is not StageKind.CONFIRMATION]
+    specs = [spec for stage in searched for spec in stage.specs if spec.key in finished]
+    warnings = []
+    for name in best.point.values:
+        end = _end(settings, name, best, specs)
+        if end and not _ties(name, best, specs, finished):
+            beyond = {'lowest': 'below', 'highest': 'above'}[end]
+            listed = getattr(settings, f'{name}s', None) is not None
+            key = f'{name}s' if listed else f'{name}_range'
+            warnings.append(
+                f'the best {_title(name)}, {best.point.values[name]:g}, is the {end} that was tried: the best may lie '
+                f'{beyond}; extend search.{key}, and search again in another --work-dir'
+            )
+    return warnings
+
+
+def _end(settings: SearchSettings, name: str, best: Best, specs: list[Spec]) -> str:
+    """Return which end of the tried values the best is at, or ''."""
+    value = best.point.values[name]
+    if isinstance(settings, SampledSearch):
+        low, high = settings.ranges[name]
+        place = math.log(value / low) / math.log(high / low)
+        return 'lowest' if place < _MARGIN else 'highest' if place > 1 - _MARGIN else ''
+    tried = {*_listed(settings, name), *(spec.point.values[name] for spec in specs)}
+    if len(tried) == 1:
+        return ''
+    return 'lowest' if value == min(tried) else 'highest' if value == max(tried) else ''
+
+
+def _listed(settings: SearchSettings, name: str) -> tuple[float, ...]:
+    if not isinstance(settings, UnimodalFixNormSearch):
+        return ()
+    return grid(settings) if name == 'lr' else settings.alphas
+
+
+def _ties(name: str, best: Best, specs: list[Spec], finished: Finished) -> bool:
+    return any(
+        finished[spec.key].value == best.value
+        and spec.point != best.point
+        and replace(spec.point, **{name: best.point.values[name]}) == best.point
+        for spec in specs
+    )
+
+
+def _title(name: str) -> str:
+    return {'lr': 'learning rate'}.get(name, title(name))
