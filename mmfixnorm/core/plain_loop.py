@@ -52,6 +52,7 @@ def fix_norm(
             original parameters, DeepSpeed ZeRO-3).
 
     Example:
+        >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4))
         >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
         >>> norm_fixer = fix_norm(optimizer, model=model)

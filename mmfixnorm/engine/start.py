@@ -22,7 +22,7 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.layer_kinds import is_plain_linear
+from mmfixnorm.core.layer_kinds import describe_unfixed_weights, is_plain_linear
 from mmfixnorm.core.layers import WeightNormalized, fill_scales
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters, warn_of_decay
@@ -108,7 +108,7 @@ def choose_set(model: nn.Module, *, fc: bool, exclude: Sequence[str], named_by: 
 
 
 def warn_of_set(model: nn.Module, optimizer: Optimizer) -> None:
-    """Warn of weights of the set that are known not to be scale-invariant, and of weight decay on the set.
+    """Warn of weights of the set that are known not to be scale-invariant, and of weight decay; name those left out.
 
     Args:
         model (nn.Module): The model, without a wrapper.
@@ -116,6 +116,8 @@ def warn_of_set(model: nn.Module, optimizer: Optimizer) -> None:
     """
     names = {id(param): name for name, param in model.named_parameters()}
     warn_of_unfit_weights(model, [names[id(weight)] for weight in flagged(optimizer)])
+    if text := describe_unfixed_weights(model):
+        print_log(text, logger='current')
     warn_of_decay(optimizer)
 
 

@@ -3,6 +3,8 @@
 import re
 
 import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmfixnorm.errors import ConfigError
@@ -47,3 +49,12 @@ def test_a_weight_without_a_direction_is_refused_before_the_first_step(start, to
 def test_weights_that_are_not_scale_invariant_are_named_once(start, toy_classifier, capsys):
     start(model=toy_classifier(fc=nn.Linear(6, 3)))
     assert capsys.readouterr().out.count("contains plain linear layers: ['head.fc']") == 1
+
+
+def test_weights_that_stay_out_are_named_in_the_log(toy_classifier, capsys):
+    model = toy_classifier()
+    torch.nn.utils.parametrizations.spectral_norm(model.backbone[0])
+    wrapper = dict(type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor')
+    build_optim_wrapper(model, wrapper | dict(optimizer=dict(type='SGD', lr=0.1)))
+    line = next(line for line in capsys.readouterr().out.splitlines() if 'is not fixed' in line)
+    assert 'backbone.0.parametrizations.weight.original' in line

@@ -14,7 +14,7 @@ from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.core.norms import global_norm
 from mmfixnorm.core.rotation import AngleNormFixer
-from mmfixnorm.engine.hooks.fix_norm_hook import find_norm_fixer, optimizer_of, unwrapped_model
+from mmfixnorm.engine.hooks.fix_norm_hook import norm_fixers_of, optimizer_of, unwrapped_model
 from mmfixnorm.engine.hooks.measuring_hook import MeasuringHook
 from mmfixnorm.errors import ConfigError
 
@@ -71,7 +71,9 @@ class WeightNormLoggerHook(MeasuringHook):
         named = fixed or dict(norm_fixing_parameters(model, fc=self.fc))
         if not named:
             raise ConfigError('WeightNormLoggerHook: the model has no trainable conv or FC weight to measure')
-        if not isinstance(optimizer, SGD) or isinstance(find_norm_fixer(runner), AngleNormFixer):
+        if not isinstance(optimizer, SGD) or any(
+            isinstance(fixer, AngleNormFixer) for fixer, _ in norm_fixers_of(runner)
+        ):
             return named, None
         first = next(iter(named.values()))
         lr = next(group['lr'] for group in optimizer.param_groups if any(p is first for p in group['params']))
