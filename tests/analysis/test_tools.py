@@ -14,6 +14,7 @@ import torch
 
 from mmfixnorm.analysis.runs import read_run
 from mmfixnorm.cli import build_parser, main
+from tests.pages import figures_of
 
 ROOT = Path(__file__).parents[2]
 TOY = ROOT / 'tests/tools/toy.py'
@@ -28,9 +29,8 @@ train_cfg = dict(max_epochs=6)
 
 def html_traces(path: Path) -> list[dict]:
     """The data of the figure in a page, which must need no network."""
-    page = path.read_text()
-    assert not re.search(r'<(script|img|iframe)[^>]*\ssrc=|<link', page)
-    return json.loads(re.search(r'Plotly\.newPlot\(\s*"[^"]*",\s*(\[.*?\])\s*,\s*\{"', page, re.DOTALL)[1])
+    (figure,) = figures_of(path.read_text())
+    return figure['data']
 
 
 def trace(path: Path, name: str) -> dict:

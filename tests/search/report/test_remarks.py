@@ -10,6 +10,7 @@ from mmfixnorm.search.record.state import search_state
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.report.remarks import known_noise, remarks, step_of
 from mmfixnorm.search.trial.folder import read_log_end
+from tests.pages import figures_of
 
 DEFAULT = 'lr_range=(0.2, 3.2)'
 SMALL = 'lr_range=(0.2, 3.2), num_splits=2, alphas=[1.0, 4.0]'
@@ -19,11 +20,6 @@ BO = "type='BayesianSearch', sampler='tpe', num_trials=4, alpha_range=(0.5, 16.0
 def remarks_of(search):
     problem, record = search.problem(), search.record()
     return remarks(problem, search_state(problem, record), record.attempts)
-
-
-def figures_of(page):
-    """The figures of a page, as plotly's data."""
-    return json.loads(re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)[1])
 
 
 # Values by hand: 90 at lr 1.1 and alpha 4, less log(alpha / 4)^2: 85.68, 88.08, 89.52, 90, 89.52, 88.08.
