@@ -13,8 +13,8 @@ from typing import Any
 
 from mmengine.utils import import_modules_from_strings
 
-from mmfixnorm.config import explain_import
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.failures import explain_missing
 
 
 def check_custom_imports(cfg: Any) -> None:
@@ -39,7 +39,7 @@ def main() -> int:
     try:
         import_modules_from_strings(**json.loads(sys.argv[1]))
     except ImportError as err:
-        sys.stdout.write(f'{explain_import(err)}\n')
+        sys.stdout.write(f'{explain_missing(err, "custom_imports") or f"custom_imports: {err.__context__ or err}"}\n')
         return 2
     return 0
 
