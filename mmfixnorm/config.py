@@ -94,10 +94,10 @@ def config_path(filename: str | os.PathLike[str]) -> str:
 def base_of(filename: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
     """Return what a config in ``folder`` writes into ``_base_`` to inherit from another.
 
-    A relative path starts in the real folder, as the system follows links before ``..``.
+    The path is relative and starts in the real folder, as the system follows links before ``..``.
     """
     filename = os.fspath(filename)
-    if os.path.isabs(filename) or (not os.path.isfile(filename) and _NAMED_BY_PACKAGE.match(filename)):
+    if not os.path.isfile(filename) and _NAMED_BY_PACKAGE.match(filename):
         return filename
     parent, name = os.path.split(config_path(filename))
     return os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(folder))

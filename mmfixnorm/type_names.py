@@ -63,9 +63,10 @@ def full_name(kind: Any) -> str:
 def _registered(name: str, registry: Registry, scope: str | None) -> Any:
     with registry.switch_scope_and_registry(scope) as own:
         try:
-            return own.get(name)
+            found = own.get(name)
         except (ImportError, RuntimeError):  # the toolbox or a module of it cannot be imported
             return None
+    return found if callable(found) else None  # mmengine finds modules too
 
 
 def _names_of(kind: Any, registry: Registry) -> Iterator[str]:
