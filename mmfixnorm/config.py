@@ -3,26 +3,24 @@
 Mistakes of the user become a :class:`~mmfixnorm.errors.ConfigError`.
 """
 
+import importlib.metadata
 import importlib.util
 import os
-import traceback
-from collections.abc import Mapping
-from pathlib import Path
+import re
+import types
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import mmengine
-from mmengine.config import Config
-from mmengine.config.utils import MODULE2PACKAGE, ConfigParsingError
+from mmengine.config import Config, ConfigDict
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import Registry
+from mmengine.utils import import_modules_from_strings
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.failures import PACKAGES, how_to_install, message_of, not_valid
+from mmfixnorm.type_names import full_name, type_name
 
-# Import name of a toolbox, or of mmcv, to the packages that have it: the maintained fork first.
-PACKAGES = {
-    'mmcv': ('onedl-mmcv', 'mmcv'),
-    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
-    'mmdet': ('onedl-mmdetection', 'mmdet'),
-    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
-}
 # Import name of a toolbox to the part of this package that registers the heads for it.
 PARTS = {'mmpretrain': 'mmfixnorm.cls', 'mmdet': 'mmfixnorm.det', 'mmseg': 'mmfixnorm.seg'}
 # Name of a hook to all names under which it is registered: the present one and the one in older configs.
@@ -30,7 +28,8 @@ HOOK_NAMES = {
     'WeightNormLoggerHook': ['WeightNormLoggerHook', 'WeightNormHook'],
     'WNScaleInitHook': ['WNScaleInitHook', 'ScaleInitHook'],
 }
-_MMENGINE = Path(mmengine.__file__).parent
+# How mmengine lets a config name one of an installed package.
+_NAMED_BY_PACKAGE = re.compile(r'\w+::\w+/')
 # Type of a model with a block `fixnorm`; `mmfixnorm.engine` registers it.
 MODEL_TYPE = 'FixNormModel'
 
@@ -52,20 +51,18 @@ def load_config(
         ConfigError: If the file is missing or not a valid config, if an option does not fit, or if
             the toolbox that the config needs is not installed.
     """
-    filename = os.fspath(filename)
+    given, filename = os.fspath(filename), config_path(filename)
     if not os.path.isfile(filename):
-        raise ConfigError(f'no such config file: {filename!r} (in {os.getcwd()})')
-    # Lets `_base_ = 'mmfixnorm::...'` find the configs of the installed package.
-    MODULE2PACKAGE.setdefault('mmfixnorm', 'mmfixnorm')
+        raise ConfigError(f'no such config file: {given!r} (in {os.getcwd()})')
+    _name_installed_packages()
     try:
         cfg = Config.fromfile(filename, import_custom_modules=import_custom_modules)
-    except ImportError as err:
-        raise ConfigError(explain_import(err)) from err
+        if import_custom_modules and is_pure_python(filename) and cfg.get('custom_imports'):
+            # Which mmengine does for text configs alone.
+            import_modules_from_strings(**cfg.custom_imports)
     except Exception as err:  # a config is a program: whatever it raises is a mistake in it
-        raise ConfigError(f'not a valid config: {_located(err)}') from err
-    # A class that the file has imported for its own use is no setting, and cannot be written again.
-    for name in [name for name, value in cfg.items() if isinstance(value, type)]:
-        cfg.pop(name)
+        raise not_valid(err, filename) from err
+    _drop_helpers(cfg)
     if cfg_options:
         try:
             cfg.merge_from_dict(dict(cfg_options))
@@ -74,8 +71,59 @@ def load_config(
     move_fixnorm_into_model(cfg)
     scope = cfg.get('default_scope')
     if scope in PACKAGES and importlib.util.find_spec(scope) is None:
-        raise ConfigError(f"default_scope = '{scope}': {_how_to_install(scope)}")
+        raise ConfigError(f"default_scope = '{scope}': {how_to_install(scope)}")
     return cfg
+
+
+def config_path(filename: str | os.PathLike[str]) -> str:
+    """Return the path of a config, which may be named ``'package::path'`` as in ``_base_``.
+
+    Raises:
+        ConfigError: If the package before ``::`` is not installed.
+    """
+    filename = os.fspath(filename)
+    package, named, name = filename.partition('::')
+    if not (named and package.isidentifier()) or os.path.isfile(filename):
+        return filename
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(how_to_install(package) if package in PACKAGES else f'{filename}: {package} is not installed')
+    return os.path.join(os.path.dirname(spec.origin), '.mim', 'configs', name)
+
+
+def base_of(filename: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
+    """Return what a config in ``folder`` writes into ``_base_`` to inherit from another.
+
+    The path is relative and starts in the real folder, as the system follows links before ``..``.
+    """
+    filename = os.fspath(filename)
+    if not os.path.isfile(filename) and _NAMED_BY_PACKAGE.match(filename):
+        return filename
+    parent, name = os.path.split(config_path(filename))
+    return os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(folder))
+
+
+def is_pure_python(filename: str | os.PathLike[str]) -> bool:
+    """Tell whether a config is in mmengine's pure-Python style, from which a text config cannot inherit."""
+    return bool(Config._is_lazy_import(config_path(filename)))
+
+
+def with_names(cfg: Config) -> Config:
+    """Return a config whose classes are names, so that it can be written as text and needs no import.
+
+    Raises:
+        ConfigError: If something else than a ``type`` is a class or function; the message names the key.
+    """
+    plain = cfg._cfg_dict._to_lazy_dict()
+    classes = [*_classes(plain)]
+    if odd := [key for key, name in classes if name not in ('type', 'constructor') and not name.endswith('_type')]:
+        raise ConfigError(
+            f'{", ".join(odd)}: a class or function of a config in pure Python, which cannot be written as text, as no '
+            'part is built from it; give a value, or a name if the part takes one'
+        )
+    if not classes:
+        return cfg
+    return Config(_named(plain), cfg_text=cfg.text, filename=cfg.filename, env_variables=cfg.env_variables)
 
 
 def move_fixnorm_into_model(cfg: Config) -> None:
@@ -89,51 +137,72 @@ def move_fixnorm_into_model(cfg: Config) -> None:
     block = cfg.get('fixnorm')
     if block is None:
         return
-    model = cfg.get('model') or {}
-    if model.get('type') == MODEL_TYPE:
+    model = cfg.get('model') or ConfigDict()
+    kind = dict.get(model, 'type')  # as it stands: ConfigDict would import a class
+    if kind is not None and type_name(kind) == MODEL_TYPE:
         raise ConfigError(f"fixnorm: the model already has type '{MODEL_TYPE}'; write the block into model.fixnorm")
-    cfg.model = dict(model, type=MODEL_TYPE, fixnorm=dict(block, plain_type=model.get('type')))
-    cfg.pop('fixnorm')
+    cfg.model = ConfigDict({**dict(dict.items(model)), 'type': MODEL_TYPE, 'fixnorm': dict(block, plain_type=kind)})
+    dict.pop(cfg._cfg_dict, 'fixnorm')
 
 
-def hooks_of_type(cfg: Config, name: str) -> list[Mapping[str, Any]]:
-    """Return the entries of ``custom_hooks`` for a hook, under its name or a former one."""
-    names = HOOK_NAMES.get(name, [name])
-    return [hook for hook in cfg.get('custom_hooks') or [] if hook.get('type') in names]
+def hooks_of_type(cfg: Config, name: str, registry: Registry | None = None) -> list[Mapping[str, Any]]:
+    """Return the entries of ``custom_hooks`` for a hook, under its name or a former one.
+
+    Args:
+        cfg (Config): A config.
+        name (str): The registered name of the hook.
+        registry (Registry, optional): As in :func:`~mmfixnorm.type_names.type_name`.
+    """
+    names, scope = HOOK_NAMES.get(name, [name]), cfg.get('default_scope')
+    return [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook.get('type'), registry, scope) in names]
 
 
-def message_of(err: BaseException) -> str:
-    """Return the text of an exception; ``str(KeyError)`` would put quotes around it."""
-    return str(err.args[0]) if isinstance(err, KeyError) and err.args else str(err)
+def _name_installed_packages() -> None:
+    """Let mmengine find the packages that have another name than it knows: this one, and those that onedl renames.
+
+    Where mmengine finds no package of a name, it takes the module of that name.
+    """
+    MODULE2PACKAGE.setdefault('mmfixnorm', 'mmfixnorm')
+    for module, package in MODULE2PACKAGE.items():
+        if package != module and importlib.util.find_spec(module) is not None and not _is_installed(package):
+            MODULE2PACKAGE[module] = module
 
 
-def _located(err: Exception) -> str:
-    """Return the text of what a config raised, after the line of the config if one was running."""
-    if isinstance(err, (ConfigParsingError, SyntaxError, OSError)):
-        return message_of(err)  # names the file itself
-    text = f'{type(err).__name__}: {message_of(err)}'.removesuffix(': ')
-    of_config = [
-        frame
-        for frame in traceback.extract_tb(err.__traceback__)
-        if frame.filename.endswith('.py') and _MMENGINE not in Path(frame.filename).parents
-    ]
-    frame = of_config[-1]
-    return text if frame.filename == __file__ else f'{frame.filename}, line {frame.lineno}: {text}'
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
 
 
-def explain_import(err: BaseException) -> str:
-    """Name the missing module, at the bottom of a chain of import errors."""
-    while isinstance(cause := err.__cause__ or err.__context__, ImportError):
-        err = cause
-    name = getattr(err, 'name', None) or ''
-    if name == 'mmcv._ext':
-        return 'mmcv was built without its ops, which this config needs: see README, "Installation"'
-    name = name.split('.')[0]
-    if name in PACKAGES:
-        return _how_to_install(name)
-    return f'custom_imports: {err}'
+def _drop_helpers(cfg: Config) -> None:
+    """Drop what a config has imported or defined for its own use: it is no setting, and cannot be written again."""
+    helpers = (type, types.FunctionType, types.ModuleType, LazyAttr, LazyObject)
+    for name, value in [*dict.items(cfg._cfg_dict)]:
+        if isinstance(value, helpers) and not name.endswith('_type'):
+            dict.pop(cfg._cfg_dict, name)
 
 
-def _how_to_install(module: str) -> str:
-    fork, classic = PACKAGES[module]
-    return f"{module} is not installed: pip install 'mmfixnorm[onedl]' (or {fork}, or the classic {classic})"
+def _classes(node: Any, key: str = '', name: str = '') -> Iterator[tuple[str, str]]:
+    """Yield the dotted key of everything that mmengine will import, and the last name in the key."""
+    if isinstance(node, dict):
+        for child, value in node.items():
+            yield from _classes(value, f'{key}.{child}' if key else str(child), str(child))
+    elif isinstance(node, (list, tuple)):
+        for i, value in enumerate(node):
+            yield from _classes(value, f'{key}.{i}', str(i))
+    elif _is_imported(node):
+        yield key, name
+
+
+def _named(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _named(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return type(node)(map(_named, node))
+    return full_name(node) if _is_imported(node) else node
+
+
+def _is_imported(value: Any) -> bool:
+    return isinstance(value, (LazyAttr, LazyObject))

@@ -8,7 +8,6 @@ import copy
 import os
 import subprocess
 import tempfile
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,16 +18,18 @@ from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import MMDistributedDataParallel, revert_sync_batchnorm
-from mmengine.registry import MODEL_WRAPPERS, MODELS, RUNNERS, init_default_scope
+from mmengine.registry import MODEL_WRAPPERS, MODELS, OPTIM_WRAPPERS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
 import mmfixnorm.engine  # noqa: F401  # registers optim wrappers and hooks, also for configs that import nothing
-from mmfixnorm.config import explain_import, load_config, message_of
+from mmfixnorm.config import load_config
 from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.failures import explain_missing, raised_by
+from mmfixnorm.type_names import type_name
 
 __all__ = [
     'CPUDistributedDataParallel',
@@ -76,8 +77,7 @@ def use_amp(cfg: Config) -> None:
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, ConfigDict):
         raise ConfigError(f'--amp: optim_wrapper must be a dict, got {wrapper!r}')
-    kind = wrapper.get('type', 'OptimWrapper')
-    kind = kind if isinstance(kind, str) else kind.__name__
+    kind = type_name(wrapper.get('type', 'OptimWrapper'), OPTIM_WRAPPERS, cfg.get('default_scope'))
     if kind not in AMP_WRAPPERS:
         raise ConfigError(
             f'--amp: optim_wrapper.type must be one of {sorted(AMP_WRAPPERS)}, got {kind!r}; '
@@ -229,7 +229,8 @@ def _wrap_for_cpu(cfg: Config) -> None:
             broadcast_buffers=False,
             find_unused_parameters=cfg.get('find_unused_parameters', False),
         )
-    if wrapper.get('type', 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+    kind = wrapper.get('type', 'MMDistributedDataParallel')
+    if type_name(kind, MODEL_WRAPPERS, cfg.get('default_scope')) == 'MMDistributedDataParallel':
         wrapper['type'] = 'CPUDistributedDataParallel'
     cfg.model_wrapper_cfg = wrapper
 
@@ -240,10 +241,8 @@ def _config_errors() -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except ImportError as err:
-        raise ConfigError(explain_import(err)) from err
-    except _BUILD_ERRORS as err:
-        where = traceback.extract_tb(err.__traceback__)[-1]
-        raise ConfigError(
-            f'{type(err).__name__}: {message_of(err)} (raised in {where.filename}:{where.lineno})'
-        ) from err
+    except (*_BUILD_ERRORS, RuntimeError) as err:
+        # Some toolboxes ask for a package by a RuntimeError; every other one keeps its traceback.
+        if isinstance(err, _BUILD_ERRORS) or explain_missing(err):
+            raise raised_by(err) from err
+        raise

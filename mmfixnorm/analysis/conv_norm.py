@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmfixnorm.analysis.runs import Series, TrainingRun
 from mmfixnorm.config import hooks_of_type
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
 
 
 def conv_norm(run: TrainingRun) -> tuple[Series, str]:
@@ -61,7 +62,7 @@ def counts_linear(cfg: Config) -> bool:
 
 def _fixes_norm(cfg: Config) -> bool:
     wrapper = (cfg.get('optim_wrapper') or {}).get('type', 'OptimWrapper')
-    return str(wrapper).startswith('FixNorm') or bool(_hook(cfg, 'FixNormHook'))
+    return type_name(wrapper).startswith('FixNorm') or bool(_hook(cfg, 'FixNormHook'))
 
 
 def _hook(cfg: Config, name: str) -> Mapping[str, Any]:
@@ -75,7 +76,7 @@ def _has_weight_normalised_layers(cfg: Config) -> bool:
 
 def _types(node: Any) -> Iterator[str]:
     if isinstance(node, Mapping):
-        yield str(node.get('type', ''))
+        yield type_name(node.get('type', ''))
         for child in node.values():
             yield from _types(child)
     elif isinstance(node, (list, tuple)):

@@ -6,10 +6,11 @@ import argparse
 import difflib
 import importlib
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.errors import ConfigError, RaisedError
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -39,6 +40,7 @@ class CommandParser(argparse.ArgumentParser):
         module.add_arguments(self)
         if hasattr(module, 'run'):
             self.set_defaults(run=module.run, prog=self.prog)
+            self.add_argument('--traceback', action='store_true', help='of a mistake show the whole traceback too')
 
     def load_all(self) -> None:
         """Load this command and all commands below it."""
@@ -68,7 +70,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def run_command(parser: CommandParser, argv: Sequence[str] | None, **options: Any) -> int:
-    """Parse a command line and run its command; print a mistake of the user without a traceback.
+    """Parse a command line and run its command; print a mistake of the user without a traceback, unless asked for it.
 
     Args:
         parser: Of one command, or of the tree.
@@ -82,7 +84,12 @@ def run_command(parser: CommandParser, argv: Sequence[str] | None, **options: An
     try:
         return args.run(args, **options)
     except ConfigError as err:
-        print(f'{getattr(args, "config", args.prog)}: {err}', file=sys.stderr)
+        advice = ''
+        if args.traceback:
+            traceback.print_exc()
+        elif isinstance(err, RaisedError):
+            advice = '; --traceback shows the whole traceback'
+        print(f'{getattr(args, "config", args.prog)}: {err}{advice}', file=sys.stderr)
         return 2
 
 

@@ -55,10 +55,15 @@ def show_in(cfg: Config, folder: str) -> None:
 
 def draw_into(cfg: Config, folder: str) -> None:
     """Let the visualizer write its images, and nothing else, into a folder."""
+    from mmengine.registry import VISBACKENDS
+
+    from mmfixnorm.type_names import type_name
+
     visualizer = cfg.setdefault('visualizer', dict(type='Visualizer'))
     backends = visualizer.get('vis_backends') or []
     backends = backends if isinstance(backends, (list, tuple)) else [backends]
-    others = [backend for backend in backends if backend['type'] != 'LocalVisBackend']
+    scope = cfg.get('default_scope')
+    others = [b for b in backends if type_name(b['type'], VISBACKENDS, scope) != 'LocalVisBackend']
     visualizer['vis_backends'] = [*others, dict(type='LocalVisBackend', img_save_dir=folder)]
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, WEIGHT_INITIALIZERS
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
@@ -20,7 +20,9 @@ from mmfixnorm.config import PARTS, hooks_of_type
 from mmfixnorm.core import AuditReport, audit, fill_scales, norm_fixing_parameters
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.failures import raised_by
 from mmfixnorm.launch import build_model
+from mmfixnorm.type_names import type_name
 
 __all__ = ['SET', 'ConfigAudit', 'audit_config', 'audit_model', 'norm_fixing_set', 'prepared_model']
 
@@ -132,6 +134,8 @@ def audit_model(
                 explain=explain,
                 find_groups=find_groups,
             )
+    except ImportError as err:  # of a package that only the forward needs
+        raise raised_by(err) from err
     except (AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError) as err:
         raise ConfigError(
             f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '
@@ -163,7 +167,7 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
         if not loaded & set(model.state_dict()):
             raise ConfigError(f'--load-from {checkpoint}: it contains no tensor of this model')
     fill_scales(model)
-    if hooks_of_type(cfg, 'AutoAlphaHook'):
+    if hooks_of_type(cfg, 'AutoAlphaHook', HOOKS):
         for module in model.modules():  # the hook sets alpha in training, but no hook runs here
             if hasattr(module, 'waits_for_alpha'):
                 module.waits_for_alpha = False
@@ -178,14 +182,15 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
     """
     names = {id(p): name for name, p in model.named_parameters()}
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('constructor') == 'FixNormOptimWrapperConstructor':
+    constructor_type = type_name(wrapper.get('constructor') or '', OPTIM_WRAPPER_CONSTRUCTORS, cfg.get('default_scope'))
+    if constructor_type == 'FixNormOptimWrapperConstructor':
         # A plain wrapper, as the one for mixed precision needs an accelerator.
         settings = dict(type='OptimWrapper', optimizer=wrapper.get('optimizer', dict(type='SGD', lr=0.1)))
         constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
             dict(type=wrapper['constructor'], optim_wrapper_cfg=settings, paramwise_cfg=wrapper.get('paramwise_cfg'))
         )
         return [names[id(p)] for p in flagged(constructor(model).optimizer)]
-    for hook in hooks_of_type(cfg, 'FixNormHook'):
+    for hook in hooks_of_type(cfg, 'FixNormHook', HOOKS):
         try:
             return [*norm_fixing_parameters(model, fc=hook.get('fc', True), exclude=hook.get('exclude', ()))]
         except ValueError as err:
@@ -240,7 +245,7 @@ def _without_pretrained(model: Any) -> None:
     """Remove all settings that would download weights, in place."""
     for node in _nodes(model):
         init_cfg = node.get('init_cfg')
-        if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
+        if isinstance(init_cfg, Mapping) and type_name(init_cfg.get('type'), WEIGHT_INITIALIZERS) == 'Pretrained':
             node['init_cfg'] = None
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None

@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.runner import set_random_seed
 from torch import nn
 
-from mmfixnorm.config import MODEL_TYPE, PARTS, load_config
+from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
@@ -26,6 +26,7 @@ from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.engine.replace_layers import is_plain_layer
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
 
 __all__ = ['Conversion', 'convert']
 
@@ -84,15 +85,15 @@ def convert(
     """
     if os.path.exists(out) and not overwrite:
         raise ConfigError(f'{out}: it already exists; choose another name, or replace it with --force')
-    if os.path.abspath(out) == os.path.abspath(filename):
+    if os.path.realpath(out) == os.path.realpath(filename):
         raise ConfigError(f'{out}: would replace the config itself; choose another name')
     if not alpha > 0:
         raise ConfigError(f'--alpha: must be > 0, got {alpha}')
-    cfg = load_config(filename)
+    cfg = with_names(load_config(filename))
     _check(cfg)
     plan = _Plan(cfg, alpha, keep_norm_eval, size)
-    base = filename if os.path.isabs(filename) else os.path.relpath(filename, os.path.dirname(out) or '.')
-    text, notes = plan.child(base, lr_range)
+    base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
+    text, notes = plan.child(base, lr_range, inherit=not is_pure_python(filename))
     beside = f'{out}.{os.getpid()}.tmp.py'
     try:
         os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
@@ -128,13 +129,8 @@ def _check(cfg: Config) -> None:
         raise ConfigError(f'model: must be a dict, got {model!r}')
     types = [node['type'] for _, node in walk(cfg.to_dict()) if 'type' in node]
     types += [hook.get('type') for hook in cfg.get('custom_hooks') or []]
-    if classes := [t for t in types if not isinstance(t, str)]:
-        raise ConfigError(
-            f'type={classes[0]!r}: a config in pure Python cannot be the base of a text config; '
-            'pass the text config of the same model'
-        )
     names = [*types, (cfg.get('optim_wrapper') or {}).get('constructor')]
-    if ours := [name for name in names if 'FixNorm' in str(name)]:
+    if ours := [name for name in names if 'FixNorm' in type_name(name or '')]:
         raise ConfigError(f'it is already FixNorm: it has {ours[0]!r}')
     check_optim_wrapper(cfg)
 
@@ -152,7 +148,7 @@ class _Plan:
 
     def __init__(self, cfg: Config, alpha: float, keep_norm_eval: bool, size: int | None) -> None:
         self.cfg, self.alpha = cfg, alpha
-        self.edit, self.alpha_keys = head_edits(cfg.model, alpha)
+        self.edit, self.alpha_keys = head_edits(cfg.model, alpha, cfg.get('default_scope'))
         self.trains_bn = False
         edited = self._edited()
         built = _seeded_model(edited)
@@ -221,8 +217,8 @@ class _Plan:
         outputs, classes = layer.weight.shape[0], head.num_classes
         return outputs % classes == 0 or outputs == classes + 1
 
-    def child(self, base: str, lr_range: Sequence[float] | None) -> tuple[str, list[str]]:
-        """Return the text of the child config, and notes for the user."""
+    def child(self, base: str, lr_range: Sequence[float] | None, *, inherit: bool) -> tuple[str, list[str]]:
+        """Return the text of the child config, and notes for the user; without ``inherit`` it has the base in full."""
         notes: list[str] = []
         excluded = self._excluded()
         wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out))
@@ -234,7 +230,6 @@ class _Plan:
         if search is None:
             notes.append('val_evaluator reports no known metric, so there is no search block.')
         sections: list[tuple[str, Any, Sequence[str]]] = [
-            ('_base_', [base], []),
             ('custom_imports', _imports(self.cfg), []),
             ('model', self._model(), self._model_comments()),
             ('optim_wrapper', wrapper, [*self._left_out_comments(), *wrapper_comments]),
@@ -244,7 +239,11 @@ class _Plan:
             sections.append(('custom_hooks', hooks, []))
         if search:
             sections.append(('search', search, []))
-        return config_text(f'{os.path.basename(base)} with FixNorm.', sections), notes
+        title = f'{os.path.basename(base)} with FixNorm.'
+        if inherit:
+            return config_text(title, [('_base_', [base], []), *sections]), notes
+        title += ' In full, as a text config cannot inherit from one in pure Python.'
+        return config_text(title, _in_full(self.cfg, sections)), notes
 
     def _all_alpha_keys(self) -> list[str]:
         bounded = any(kind.startswith('FixNorm') for kind in self.replacements.values())
@@ -292,6 +291,14 @@ class _Plan:
         for reason in self.left_out.values():
             counts[reason] = counts.get(reason, 0) + 1
         return [f'Not in the set, {n} weights: {reason}.' for reason, n in counts.items()]
+
+
+def _in_full(cfg: Config, changes: Sequence[tuple[str, Any, Sequence[str]]]) -> list[tuple[str, Any, Sequence[str]]]:
+    """Return the sections of a config, with those that change merged into it."""
+    merged = copy.deepcopy(cfg)
+    merged.merge_from_dict({key: copy.deepcopy(value) for key, value, _ in changes})
+    comments = {key: comments for key, _, comments in changes}
+    return [(key, value, comments.get(key, [])) for key, value in merged.to_dict().items()]
 
 
 def _seeded_model(cfg: Config) -> nn.Module:

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 from mmfixnorm.config import hooks_of_type
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.type_names import type_name
 
 __all__ = ['check_optim_wrapper', 'hooks_with_fixnorm', 'optim_wrapper_edit', 'search_block']
 
@@ -32,14 +33,15 @@ def check_optim_wrapper(cfg: Config) -> None:
     wrapper = cfg.get('optim_wrapper')
     if not isinstance(wrapper, Mapping) or not isinstance(wrapper.get('optimizer'), Mapping):
         raise ConfigError(f'optim_wrapper: must be a dict with optimizer, got {wrapper!r}; is the config for training?')
-    kind = wrapper.get('type', 'OptimWrapper')
+    kind = _wrapper_type(cfg)
     if kind not in _WRAPPERS:
         raise ConfigError(
             f'optim_wrapper.type: {kind!r} has no form with norm fixing (only {sorted(_WRAPPERS)} have); '
             "add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
         )
-    constructor = wrapper.get('constructor', 'DefaultOptimWrapperConstructor')
-    if constructor not in ('DefaultOptimWrapperConstructor', None):
+    constructor = wrapper.get('constructor') or 'DefaultOptimWrapperConstructor'
+    constructor = type_name(constructor, OPTIM_WRAPPER_CONSTRUCTORS, cfg.get('default_scope'))
+    if constructor != 'DefaultOptimWrapperConstructor':
         raise ConfigError(
             f'optim_wrapper.constructor: {constructor!r} groups the parameters in its own way, which {_CONSTRUCTOR} '
             "cannot do; add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
@@ -58,7 +60,7 @@ def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> t
         decay (bool): Whether weights outside the set keep the weight decay of the config.
     """
     wrapper = cfg.optim_wrapper
-    edit: dict[str, Any] = dict(type=_WRAPPERS[wrapper.get('type', 'OptimWrapper')], constructor=_CONSTRUCTOR)
+    edit: dict[str, Any] = dict(type=_WRAPPERS[_wrapper_type(cfg)], constructor=_CONSTRUCTOR)
     comments = []
     if decay:
         comments.append('The weight decay of the base is kept: it acts only on weights outside the set.')
@@ -73,6 +75,10 @@ def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> t
     if dropped:
         comments.append(f'Not carried over from paramwise_cfg: {", ".join(dropped)}.')
     return edit, comments
+
+
+def _wrapper_type(cfg: Config) -> str:
+    return type_name(cfg.optim_wrapper.get('type') or 'OptimWrapper', OPTIM_WRAPPERS, cfg.get('default_scope'))
 
 
 def _takes_weight_decay(optimizer: Mapping[str, Any]) -> bool:
@@ -97,9 +103,9 @@ def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
     """Return the hooks of the config, with averaged weights rescaled to the norm, and with logs of the set."""
     hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
     for hook in hooks:
-        if hook.get('type') == 'EMAHook':
+        if type_name(hook.get('type'), HOOKS, cfg.get('default_scope')) == 'EMAHook':
             hook['type'] = 'FixNormEMAHook'
-    if not hooks_of_type(cfg, 'WeightNormLoggerHook'):
+    if not hooks_of_type(cfg, 'WeightNormLoggerHook', HOOKS):
         hooks.append(dict(type='WeightNormLoggerHook', interval=100, per_layer=False))
     return hooks
 
@@ -126,7 +132,7 @@ def search_block(
 def _metric(cfg: Config) -> str | None:
     evaluators = cfg.get('val_evaluator') or []
     for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-        metric = _METRICS.get(str(evaluator.get('type')).rpartition('.')[2])
+        metric = _METRICS.get(type_name(evaluator.get('type'), METRICS, cfg.get('default_scope')))
         if metric is not None:
             prefix, name = metric
             own = evaluator.get('metric') or evaluator.get('iou_metrics')

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.registry import MODELS
 from torch import nn
+
+from mmfixnorm.type_names import type_name
 
 __all__ = ['head_edits', 'start_edit', 'stored_statistics_edits', 'walk']
 
@@ -33,12 +36,13 @@ def walk(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from walk(value, (*path, key))
 
 
-def head_edits(model: Mapping[str, Any], alpha: float) -> tuple[dict[str, Any], list[str]]:
+def head_edits(model: Mapping[str, Any], alpha: float, scope: str | None = None) -> tuple[dict[str, Any], list[str]]:
     """Change the heads and convolutions that have their own config key.
 
     Args:
         model (Mapping): ``model`` of the plain config.
         alpha (float): Bound of the FixNorm heads.
+        scope (str, optional): ``default_scope`` of the config. Defaults to None: the current scope.
 
     Returns:
         tuple[dict, list[str]]: ``model`` of the child, and the keys of alpha in it.
@@ -46,7 +50,7 @@ def head_edits(model: Mapping[str, Any], alpha: float) -> tuple[dict[str, Any], 
     edit: dict[str, Any] = {}
     alpha_keys = []
     for path, node in walk(model):
-        kind = node.get('type')
+        kind = type_name(node.get('type', ''), MODELS, scope)
         change: dict[str, Any] = {}
         if kind in _HEADS:
             change.update(type=_HEADS[kind], alpha=alpha)
@@ -69,7 +73,7 @@ def stored_statistics_edits(model_cfg: Mapping[str, Any], model: nn.Module, edit
         change: dict[str, Any] = dict(norm_eval=False)
         norm_cfg = node.get('norm_cfg') or dict(type='BN')
         norm: dict[str, Any] = {}
-        if norm_cfg.get('type') == 'BN':  # detectors have only two images per GPU
+        if type_name(norm_cfg.get('type'), MODELS) == 'BN':  # detectors have only two images per GPU
             norm['type'] = 'SyncBN'
         if norm_cfg.get('requires_grad') is False:
             norm['requires_grad'] = True

@@ -12,6 +12,7 @@ from mmfixnorm.data_checks.coco import check_coco_file
 from mmfixnorm.data_checks.datasets import no_image_left
 from mmfixnorm.data_checks.paths import check_exists, data_paths, dataset_configs, metric_configs
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
 
 _NO_ENTRIES = 'need at least one array to concatenate'  # NumPy's, in BaseDataset of mmengine
 
@@ -50,7 +51,8 @@ def _coco_files(cfg: Any, mode: str) -> list[tuple[str, str, Any]]:
         if _reads_coco(kind):
             own = (dataset.get('metainfo') or {}).get('classes')
             files.append((f'{key}.ann_file', own or getattr(kind, 'METAINFO', {}).get('classes')))
-    files += [(f'{key}.ann_file', None) for key, m in metric_configs(cfg, mode) if 'Coco' in str(m.get('type'))]
+    metrics = [(key, type_name(metric.get('type', ''))) for key, metric in metric_configs(cfg, mode)]
+    files += [(f'{key}.ann_file', None) for key, name in metrics if 'Coco' in name]
     return [(key, paths[key], classes) for key, classes in files if key in paths]
 
 

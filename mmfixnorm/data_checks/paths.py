@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
 
 #: Data sets of mmpretrain that download themselves; their data root need not exist.
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
@@ -71,7 +72,7 @@ def _nested(node: Any, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _dataset_paths(dataset: Mapping[str, Any], key: str) -> Iterator[tuple[str, str]]:
-    downloads = dataset.get('download', str(dataset.get('type')) in _DOWNLOADED)
+    downloads = dataset.get('download', type_name(dataset.get('type', '')) in _DOWNLOADED)
     if downloads or _behind_backend(dataset):
         return  # downloaded, or behind a file backend, so there is no local path to check
     root = dataset.get('data_root') or ''

@@ -22,6 +22,7 @@ from mmfixnorm.core.layers import (
     replace_layers,
 )
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
 
 __all__ = ['ReplacedLayers', 'build_with_replaced_layers', 'is_plain_layer', 'replace_layers_by_path']
 
@@ -156,9 +157,10 @@ def is_plain_layer(layer: nn.Module) -> bool:
 
 def _layer_spec(path: str, spec: Any, alpha: float | None) -> tuple[type[WeightNormalized], dict[str, Any]]:
     arguments = dict(spec) if isinstance(spec, Mapping) else {'type': spec}
-    name = arguments.pop('type', None)
+    given = arguments.pop('type', None)
+    name = '' if given is None else type_name(given)
     if name not in _TYPES:
-        raise ConfigError(f'model.fixnorm.swap[{path!r}]: the type must be one of {sorted(_TYPES)}, got {name!r}')
+        raise ConfigError(f'model.fixnorm.swap[{path!r}]: the type must be one of {sorted(_TYPES)}, got {given!r}')
     if name.startswith('FixNorm'):
         arguments.setdefault('alpha', alpha)
         if arguments['alpha'] is None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmfixnorm.config import HOOK_NAMES, load_config
+from mmfixnorm.config import HOOK_NAMES, load_config, with_names
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key
@@ -180,7 +180,8 @@ def load_problem(
     Raises:
         ConfigError: Settings, keys, schedule, metric or data are not usable.
     """
-    cfg = load_config(filename, cfg_options=cfg_options, import_custom_modules=False)
+    # A driver imports no toolbox, so a config with classes becomes what its trials are given: one with names.
+    cfg = with_names(load_config(filename, cfg_options=cfg_options, import_custom_modules=False))
     settings = parse_settings(cfg.get('search'))
     if workers is not None:
         if workers < 1:

@@ -182,6 +182,28 @@ def test_cfg_options_are_read_as_mmengine_reads_them() -> None:
     assert parsed.cfg_options['a.b'] == 2
 
 
+@pytest.mark.parametrize(
+    'word, value',
+    [
+        ('a=my images', 'my images'),
+        ('a= my  images ', 'my  images'),
+        ("a='my images'", 'my images'),
+        ('a=images (old)', 'images (old)'),
+        ('a=[my cat, my dog]', ['my cat', 'my dog']),
+        ("a=\"['my cat', 'my dog']\"", ['my cat', 'my dog']),
+        ('a=my cat,my dog', ['my cat', 'my dog']),
+        ('a=(1, [2 , x y])', (1, [2, 'x y'])),
+        ('a=[1, 2.5, (3, None)]', [1, 2.5, (3, None)]),
+        ('a= 0.4', 0.4),
+        ('a=[1 2]', ['1 2']),
+    ],
+)
+def test_cfg_options_keep_the_spaces_of_a_value(word, value) -> None:
+    parser = CommandParser()
+    add_cfg_options(parser, help='')
+    assert parser.parse_args(['--cfg-options', word]).cfg_options == {'a': value}
+
+
 def test_the_help_of_search_says_how_many_rows_are_shown() -> None:
     from mmfixnorm.search.terminal.console import SHOWN_ROWS
 

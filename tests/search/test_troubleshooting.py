@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from mmfixnorm.config import explain_import
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.failures import explain_missing
 from mmfixnorm.search._utils.files import writing_to
 from mmfixnorm.search.driver import check_folder, run_search
 from mmfixnorm.search.executors.base import Exit, UnavailableError
@@ -63,8 +63,8 @@ def before_anything_runs(told, write_config, tmp_path):
         ('', "val_dataloader = dict(dataset=dict(data_root='/no/such/folder'))\n"),
     ]:
         told(load_problem, write_config(search, extra=extra))
-    told.messages.append(explain_import(ModuleNotFoundError("No module named 'own'", name='own')))
-    told.messages.append(explain_import(ModuleNotFoundError('', name='mmdet.models')))
+    told.messages.append(explain_missing(ModuleNotFoundError("No module named 'own'", name='own'), 'custom_imports'))
+    told.messages.append(explain_missing(ModuleNotFoundError('', name='mmdet.models'), 'custom_imports'))
     (tmp_path / 'file').touch()
     told(run_search, load_problem(write_config(), work_dir=tmp_path / 'file' / 'w'))
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import os
 from pathlib import Path
 
 from mmengine.config import Config
 
+from mmfixnorm.config import base_of, is_pure_python
 from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search._utils.keys import nest
 from mmfixnorm.search.methods.base import Best
@@ -40,13 +40,13 @@ def write_best_config(problem: SearchProblem, state: SearchState) -> Path:
         values['randomness.seed'] = problem.settings.seed
     head = f'# {_standing(state)}: {problem.settings.metric} {best.value:g} in trial {best.key} of the search\n'
     lists = any(part.isdigit() for key in values for part in key.split('.'))
-    if lists or _is_pure_python(problem.filename):
+    if lists or is_pure_python(problem.filename) or problem.filename.endswith(('.json', '.yaml', '.yml')):
         cfg = problem.config_with(best.point)
         if problem.settings.seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': problem.settings.seed}
         write_text(path, head + cfg.pretty_text)
         return path
-    base = os.path.relpath(os.path.abspath(problem.filename), problem.work_dir)
+    base = base_of(problem.filename, problem.work_dir)
     child = Config(nest(values))
     write_text(path, f'{head}_base_ = [{base!r}]\n{child.pretty_text}\n')
     return path
@@ -56,8 +56,3 @@ def _standing(state: SearchState) -> str:
     if state.replayed.stuck:
         return 'No winner, the search is stuck; the best of the finished stages'
     return 'The winner' if state.replayed.finished else 'Not the winner yet, the best of the finished stages'
-
-
-def _is_pure_python(filename: str) -> bool:
-    text = Path(filename).read_text(encoding='utf-8')
-    return 'read_base()' in text or filename.endswith(('.json', '.yaml', '.yml'))

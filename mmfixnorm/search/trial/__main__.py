@@ -29,7 +29,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.errors import ConfigError, RaisedError
+from mmfixnorm.failures import explain_failure, explain_missing
 from mmfixnorm.launch import build_runner, build_training, load_config
 from mmfixnorm.search.trial.folder import (
     CONFIG_FILE,
@@ -220,12 +221,14 @@ def run_trial(trial_dir: Path) -> TrialResult:
     except DivergedError as err:
         outcome, message = 'diverged', str(err)
     except ConfigError as err:
+        if isinstance(err, RaisedError):
+            traceback.print_exc()  # into the trial's log
         outcome, message = 'broken', str(err)
-    except _CONFIG_ERRORS as err:
-        if hook.iterations:
+    except (*_CONFIG_ERRORS, RuntimeError) as err:
+        if hook.iterations or not (isinstance(err, _CONFIG_ERRORS) or explain_missing(err)):
             raise
         traceback.print_exc()
-        outcome, message = 'broken', f'{type(err).__name__}: {err}'
+        outcome, message = 'broken', explain_failure(err)
     return TrialResult(
         key=task['key'],
         attempt=task['attempt'],

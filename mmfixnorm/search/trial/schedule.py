@@ -26,6 +26,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
 
 #: Arguments of hooks that are points of time (EMAHook, PipelineSwitchHook, SwitchRecipeHook,
 #: YOLOXModeSwitchHook, CheckpointHook ...).
@@ -184,7 +185,7 @@ def _scale_scheduler(
         ends = [sum(scheduler['periods'][: i + 1]) for i in range(len(scheduler['periods']))]
         starts = [0, *ends[:-1]]
         new['periods'] = [max(1, whole(e) - (whole(s) if s else 0)) for s, e in zip(starts, ends, strict=True)]
-    if 'Exponential' in str(scheduler['type']) and 'gamma' in scheduler:
+    if 'Exponential' in type_name(scheduler['type']) and 'gamma' in scheduler:
         new['gamma'] = scheduler['gamma'] ** (1 / ratio)
     scheduler.update(new)
     if scheduler.get('end', _ENDLESS) <= scheduler.get('begin', 0):
@@ -201,7 +202,7 @@ def _scale_hooks(node: Any, whole: Callable[[float], int]) -> None:
                 node[key] = whole(value)
             else:
                 _scale_hooks(value, whole)
-        if 'CheckpointHook' in str(node.get('type')) and node.get('interval', -1) > 0:
+        if 'CheckpointHook' in type_name(node.get('type', '')) and node.get('interval', -1) > 0:
             node['interval'] = whole(node['interval'])
     elif isinstance(node, (list, tuple)):
         for child in node:
