@@ -48,10 +48,19 @@ def model_of(**heads):
 
 def runner_of(model, train=None, val=None, test=None):
     loops = {
-        f'{mode}_loop': None if data is None else SimpleNamespace(dataloader=SimpleNamespace(dataset=data))
+        f'{mode}_loop': None if data is None else SimpleNamespace(dataloader=Loader(data))
         for mode, data in (('train', train), ('val', val), ('test', test))
     }
     return SimpleNamespace(model=model, logger=logging.getLogger('class_check'), **loops)
+
+
+class Loader:
+    def __init__(self, dataset, batches=2):
+        self.dataset = dataset
+        self.batches = batches
+
+    def __len__(self):
+        return self.batches
 
 
 def wrapped(*data):
@@ -84,6 +93,16 @@ def test_heads_have_the_classes_of_the_data(heads, classes, message, mode):
         with pytest.raises(ConfigError, match=message) as err:
             check(runner)
         assert f'{mode}_dataloader.dataset.metainfo.classes' in str(err.value)
+
+
+@pytest.mark.parametrize('prefix', ['', 'student.'])
+def test_heads_that_classify_by_text_are_not_compared(prefix):
+    detector = model_of(language_model=nn.Module(), bbox_head=Head(256))
+    model = model_of(student=detector, semi=Head(2)) if prefix else detector
+    ClassCheckHook().before_train(runner_of(model, train=Data('a', 'b')))
+    del detector.language_model
+    with pytest.raises(ConfigError, match=rf'model\.{prefix}bbox_head\.num_classes: Head has 256'):
+        ClassCheckHook().before_train(runner_of(model, train=Data('a', 'b')))
 
 
 def test_training_looks_at_the_validation_data_too():
@@ -203,3 +222,26 @@ def test_the_mode_of_a_validation_inside_training_does_not_change_that_of_the_ne
     hook.before_val_iter(runner, 0, batch_of(0, 255))
     with pytest.raises(ConfigError, match='found 255'):
         hook.before_train_iter(runner, 1, batch_of(0, 255))
+
+
+class CountedBatch(dict):
+    """Counts how often its masks are asked for."""
+
+    asked = 0
+
+    def get(self, key, default=None):
+        self.asked += 1
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize('mode', ['train', 'val', 'test'])
+def test_masks_are_counted_in_the_first_pass_alone(mode):
+    hook = ClassCheckHook()
+    runner = runner_of(model_of(decode_head=Head(3, out_channels=3, ignore_index=255)), **{mode: Data()})
+    batch = CountedBatch(batch_of(0, 1))
+    for _ in range(3):  # epochs; a loop by iterations calls before_train once and counts on
+        if mode != 'train' or not batch.asked:
+            getattr(hook, f'before_{mode}')(runner)
+        for i in range(2):
+            getattr(hook, f'before_{mode}_iter')(runner, i, batch)
+    assert batch.asked == 2

@@ -19,6 +19,7 @@ from mmfixnorm.errors import ConfigError
 
 # By the names of the slots: region proposals know one class, the semantic branch of a detector has its own.
 _OTHER_CLASSES = ('rpn_head', 'semantic_head')
+_BATCHES = 1000  # in which masks are checked, where a loader has no length
 _VOID = 255  # the label that data sets and metrics of mmseg ignore, whatever the head ignores
 
 
@@ -33,8 +34,10 @@ class ClassCheckHook(Hook):
       consecutively, so that all labels after a missing category would be wrong;
     - there is at least one image.
 
-    Checked in each batch: the labels of semantic masks are below ``num_classes``, or ignored. Data without class names
-    and heads without ``num_classes`` are not checked. The hook changes nothing.
+    Checked in the batches of the first pass over the data of each kind (1000 batches where a loader has no length): the
+    labels of semantic masks are below ``num_classes``, or ignored. A label that random crops hide in this pass is not
+    found. Not checked are data without class names, heads without ``num_classes``, and the heads of detectors with a
+    language model (GLIP, Grounding DINO), whose ``num_classes`` may be a number of text tokens. The hook changes nothing.
 
     Raises:
         ConfigError: If a check fails; the message names the config key.
@@ -45,6 +48,7 @@ class ClassCheckHook(Hook):
     def __init__(self) -> None:
         self._label_rules: set[tuple[int, int]] = set()
         self._checked_modes: set[str] = set()
+        self._batches_left: dict[str, int] = {}
 
     def before_train(self, runner: Runner) -> None:
         self._check(runner, 'train')
@@ -58,13 +62,18 @@ class ClassCheckHook(Hook):
         self._check(runner, 'test')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        check_masks(data_batch, self._label_rules)
+        self._check_batch('train', data_batch)
 
     def before_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        check_masks(data_batch, self._label_rules, void=_VOID)
+        self._check_batch('val', data_batch, void=_VOID)
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        check_masks(data_batch, self._label_rules, void=_VOID)
+        self._check_batch('test', data_batch, void=_VOID)
+
+    def _check_batch(self, mode: str, data_batch: Any, void: int | None = None) -> None:
+        if self._batches_left.get(mode, 0) > 0:
+            self._batches_left[mode] -= 1
+            check_masks(data_batch, self._label_rules, void)
 
     def _check(self, runner: Runner, mode: str) -> None:
         model = unwrapped_model(runner)
@@ -72,6 +81,7 @@ class ClassCheckHook(Hook):
         if mode in self._checked_modes:  # validation of a run that trains
             return
         loader = getattr(getattr(runner, f'{mode}_loop'), 'dataloader', None)
+        self._batches_left[mode] = len(loader) if hasattr(loader, '__len__') else _BATCHES
         for key, dataset in leaf_datasets(getattr(loader, 'dataset', None), f'{mode}_dataloader.dataset'):
             if hasattr(dataset, 'full_init'):  # does nothing unless reading the annotations was deferred
                 dataset.full_init()
@@ -87,7 +97,8 @@ class ClassCheckHook(Hook):
 
 
 def heads(model: nn.Module) -> dict[str, Any]:
-    """Return every module that classifies and has a loss, by its name."""
+    """Return every module that classifies a fixed number of classes and has a loss, by its name."""
+    by_text = tuple(f'{name}.'.lstrip('.') for name, m in model.named_modules() if hasattr(m, 'language_model'))
     return {
         name: module
         for name, module in model.named_modules()
@@ -95,6 +106,7 @@ def heads(model: nn.Module) -> dict[str, Any]:
         and isinstance(getattr(module, 'num_classes', None), int)
         and callable(getattr(module, 'loss', None))
         and not name.endswith(_OTHER_CLASSES)
+        and not name.startswith(by_text)
     }
 
 

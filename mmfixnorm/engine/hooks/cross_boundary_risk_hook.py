@@ -28,9 +28,9 @@ class CrossBoundaryRiskHook(MeasuringHook):
 
     Works for any classifier with a final linear layer and one label per image. ``train/mcbr``, ``train/g`` and
     ``train/g_bound`` belong to the current batch (its features, the weights after its step), every ``interval``
-    iterations and at the end of an epoch, and stand in no other line of the log; ``val/mcbr`` (``test/mcbr``) is the
-    mean over the whole data set, logged with the ``g`` used in evaluation. For a plain layer ``g`` is ``||W||_F``,
-    which it corresponds to. Runs before LoggerHook. Changes nothing.
+    iterations and at the end of an epoch; no other line of the log has them. ``val/mcbr`` (``test/mcbr``) is the mean
+    over the whole data set, logged with the ``g`` used in evaluation. For a plain layer ``g`` is ``||W||_F``, which it
+    corresponds to. Runs before LoggerHook. Changes nothing.
 
     Args:
         layer (str, optional): Name of the final linear layer in the model. Defaults to None: the model's last
