@@ -50,12 +50,9 @@ TESTS = Path(__file__).parents[1] / 'tests' / 'search'
 KILLS_PER_ROUND = 5
 MEANS = ('kill -9', 'SIGTERM', 'Ctrl-C', 'hang-up', 'trial')
 READERS = ('plan', 'status', 'report')
-FAKE = """
-train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
-train_dataloader, val_dataloader, val_cfg, val_evaluator = dict(), dict(), dict(), dict(type='Accuracy')
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-model = dict(head=dict(type='Head', alpha=1.0))
-search = dict(lr_range=(0.2, 3.2), backoff_s=0, max_attempts=1000, workers=2)
+FAKE = f"""
+_base_ = [{str(TESTS.parent / 'tiny' / 'search.py')!r}]
+search = dict(backoff_s=0, max_attempts=1000, workers=2)
 """
 REAL = f"""
 _base_ = [{str(TESTS / 'toy_config.py')!r}]
@@ -63,7 +60,7 @@ custom_hooks = [dict(type='StampHook', pause_s=0.05)]
 search = dict(lrs=[0.05, 0.1, 0.2, 0.4], max_attempts=1000, workers=2)
 """
 EDITS = {
-    'fake': ('search.update(lr_range=(0.3, 3.2))\n', 'train_cfg.update(max_epochs=20)\n'),
+    'fake': ('search.update(lr_range=(0.3, 3.2))\n', 'train_cfg = dict(max_epochs=20)\n'),
     'real': ('search.update(lrs=[0.1, 0.3])\n', 'optim_wrapper = dict(optimizer=dict(momentum=0.8))\n'),
 }
 RUN_FAKE = f"""

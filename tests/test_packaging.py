@@ -1,6 +1,7 @@
 """The wheel: what it carries, and that it works in an environment of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -163,22 +164,9 @@ def test_the_command_of_the_wheel_reads_command_lines_without_any_other_package(
             assert alone.run('python', script, '--help', cwd=tmp_path).startswith(f'usage: {script.name} [-h]')
 
 
-# Enough of a config for a search whose trainings are not run.
-SEARCH = """
-train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
-train_dataloader = dict(dataset=dict(type='Any'))
-val_dataloader = dict(dataset=dict(type='Any'))
-val_cfg = dict()
-val_evaluator = dict(type='Accuracy')
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-model = dict(head=dict(type='Head', alpha=1.0))
-search = dict(lr_range=(0.2, 3.2))
-"""
-
-
 @pytest.fixture
 def search_folder(tmp_path: Path) -> Path:
-    (tmp_path / 'config.py').write_text(SEARCH)
+    shutil.copyfile(ROOT / 'tests/tiny/search.py', tmp_path / 'config.py')
     return tmp_path
 
 
