@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,7 @@ from mmfixnorm.cli._parser import CommandParser, run_command
 from mmfixnorm.cli.search import main
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.executors.claim import start_time
-from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.record.study import open_record, read_record
 from mmfixnorm.search.terminal.running import driver_of
 
 COMMAND = """
@@ -144,6 +145,22 @@ def test_a_report_that_cannot_be_written_is_told_in_one_line(make_search, small,
     (search.work_dir / f'.{file}.{os.getpid()}').mkdir()  # where it would be drafted; root may write anywhere else
     assert main(['report', search.config, '--work-dir', str(search.work_dir)]) == 2
     assert 'cannot write to' in capsys.readouterr().err
+
+
+def test_a_work_dir_that_is_deleted_under_a_driver_is_told(make_search, small):
+    search = make_search(small)
+    with pytest.raises(ConfigError, match='cannot write to .*unable to open database file'):
+        open_record(search.problem())  # the work dir was made before, and is gone
+    heard = []
+
+    def delete(event):
+        heard.append(event.kind)
+        if event.kind == 'submitted':
+            shutil.rmtree(search.work_dir)
+
+    with pytest.raises(ConfigError, match='cannot write to'):
+        search.run(listener=delete)
+    assert heard[-1] == 'ended'
 
 
 @pytest.mark.parametrize('verb', ['plan', 'status', 'report', 'tell'])
