@@ -11,6 +11,7 @@ that was begun and has no trial yet.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -18,16 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-CONFIG = """
-train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
-train_dataloader = dict(dataset=dict(type='Any'))
-val_dataloader = dict(dataset=dict(type='Any'))
-val_cfg = dict()
-val_evaluator = dict(type='Accuracy')
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-model = dict(head=dict(type='Head', alpha=1.0))
-search = dict(lr_range=(0.2, 3.2))
-"""
+CONFIG = Path(__file__).parents[1] / 'tests/tiny/search.py'
 COMMAND = ['-m', 'mmfixnorm']
 EMPTY, TORCH = ('-c', 'pass'), ('-c', 'import torch')
 
@@ -64,7 +56,7 @@ def main():
     parser.add_argument('--runs', type=int, default=5)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, 'config.py').write_text(CONFIG)
+        shutil.copyfile(CONFIG, Path(folder, 'config.py'))
         # Hands out the first trials and ends at once: a record, and nothing trained.
         seconds([*COMMAND, 'search', 'run', 'config.py', '--executor', 'manual'], folder, status=3)
         walls = {line: [] for line in command_lines('config.py')}

@@ -33,12 +33,9 @@ FAKE = Path(__file__).parents[1] / 'tests' / 'search' / 'fake_trial.py'
 FORK = multiprocessing.get_context('fork')  # a driver without the seconds that imports take
 WORKERS = 2
 _PER_SEARCH = 10  # kills; so that a hundred are spread over ten searches
-CONFIG = """
-train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
-train_dataloader, val_dataloader, val_cfg, val_evaluator = dict(), dict(), dict(), dict(type='Accuracy')
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-model = dict(head=dict(type='Head', alpha=1.0))
-search = dict(lr_range=(0.2, 3.2), backoff_s=0, max_attempts=1000)
+CONFIG = f"""
+_base_ = [{str(FAKE.parents[1] / 'tiny' / 'search.py')!r}]
+search = dict(backoff_s=0, max_attempts=1000)
 """
 
 

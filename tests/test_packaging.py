@@ -220,22 +220,9 @@ def test_extras_of_an_installed_package_need_no_index_for_it(alone: Installed) -
     assert (done.returncode, done.stderr) == (0, '')
 
 
-# Enough of a config for a search whose trainings are not run.
-SEARCH = """
-train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
-train_dataloader = dict(dataset=dict(type='Any'))
-val_dataloader = dict(dataset=dict(type='Any'))
-val_cfg = dict()
-val_evaluator = dict(type='Accuracy')
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-model = dict(head=dict(type='Head', alpha=1.0))
-search = dict(lr_range=(0.2, 3.2))
-"""
-
-
 @pytest.fixture
 def search_folder(tmp_path: Path) -> Path:
-    (tmp_path / 'config.py').write_text(SEARCH)
+    shutil.copyfile(ROOT / 'tests/tiny/search.py', tmp_path / 'config.py')
     return tmp_path
 
 

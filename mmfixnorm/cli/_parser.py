@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mmfixnorm.cli._output import discard, is_unread
 from mmfixnorm.errors import ConfigError, RaisedError
+
+_NOT_READ = 128 + signal.SIGPIPE
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -78,11 +82,19 @@ def run_command(parser: CommandParser, argv: Sequence[str] | None, **options: An
         options: Passed on to ``run``.
 
     Returns:
-        The exit status: that of ``run``, or 2 after a :class:`~mmfixnorm.errors.ConfigError`.
+        The exit status: that of ``run``, 2 after a :class:`~mmfixnorm.errors.ConfigError`, or 141 if what reads the
+        output has gone, as the shell says it of others.
     """
     args = parser.parse_args(argv)
     try:
-        return args.run(args, **options)
+        status = args.run(args, **options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not is_unread(sys.stdout):
+            raise  # of another pipe, such as one to a data loading process
+        discard(sys.stdout)
+        return _NOT_READ
     except ConfigError as err:
         advice = ''
         if args.traceback:

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_cfg_options
+from mmfixnorm.cli._output import outlive_readers
 from mmfixnorm.cli._parser import run_script
 from mmfixnorm.errors import ConfigError
 
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace, *, trial_command: Sequence[str] | None = None)
             return status(problem, args)
         if args.action == 'report':
             return report(problem, args)
-        return drive(problem, args, trial_command)
+        with outlive_readers():
+            return drive(problem, args, trial_command)
     except KeyboardInterrupt:  # the usual end of --follow; `run` has its own way
         return STATUS['interrupted']
 
@@ -100,14 +102,14 @@ def plan(problem: SearchProblem) -> int:
     from rich.console import Console
 
     from mmfixnorm.search.problem import check_can_be_written, missing_data
-    from mmfixnorm.search.record.study import STUDY_FILE, read_record_of
+    from mmfixnorm.search.record.study import has_record, read_record_of
     from mmfixnorm.search.terminal.console import print_plan
 
     check_can_be_written(problem.cfg)
     for key in missing_data(problem.cfg):
         print(f'WARNING: {key}: no such file or folder; `run` will need it', file=sys.stderr)
-    known = (problem.work_dir / STUDY_FILE).exists()
-    print_plan(problem, read_record_of(problem).history() if known else [], Console())
+    history = read_record_of(problem).history() if has_record(problem.work_dir) else []
+    print_plan(problem, history, Console())
     return 0
 
 

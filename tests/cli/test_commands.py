@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from mmfixnorm.cli._arguments import add_cfg_options
 from mmfixnorm.cli._parser import CommandParser, run_command
 from mmfixnorm.errors import ConfigError
 
+ROOT = Path(__file__).parents[2]
 TOOLBOXES = {'mmcv', 'mmdet', 'mmpretrain', 'mmseg'}
 # Each takes longer than to read a command line.
 SLOW = {'torch', 'mmengine', 'numpy', 'rich', 'plotly', 'optuna', 'sqlalchemy', 'matplotlib', 'scipy', 'yapf'}
@@ -51,20 +53,8 @@ def test_the_help_of_each_command_imports_nothing_slow(python, words) -> None:
     assert done.stdout.startswith(f'usage: mmfixnorm {" ".join(words)} [-h]')
 
 
-SEARCH = """
-train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=1)
-train_dataloader = dict(dataset=dict(type='Any'))
-val_dataloader = dict(dataset=dict(type='Any'))
-val_cfg = dict()
-val_evaluator = dict(type='Accuracy')
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-model = dict(head=dict(type='Head', alpha=1.0))
-search = dict(lr_range=(0.2, 3.2))
-"""
-
-
 def test_a_search_is_planned_begun_and_shown_without_torch(python, tmp_path) -> None:
-    (tmp_path / 'config.py').write_text(SEARCH)
+    shutil.copyfile(ROOT / 'tests/tiny/search.py', tmp_path / 'config.py')
     printed = {}
     record = {'optuna', 'sqlalchemy'}  # they write it
     for action, options, expected, needed in (
@@ -214,7 +204,7 @@ def test_the_help_of_search_says_how_many_rows_are_shown() -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_compares_the_start_of_commands_with_python_and_torch(python) -> None:
-    done = python(Path(__file__).parents[2] / 'benchmarks/command_startup.py', '--runs', '1')
+    done = python(ROOT / 'benchmarks/command_startup.py', '--runs', '1')
     assert done.returncode == 0, done.stderr
     lines = {line['command']: line for line in map(json.loads, done.stdout.splitlines())}
     assert lines['python -c pass']['of_pass'] == lines['python -c import torch']['of_torch'] == 1

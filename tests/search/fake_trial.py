@@ -21,6 +21,12 @@ def accuracy(lr, alpha, fraction, weight_decay):
     return round(score - 5 * (1 - fraction), 6)
 
 
+def stamp(trial_dir, spec, word):
+    """Leave in the folder which trial of which search writes there now."""
+    with open(os.path.join(trial_dir, 'stamps.txt'), 'a') as f:
+        f.write(f'{spec["fingerprint"]} {spec["key"]} {spec["attempt"]} {os.getpid()} {word}\n')
+
+
 def main(mode, trial_dir):
     with open(os.path.join(trial_dir, 'spec.json')) as f:
         spec = json.load(f)
@@ -35,6 +41,10 @@ def main(mode, trial_dir):
         value = round(value / 2.5) * 2.5
     if mode == 'brief':  # long enough to outlive a driver
         time.sleep(0.15)
+    if mode == 'stamped':  # so that a file of one search written by a trial of another is seen
+        for _ in range(60):
+            stamp(trial_dir, spec, 'step')
+            time.sleep(0.025)
     if mode == 'slow':  # so that a live table is drawn while it runs
         time.sleep(1.5)
     if mode == 'hang':
@@ -63,6 +73,8 @@ def main(mode, trial_dir):
     with open(temporary, 'w') as f:
         json.dump(result, f)
     os.replace(temporary, os.path.join(trial_dir, 'result.json'))
+    if mode == 'stamped':
+        stamp(trial_dir, spec, 'end')
     with open(os.path.join(os.path.dirname(trial_dir), '..', 'ledger.txt'), 'a') as f:
         f.write(f'{spec["key"]}\n')
 

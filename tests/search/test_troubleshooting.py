@@ -1,6 +1,7 @@
 """docs/troubleshooting.md: every message there is real, and every message provoked here is there."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,7 @@ def before_anything_runs(told, write_config, tmp_path):
 def going_on(told, make_search, small, tmp_path):
     search = make_search(small)
     told(search.record)
+    told(read_record, Path('/') / ('x' * 300))
     search.run()
     told(search.run, search__lr_range=(0.1, 3.2))
     told(search_state, search.problem(search__lr_range=(0.1, 3.2)), search.record())

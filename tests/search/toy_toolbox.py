@@ -1,13 +1,17 @@
 """A tiny toolbox for real trainings in a second: a model with an alpha, data, a metric."""
 
+import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import torch
+from fake_trial import stamp
 from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
-from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -95,3 +99,19 @@ class ToyAccuracy(BaseMetric):
 
     def compute_metrics(self, results):
         return {'top1': 100.0 * sum(results) / len(results)}
+
+
+@HOOKS.register_module()
+class StampHook(Hook):
+    """Leave in the trial's folder, after each iteration, which trial of which search writes there."""
+
+    def __init__(self, pause_s=0.0):
+        self.pause_s = pause_s
+
+    def before_run(self, runner):
+        self.folder = Path(runner.work_dir).parent
+        self.spec = json.loads((self.folder / 'spec.json').read_text())
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        stamp(self.folder, self.spec, 'step')
+        time.sleep(self.pause_s)

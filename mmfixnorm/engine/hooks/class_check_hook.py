@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class ClassCheckHook(Hook):
     Checked in the batches of the first pass over the data of each kind (1000 batches where a loader has no length): the
     labels of semantic masks are below ``num_classes``, or ignored. A label that random crops hide in this pass is not
     found. Not checked are data without class names, heads without ``num_classes``, and the heads of detectors with a
-    language model (GLIP, Grounding DINO), whose ``num_classes`` may be a number of text tokens. The hook changes nothing.
+    language model (GLIP, Grounding DINO), whose ``num_classes`` may be a number of text tokens. Changes nothing.
 
     Raises:
         ConfigError: If a check fails; the message names the config key.
@@ -81,7 +81,7 @@ class ClassCheckHook(Hook):
         if mode in self._checked_modes:  # validation of a run that trains
             return
         loader = getattr(getattr(runner, f'{mode}_loop'), 'dataloader', None)
-        self._batches_left[mode] = len(loader) if hasattr(loader, '__len__') else _BATCHES
+        self._batches_left[mode] = len(loader) if isinstance(loader, Sized) else _BATCHES
         for key, dataset in leaf_datasets(getattr(loader, 'dataset', None), f'{mode}_dataloader.dataset'):
             if hasattr(dataset, 'full_init'):  # does nothing unless reading the annotations was deferred
                 dataset.full_init()

@@ -118,7 +118,7 @@ def claimed_pid(path: Path) -> int | None:
     """
     claim = read_claim(path)
     if claim is None:
-        if path.exists() and time.time() - path.stat().st_mtime < _CLAIM_WRITTEN_S:
+        if _is_being_written(path):
             time.sleep(0.05)
             return claimed_pid(path)
         return None
@@ -142,6 +142,8 @@ def running_claims(trials_dir: Path) -> list[str]:
             continue
         if claim is None:
             words = _words(path)
+            if not words and _is_being_written(path):
+                running.append(f'{path.parent.name} (starting)')
             if words and words[0] != 'manual' and 'ended' not in words and 'revoked' not in words:
                 running.append(f'{path.parent.name} ({" ".join(words[:2])})')
         elif claim.host != os.uname().nodename:
@@ -149,6 +151,10 @@ def running_claims(trials_dir: Path) -> list[str]:
         elif start_time(claim.pid) == claim.started:
             running.append(f'{path.parent.name} (process {claim.pid})')
     return running
+
+
+def _is_being_written(path: Path) -> bool:
+    return path.exists() and time.time() - path.stat().st_mtime < _CLAIM_WRITTEN_S
 
 
 def _words(path: Path) -> list[str]:
@@ -165,6 +171,8 @@ def start_time(pid: int) -> str | None:
             os.kill(pid, 0)
         except ProcessLookupError:
             return None
+        except PermissionError:
+            pass  # another user's
         return 'unknown'
     try:
         text = Path(f'/proc/{pid}/stat').read_text()

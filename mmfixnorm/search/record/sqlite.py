@@ -8,7 +8,9 @@ JSON that says everything. The tables that are named here are the same in Optuna
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,11 +40,27 @@ def read_study_file(path: Path, *, study_name: str) -> StudyFile:
         study_name (str): The study in it.
 
     Raises:
-        sqlite3.Error: The file is not an sqlite file, or a killed driver left it in the middle of a write; the
-            next driver repairs it.
+        sqlite3.Error: The file is not an sqlite file.
         KeyError: The study is not in it.
     """
-    with closing(sqlite3.connect(f'file:{quote(str(path))}?mode=ro', uri=True, timeout=_WAIT_S)) as connection:
+    try:
+        return _read(path, study_name, mode='ro')
+    except sqlite3.OperationalError as err:
+        if 'readonly' not in str(err):
+            raise
+        return _read_repaired(path, study_name)
+
+
+def _read_repaired(path: Path, study_name: str) -> StudyFile:
+    """Read a copy, where a killed driver left the file in the middle of a write; the next driver repairs the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (path.name, f'{path.name}-journal'):
+            shutil.copyfile(path.with_name(name), Path(folder, name))
+        return _read(Path(folder, path.name), study_name, mode='rw')
+
+
+def _read(path: Path, study_name: str, *, mode: str) -> StudyFile:
+    with closing(sqlite3.connect(f'file:{quote(str(path))}?mode={mode}', uri=True, timeout=_WAIT_S)) as connection:
         connection.execute('BEGIN')  # one snapshot for all that follows
         study = connection.execute(_STUDY, (study_name,)).fetchone()
         if study is None:

@@ -26,7 +26,7 @@ from mmfixnorm.search.executors.claim import running_claims
 from mmfixnorm.search.methods.base import FinishedTraining, Spec
 from mmfixnorm.search.problem import SearchProblem, differences
 from mmfixnorm.search.record.sqlite import StudyFile, read_study_file
-from mmfixnorm.search.trial.folder import TrialResult
+from mmfixnorm.search.trial.folder import TrialResult, trials_with_results
 
 if TYPE_CHECKING:
     import optuna  # imported where the record is written: that takes half a second
@@ -106,7 +106,7 @@ class StudyRecord:
 
 def is_finished(attempt: Attempt) -> bool:
     """Return whether an attempt finished its training: done or diverged."""
-    return attempt.result.outcome in ('done', 'diverged')
+    return attempt.result.finished
 
 
 def finished_trainings(attempts: Iterable[Attempt]) -> list[FinishedTraining]:
@@ -118,17 +118,22 @@ def open_record(problem: SearchProblem) -> StudyRecord:
     """Open the record of this search for writing, or make it; the caller holds the driver's lock.
 
     Raises:
-        ConfigError: The record belongs to another search that has trainings, finished or running (the differences are
-            shown), it cannot be opened, or it cannot be written.
+        ConfigError: The record belongs to another search that has trainings, finished or running, recorded or not (the
+            differences are shown), it cannot be opened, or it cannot be written.
     """
     work_dir, identity = problem.work_dir, problem.identity
     path = work_dir / STUDY_FILE
-    if path.exists():
+    if has_record(work_dir):
         record = _open(path)
         if not differences(record.identity, identity):
             return record
         if record.finished():
             raise ConfigError(_refusal(work_dir, record.identity, identity))
+        if ended := trials_with_results(work_dir / 'trials', fingerprint=record.fingerprint):
+            raise ConfigError(
+                f'{_refusal(work_dir, record.identity, identity)}\nTrials of that search have ended, and no driver has '
+                f'recorded them yet: {", ".join(ended)}'
+            )
         if running := running_claims(work_dir / 'trials'):
             raise ConfigError(
                 f'{_refusal(work_dir, record.identity, identity)}\nTrials of that search still run: '
@@ -154,6 +159,18 @@ def _open(path: Path) -> StudyRecord:
     return record
 
 
+def has_record(work_dir: Path) -> bool:
+    """Return whether a search was started in ``work_dir``.
+
+    Raises:
+        ConfigError: The folder cannot be read.
+    """
+    try:
+        return (work_dir / STUDY_FILE).exists()
+    except OSError as err:
+        raise ConfigError(f'--work-dir: cannot read {str(work_dir)!r} ({err.strerror}); make it readable') from err
+
+
 def read_record(work_dir: Path) -> StudyRecord:
     """Read the record in ``work_dir``; nothing is changed there, and a driver may write meanwhile.
 
@@ -161,7 +178,7 @@ def read_record(work_dir: Path) -> StudyRecord:
         ConfigError: There is no record, or it cannot be read.
     """
     path = work_dir / STUDY_FILE
-    if not path.exists():
+    if not has_record(work_dir):
         raise ConfigError(f'--work-dir: no search was started in {str(work_dir)!r} (no {STUDY_FILE})')
     try:
         return StudyRecord(path, read_study_file(path, study_name=_NAME))

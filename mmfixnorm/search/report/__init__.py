@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmfixnorm.plot.page import Page
-from mmfixnorm.search._utils.files import write_text
+from mmfixnorm.search._utils.files import write_text, writing_to
 from mmfixnorm.search._utils.numbers import column
 from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.problem import SearchProblem
@@ -70,7 +70,8 @@ def write_report(
     page.add('<h2>Trials</h2>', trials_table(problem, state, record.attempts))
     page.add(*_winner(problem, state))
     path = problem.work_dir / REPORT_FILE
-    write_text(path, page.render())
+    with writing_to(problem.work_dir):
+        write_text(path, page.render())
     return ReportFiles(path, best_config)
 
 

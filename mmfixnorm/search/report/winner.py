@@ -8,7 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from mmfixnorm.config import base_of, is_pure_python
-from mmfixnorm.search._utils.files import write_text
+from mmfixnorm.search._utils.files import write_text, writing_to
 from mmfixnorm.search._utils.keys import nest
 from mmfixnorm.search.methods.base import Best
 from mmfixnorm.search.problem import SearchProblem
@@ -44,11 +44,13 @@ def write_best_config(problem: SearchProblem, state: SearchState) -> Path:
         cfg = problem.config_with(best.point)
         if problem.settings.seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': problem.settings.seed}
-        write_text(path, head + cfg.pretty_text)
+        with writing_to(problem.work_dir):
+            write_text(path, head + cfg.pretty_text)
         return path
     base = base_of(problem.filename, problem.work_dir)
     child = Config(nest(values))
-    write_text(path, f'{head}_base_ = [{base!r}]\n{child.pretty_text}\n')
+    with writing_to(problem.work_dir):
+        write_text(path, f'{head}_base_ = [{base!r}]\n{child.pretty_text}\n')
     return path
 
 

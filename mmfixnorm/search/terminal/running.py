@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmfixnorm.search.executors.claim import claim_file, has_result, note_file
+from mmfixnorm.search.executors.claim import claim_file, has_result, note_file, read_claim, start_time
 from mmfixnorm.search.methods.base import Replay, Spec
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import SearchState
@@ -100,10 +100,10 @@ def time_left(problem: SearchProblem, state: SearchState, running: Sequence[Runn
 
 def _where(path: Path) -> str:
     """Name the process in words; the claims of other executors are words already."""
+    if claim := read_claim(path):
+        gone = claim.host == os.uname().nodename and start_time(claim.pid) != claim.started
+        return f'process {claim.pid} on {claim.host}' + (' (gone)' if gone else '')
     words = path.read_text(encoding='utf-8').split()
-    if len(words) >= 3 and words[0].isdigit():
-        gone = words[2] == os.uname().nodename and not Path(f'/proc/{words[0]}').exists()
-        return f'process {words[0]} on {words[2]}' + (' (gone)' if gone and Path('/proc/self').exists() else '')
     return ' '.join(words[:2]) if words else 'starting'
 
 
@@ -111,15 +111,11 @@ def driver_of(work_dir: Path) -> str:
     """Name the driver by the contents of its lock file; the lock itself is not touched."""
     try:
         holder = json.loads((work_dir / 'driver.lock').read_text(encoding='utf-8'))
-        pid, host = holder['pid'], holder['host']
+        pid, host, started = holder['pid'], holder['host'], holder['started']
     except (FileNotFoundError, ValueError, KeyError):
         return 'no driver yet'
     if host != os.uname().nodename:
         return f'driver: process {pid} on {host}'
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if start_time(pid) != started:
         return 'no driver runs; the `run` command continues'
-    except PermissionError:
-        return f'driver: process {pid} of another user'
     return f'driver: process {pid}'

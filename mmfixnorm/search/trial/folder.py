@@ -132,6 +132,11 @@ class TrialResult:
         if not isinstance(self.attempt, int):
             raise ValueError(f'attempt must be an integer, got {self.attempt!r}')
 
+    @property
+    def finished(self) -> bool:
+        """Whether the training needs no other attempt."""
+        return self.outcome in ('done', 'diverged')
+
     def write(self, trial_dir: Path) -> None:
         """Write ``result.json`` atomically."""
         write_json(trial_dir / RESULT_FILE, asdict(self))
@@ -160,6 +165,20 @@ def read_result(trial_dir: Path, *, key: str, attempt: int, fingerprint: str) ->
             f'expected {key!r} of {fingerprint!r}; {advice}, or use another --work-dir'
         )
     return result if result.attempt == attempt else None
+
+
+def trials_with_results(trials_dir: Path, *, fingerprint: str) -> list[str]:
+    """List the trials that have left a result of a finished training of this search, or one that cannot be read."""
+    keys = []
+    for path in sorted(trials_dir.glob(f'*/{RESULT_FILE}')):
+        try:
+            result = TrialResult(**json.loads(path.read_text(encoding='utf-8')))
+        except (ValueError, TypeError):
+            keys.append(path.parent.name)
+            continue
+        if result.finished and result.fingerprint == fingerprint:
+            keys.append(path.parent.name)
+    return keys
 
 
 def read_curve(path: Path, *, up_to: float = math.inf) -> dict[int, float]:
