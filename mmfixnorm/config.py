@@ -94,13 +94,16 @@ def config_path(filename: str | os.PathLike[str]) -> str:
 def base_of(filename: str | os.PathLike[str], folder: str | os.PathLike[str]) -> str:
     """Return what a config in ``folder`` writes into ``_base_`` to inherit from another.
 
-    The path is relative and starts in the real folder, as the system follows links before ``..``.
+    A relative path lets both files move together. Behind a link it would lead elsewhere: the system follows the link
+    before ``..``, mmengine does not; then the path is absolute.
     """
     filename = os.fspath(filename)
     if not os.path.isfile(filename) and _NAMED_BY_PACKAGE.match(filename):
         return filename
-    parent, name = os.path.split(config_path(filename))
-    return os.path.relpath(os.path.join(os.path.realpath(parent), name), os.path.realpath(folder))
+    target = os.path.abspath(config_path(filename))
+    relative = os.path.relpath(target, folder)
+    found = os.path.realpath(os.path.join(folder, relative))
+    return relative if found == os.path.realpath(target) else target
 
 
 def is_pure_python(filename: str | os.PathLike[str]) -> bool:

@@ -1,0 +1,149 @@
+"""Reading configs: those that packages install, those in pure Python, and what is told of a mistake in them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from mmfixnorm.config import base_of, load_config, with_names
+from mmfixnorm.errors import ConfigError
+
+SEG = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Write a file of an otherwise empty folder that is the current one; return its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def written(text, name='config.py'):
+        Path(name).write_text(text)
+        return name
+
+    return written
+
+
+@pytest.mark.parametrize('base', [f'{SEG!r}', f'[{SEG!r}]'])
+def test_a_base_of_mmseg_is_found_under_any_name_of_its_package(write, base) -> None:
+    pytest.importorskip('mmseg')
+    assert load_config(write(f'_base_ = {base}')).model.decode_head.type == 'FCNHead'
+
+
+def test_a_package_of_another_name_is_found_by_its_module(write, tmp_path, monkeypatch) -> None:
+    config = tmp_path / 'site/mmaction/.mim/configs/x/y.py'
+    config.parent.mkdir(parents=True)
+    config.write_text('found = 1')
+    (tmp_path / 'site/mmaction/__init__.py').touch()
+    (tmp_path / 'site/mmaction/.mim/model-index.yml').write_text('Import: []')
+    write("_base_ = ['mmaction::x/y.py']")
+    code = "from mmfixnorm.config import load_config; print(load_config('config.py').found)"
+    paths = os.pathsep.join([str(tmp_path / 'site'), str(Path(__file__).parents[1])])
+    env = {**os.environ, 'PYTHONPATH': paths}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, check=False)
+    assert done.stdout == '1\n', done.stderr
+
+
+def test_a_config_is_named_as_in_a_base(monkeypatch, tmp_path) -> None:
+    mmseg = pytest.importorskip('mmseg')
+    monkeypatch.chdir(tmp_path)
+    stock = Path(mmseg.__file__).parent / '.mim/configs' / SEG.partition('::')[2]
+    assert load_config(SEG).to_dict() == Config.fromfile(stock).to_dict()
+    assert base_of(SEG, 'anywhere') == SEG
+    with pytest.raises(ConfigError, match="no such config file: 'mmseg::fcn/no.py'"):
+        load_config('mmseg::fcn/no.py')
+    with pytest.raises(ConfigError, match='mmpose is not installed'):
+        load_config('mmpose::x/y.py')
+
+
+def test_a_base_is_found_from_a_folder_that_is_a_link(write, tmp_path) -> None:
+    (tmp_path / 'disk/deep/runs').mkdir(parents=True)
+    Path('project').mkdir()
+    write('value = 1', 'project/plain.py')
+    Path('project/work_dirs').symlink_to(tmp_path / 'disk/deep/runs')
+    write(f'_base_ = [{base_of("project/plain.py", "project/work_dirs")!r}]', 'project/work_dirs/new.py')
+    assert load_config('project/work_dirs/new.py').value == 1
+    assert load_config(tmp_path / 'disk/deep/runs/new.py').value == 1
+
+
+def test_a_base_is_relative_where_no_link_is_in_between(write, tmp_path) -> None:
+    Path('real/sub').mkdir(parents=True)
+    Path('link').symlink_to('real')
+    write('value = 1', 'real/plain.py')
+    # So that both can move together; the link above both does not matter.
+    assert base_of('real/plain.py', 'real/sub') == '../plain.py'
+    assert base_of('link/plain.py', 'link/sub') == '../plain.py'
+    write("_base_ = ['../plain.py']", 'link/sub/new.py')
+    assert load_config('link/sub/new.py').value == 1
+
+
+TRANSLATED = """
+from torch.optim import SGD
+from mmengine.optim import OptimWrapper as Wrapper
+import mmengine.hooks
+steps = [1, 2]
+optim_wrapper = dict(type=Wrapper, optimizer=dict(type=SGD, lr=0.1))
+custom_hooks = [dict(type=mmengine.hooks.EMAHook)]
+def helper(): pass
+"""
+
+
+def test_classes_become_names_without_being_imported(write) -> None:
+    write(TRANSLATED)
+    code = (
+        'import sys; from mmfixnorm.config import *; cfg = with_names(load_config("config.py"));'
+        'print(cfg.to_dict(), "torch" in sys.modules)'
+    )
+    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env, check=True)
+    expected = dict(
+        steps=[1, 2],
+        optim_wrapper=dict(type='mmengine.optim.OptimWrapper', optimizer=dict(type='torch.optim.SGD', lr=0.1)),
+        custom_hooks=[dict(type='mmengine.hooks.EMAHook')],
+    )
+    assert done.stdout == f'{expected} False\n'
+
+
+def test_a_class_that_no_part_is_built_from_is_named_by_its_key(write) -> None:
+    cfg = load_config(write('from torch.nn import GELU\nmodel = dict(type="X", layers=[dict(act=GELU)])'))
+    with pytest.raises(ConfigError, match=r'^model\.layers\.0\.act: a class or function'):
+        with_names(cfg)
+
+
+def test_custom_imports_of_a_config_in_pure_python_are_imported(write, monkeypatch, tmp_path) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write('from torch.optim import SGD\ncustom_imports = dict(imports=["seen_here"], allow_failed_imports=False)')
+    with pytest.raises(ConfigError, match="custom_imports: No module named 'seen_here'"):
+        load_config('config.py')
+    write('', 'seen_here.py')
+    load_config('config.py')
+    assert sys.modules.pop('seen_here').__file__ == str(tmp_path / 'seen_here.py')
+
+
+PURE = 'makes it a config in pure Python'
+
+
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('\nimport numpy\nx = numpy.zeros(3)', f'config.py, line 3: .*config.py, line 2: `import numpy` {PURE}'),
+        ("_base_ = ['base.py']", f'/base.py, line 2: `from numpy import zeros` {PURE}.*write with read_base'),
+        ("import torch\n_base_ = ['plain.py']", f'config.py, line 1: `import torch` {PURE}'),
+        ("_base_ = 'mmpose::x/y.py'", '_base_: the package mmpose is missing: mmpose is not installed'),
+        ("import importlib\nimportlib.import_module('no_such')", 'config.py, line 2: ModuleNotFoundError: .*no_such'),
+        ("custom_imports = dict(imports=['no_such'])", "custom_imports: No module named 'no_such'"),
+    ],
+)
+def test_what_an_import_does_to_a_config_is_told(write, text, message) -> None:
+    write('', 'plain.py')
+    write('x = 1\nfrom numpy import zeros\n', 'base.py')
+    with pytest.raises(ConfigError, match=message) as raised:
+        load_config(write(text))
+    assert 'lazy_import' not in str(raised.value)
+
+
+def test_the_advice_for_a_library_works(write) -> None:
+    cfg = load_config(write("import importlib\nnp = importlib.import_module('numpy')\nx = np.ones(2).tolist()"))
+    assert cfg.to_dict() == {'x': [1.0, 1.0]}
