@@ -14,6 +14,7 @@ default_hooks = dict(
 custom_hooks = [
     dict(type='WeightNormLoggerHook', interval=100, per_layer=False),
     dict(type='CrossBoundaryRiskHook', interval=100),
+    dict(type='ClassCheckHook'),
 ]
 
 env_cfg = dict(

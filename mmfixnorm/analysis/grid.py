@@ -14,6 +14,7 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.plot.chart import Chart, HeatMap
 from mmfixnorm.search.methods.base import StageKind
 from mmfixnorm.search.methods.grid import GridSearch
+from mmfixnorm.search.problem import differences
 from mmfixnorm.search.record.compare import Study
 
 _SEEDS = frozenset({'search.seed', 'config.randomness.seed'})
@@ -80,8 +81,7 @@ def read_grid(studies: Sequence[Study]) -> Grid:
 
 
 def _check_same_but_seed(first: Study, other: Study) -> None:
-    was, now = first.record.identity, other.record.identity
-    differing = sorted(k for k in {*was, *now} - _SEEDS if was.get(k) != now.get(k))
+    differing = [k for k in differences(first.record.identity, other.record.identity) if k not in _SEEDS]
     if differing:
         raise ConfigError(
             f'{other.work_dir}: must be the search of {first.work_dir} with another search.seed, but they differ in '

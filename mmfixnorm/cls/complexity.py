@@ -9,6 +9,7 @@ from mmengine.config import ConfigDict
 from mmpretrain.registry import MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
+from mmfixnorm.core.input_channels import input_channels
 from mmfixnorm.errors import ConfigError
 
 
@@ -28,7 +29,8 @@ def count_complexity(cfg: ConfigDict, image_size: int) -> Complexity:
         image_size (int): Height and width of the image, in pixels.
     """
     model = MODELS.build(cfg).eval().to('meta')
-    image = torch.empty(1, 3, image_size, image_size, device='meta')
+    channels = input_channels(model.backbone, (image_size, image_size))
+    image = torch.empty(1, channels, image_size, image_size, device='meta')
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(image, mode='tensor')
     return Complexity(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)

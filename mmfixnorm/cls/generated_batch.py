@@ -8,6 +8,8 @@ import torch
 from mmpretrain.structures import DataSample
 from torch import nn
 
+from mmfixnorm.core.input_channels import input_channels
+
 __all__ = ['IMAGES', 'SIZE', 'generate_batch']
 
 IMAGES, SIZE = 3, 224
@@ -20,7 +22,7 @@ def generate_batch(
 
     Args:
         model (nn.Module): A classifier; the number of classes is read from its head.
-        images (int): Number of images.
+        images (int): Number of images; they have as many channels as the model takes.
         size (tuple[int, int]): Height and width in pixels.
         dtype (torch.dtype): Unused: images are uint8 and labels integers.
         seed (int): Seed of images and labels.
@@ -29,5 +31,6 @@ def generate_batch(
     generator = torch.Generator().manual_seed(seed)
     classes = getattr(getattr(model, 'head', None), 'num_classes', None) or 2
     labels = torch.randint(classes, (images,), generator=generator).tolist()
-    pixels = torch.randint(256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    channels = input_channels(getattr(model, 'backbone', model), size)
+    pixels = torch.randint(256, (images, channels, *size), generator=generator, dtype=torch.uint8)
     return dict(inputs=[*pixels], data_samples=[DataSample().set_gt_label(label) for label in labels])

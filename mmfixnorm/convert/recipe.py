@@ -100,13 +100,15 @@ def _paramwise(cfg: Mapping[str, Any], exclude: Sequence[str]) -> tuple[dict[str
 
 
 def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
-    """Return the hooks of the config, with averaged weights rescaled to the norm, and with logs of the set."""
+    """Return the hooks of the config, with averages rescaled to the norm, logs of the set and checks of the classes."""
     hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
     for hook in hooks:
         if type_name(hook.get('type'), HOOKS, cfg.get('default_scope')) == 'EMAHook':
             hook['type'] = 'FixNormEMAHook'
     if not hooks_of_type(cfg, 'WeightNormLoggerHook', HOOKS):
         hooks.append(dict(type='WeightNormLoggerHook', interval=100, per_layer=False))
+    if not hooks_of_type(cfg, 'ClassCheckHook'):
+        hooks.append(dict(type='ClassCheckHook'))
     return hooks
 
 

@@ -3,6 +3,7 @@
 - :mod:`.paths`: the files and folders that a config names;
 - :mod:`.coco`: the required content of a COCO annotation file;
 - :mod:`.datasets`: built data sets;
+- :mod:`.labels`: which class a label stands for, in each data set and over all of them;
 - :mod:`.explain`: the reason why a data set could not be built.
 
 No module here imports a toolbox.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmfixnorm.errors import ConfigError
@@ -47,10 +49,76 @@ def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = Non
         check_categories(ann_file, key, [c['name'] for c in content['categories']], classes)
 
 
-def category_names(ann_file: str, key: str) -> list[str]:
-    """Read the names of the categories from a COCO annotation file."""
+def read_categories(ann_file: str, key: str) -> list[Mapping[str, Any]]:
+    """Read the categories of a COCO annotation file without parsing the rest, which takes most of the time.
+
+    Returns:
+        list[Mapping]: Each with an ``id`` and a ``name``, in the order of the file.
+
+    Raises:
+        ConfigError: If the file cannot be read, or is not in COCO format.
+    """
+    try:
+        with open(ann_file, 'rb') as file:
+            content = file.read()
+    except OSError as err:
+        raise ConfigError(f'{key}: cannot read {ann_file!r} ({err.strerror})') from err
+    lists = [_list_at(content, match.end()) for match in re.finditer(rb'"categories"\s*:\s*(?=\[)', content)]
+    if len(lists) == 1 and lists[0] and all(isinstance(e, dict) and {'id', 'name'} <= e.keys() for e in lists[0]):
+        return lists[0]
     check_coco_file(ann_file, key)
-    return [str(category['name']) for category in _read_json(ann_file, key)['categories']]
+    return _read_json(ann_file, key)['categories']
+
+
+def _list_at(content: bytes, start: int) -> list[Any]:
+    """Parse the JSON list that begins at a byte of a file; empty if there is none."""
+    length = 1 << 20
+    while True:
+        try:
+            # errors: the last character may be cut.
+            return json.JSONDecoder().raw_decode(content[start : start + length].decode(errors='ignore'))[0]
+        except ValueError:
+            if start + length >= len(content):
+                return []
+            length *= 8
+
+
+def check_category_labels(
+    ann_file: str, key: str, names: Mapping[int, str], category_ids: Sequence[int], classes: Sequence[str]
+) -> None:
+    """Check that the labels that a data set gives to categories are the places of their names in the classes.
+
+    mmdet numbers the categories in the order of the file: a name that stands there twice takes two labels, and another
+    order than that of the classes gives each label the name of another class.
+
+    Args:
+        ann_file (str): The file.
+        key (str): Its config key, which ends in ``.ann_file``.
+        names (Mapping[int, str]): Name of each category id in the file.
+        category_ids (Sequence[int]): Ids of the categories that are used; the place of each is its label.
+        classes (Sequence[str]): ``metainfo['classes']`` of the data set.
+
+    Raises:
+        ConfigError: If a name or an id stands for two labels, or if the order differs.
+    """
+    numbered = [names[i] for i in category_ids]
+    twice = [name for name, count in Counter(numbered).items() if count > 1]
+    if twice:
+        ids = {name: [i for i in category_ids if names[i] == name] for name in twice}
+        raise ConfigError(
+            f'{key}: {ann_file!r} has more than one category of the name {listing(twice)} (ids {ids}). mmdet gives '
+            'each a label of its own, so that the labels after it are one too high and the last one becomes '
+            'background. Give the boxes of both one category_id, and delete the other category'
+        )
+    # Data sets that number all categories of the file, as LVIS does, may spell the names in another way.
+    if sorted(numbered) == sorted(classes) and numbered != list(classes):
+        label = next(i for i, name in enumerate(numbered) if name != classes[i])
+        raise ConfigError(
+            f'{key}: label {label} is {numbered[label]!r} in {ann_file!r}, but {classes[label]!r} in the classes of '
+            f'the data set: mmdet numbers the categories in the order of the file. Set '
+            f'{key.removesuffix("ann_file")}metainfo.classes={tuple(numbered)!r} in all data sets of the config, or '
+            'put the categories of the file into the order of the classes'
+        )
 
 
 def check_categories(ann_file: str, key: str, categories: Sequence[str], classes: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmfixnorm.data_checks.coco import category_names, check_categories
+from mmfixnorm.data_checks.coco import check_categories, check_category_labels, read_categories
 from mmfixnorm.errors import ConfigError
 
 
@@ -72,13 +72,16 @@ def check_annotations(dataset: Any, key: str) -> int:
         int: Number of categories with boxes that are not among the classes, and so not used.
 
     Raises:
-        ConfigError: If the file lacks some of the classes.
+        ConfigError: If the file lacks some of the classes, has one twice, or has them in another order.
     """
     classes, category_ids = class_names(dataset, key), getattr(dataset, 'cat_ids', None)
     ann_file = getattr(dataset, 'ann_file', None)
     if classes is None or category_ids is None or not isinstance(ann_file, str):
         return 0
-    if len(category_ids) < len(classes) and os.path.isfile(ann_file):
-        names = category_names(ann_file, f'{key}.ann_file')
-        check_categories(ann_file, f'{key}.ann_file', names, classes)
+    if os.path.isfile(ann_file):
+        categories = read_categories(ann_file, f'{key}.ann_file')
+        names = {category['id']: str(category['name']) for category in categories}
+        if len(category_ids) < len(classes):
+            check_categories(ann_file, f'{key}.ann_file', list(names.values()), classes)
+        check_category_labels(ann_file, f'{key}.ann_file', names, category_ids, classes)
     return len(set(getattr(dataset, 'cat_img_map', ())) - set(category_ids))

@@ -8,13 +8,16 @@ from typing import Any
 
 from mmengine.registry import DATASETS
 
-from mmfixnorm.data_checks.coco import check_coco_file
+from mmfixnorm.data_checks.coco import check_coco_file, listing
 from mmfixnorm.data_checks.datasets import no_image_left
+from mmfixnorm.data_checks.labels import remark_on_names
 from mmfixnorm.data_checks.paths import check_exists, data_paths, dataset_configs, metric_configs
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
 _NO_ENTRIES = 'need at least one array to concatenate'  # NumPy's, in BaseDataset of mmengine
+
+_FOLDERS = 'The number of subfolders'  # mmpretrain's, in CustomDataset
 
 
 def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
@@ -39,8 +42,28 @@ def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
     for key, ann_file, classes in _coco_files(cfg, mode):
         if os.path.isfile(ann_file):
             check_coco_file(ann_file, key, classes)
+    if any(_FOLDERS in str(cause) for cause in causes):
+        _check_class_folders(cfg, mode)
     if any(_NO_ENTRIES in str(cause) for cause in causes):
         raise ConfigError(no_image_left(f'{mode}_dataloader.dataset')) from err
+
+
+def _check_class_folders(cfg: Any, mode: str) -> None:
+    """Compare the class folders of mmpretrain's data sets to their classes."""
+    paths = data_paths(cfg, [mode])
+    for key, dataset in dataset_configs(cfg, mode):
+        kind = _dataset_class(dataset)
+        classes = (dataset.get('metainfo') or {}).get('classes') or dataset.get('classes')
+        classes = classes or getattr(kind, 'METAINFO', {}).get('classes')
+        folder = paths.get(f'{key}.data_prefix') or paths.get(f'{key}.data_root')
+        if folder is None or isinstance(classes, (str, type(None))) or not os.path.isdir(folder):
+            continue
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        if len(names) != len(classes):
+            raise ConfigError(
+                f'{key}: has {len(classes)} classes, but {folder!r} has {len(names)} folders: {listing(names)}.'
+                f'{remark_on_names(folder, names)} mmpretrain takes each folder as a class'
+            )
 
 
 def _coco_files(cfg: Any, mode: str) -> list[tuple[str, str, Any]]:

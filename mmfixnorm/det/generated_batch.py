@@ -14,6 +14,8 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
+from mmfixnorm.core.input_channels import input_channels
+
 __all__ = ['IMAGES', 'SIZE', 'double_precision', 'generate_batch']
 
 IMAGES, SIZE = 2, 256
@@ -30,7 +32,7 @@ def generate_batch(
 
     Args:
         model (nn.Module): A detector. The augmentations of its preprocessor are removed, as they change the size.
-        images (int): Number of images.
+        images (int): Number of images; they have as many channels as the model takes.
         size (tuple[int, int]): Height and width in pixels.
         dtype (torch.dtype): The dtype of the boxes.
         seed (int): Seed of all random numbers.
@@ -41,7 +43,8 @@ def generate_batch(
     class_counts = (getattr(module, 'num_classes', None) for module in model.modules())
     classes = max((n for n in class_counts if isinstance(n, int)), default=1)
     samples = [_sample(i, size, classes, dtype, generator) for i in range(images)]
-    pixels = torch.randint(256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    channels = input_channels(getattr(model, 'backbone', model), size)
+    pixels = torch.randint(256, (images, channels, *size), generator=generator, dtype=torch.uint8)
     return dict(inputs=[*pixels], data_samples=samples)
 
 

@@ -35,6 +35,9 @@ _SHOWING = ('visualizer', 'vis_backends', 'default_hooks.visualization', 'defaul
 _EXECUTION_LEAVES = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'})
 _DATA = 'data at '
 _ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of an object in a config: it differs in each run
+_HOOKS = 'config.custom_hooks'  # alone it is an empty list
+_HOOK = re.compile(r'config\.custom_hooks\.(\d+)\.(.*)')
+_CHECKING_HOOK = re.compile(r'\bClassCheckHook\b')
 _FIRST_NAMES = {name: names[-1] for names in HOOK_NAMES.values() for name in names}
 #: Stands in an identity for data that are not on this machine.
 NO_DATA = repr('not here')
@@ -149,6 +152,7 @@ def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
     Data are compared where both identities describe them: a search can be looked at on a machine without its data.
     """
+    was, now = _without_checks(was), _without_checks(now)
     keys = []
     for key in sorted({*was, *now}):
         both = key in was and key in now
@@ -158,6 +162,19 @@ def differences(was: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
             continue
         keys.append(key)
     return sorted(keys, key=lambda k: not k.startswith('search.'))
+
+
+def _without_checks(identity: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the hooks that only check, and number the hooks after them as if they were not there."""
+    hooks = [match for key in identity if (match := _HOOK.match(key))]
+    checks = sorted({int(m[1]) for m in hooks if m[2] == 'type' and _CHECKING_HOOK.search(identity[m[0]])})
+    kept = {key: value for key, value in identity.items() if not _HOOK.match(key) and key != _HOOKS}
+    for match in hooks:
+        number = int(match[1])
+        if number not in checks:
+            number -= sum(check < number for check in checks)
+            kept[f'{_HOOKS}.{number}.{match[2]}'] = identity[match[0]]
+    return kept
 
 
 def load_problem(

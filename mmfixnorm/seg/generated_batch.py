@@ -9,6 +9,8 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from torch import nn
 
+from mmfixnorm.core.input_channels import input_channels
+
 __all__ = ['IMAGES', 'SIZE', 'generate_batch']
 
 IMAGES, SIZE = 4, 128
@@ -21,7 +23,7 @@ def generate_batch(
 
     Args:
         model (nn.Module): A segmentor. Its preprocessor is changed to this size.
-        images (int): Number of images.
+        images (int): Number of images; they have as many channels as the model takes.
         size (tuple[int, int]): Height and width in pixels.
         dtype (torch.dtype): Unused: images are uint8 and masks integers.
         seed (int): Seed of images and masks.
@@ -41,5 +43,6 @@ def generate_batch(
         sample = SegDataSample(gt_sem_seg=PixelData(data=mask), gt_edge_map=PixelData(data=edges.long()))
         sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size))
         samples.append(sample)
-    pixels = torch.randint(256, (images, 3, *size), generator=generator, dtype=torch.uint8)
+    channels = input_channels(getattr(model, 'backbone', model), size)
+    pixels = torch.randint(256, (images, channels, *size), generator=generator, dtype=torch.uint8)
     return dict(inputs=[*pixels], data_samples=samples)

@@ -7,15 +7,16 @@ from mmfixnorm.cls.complexity import count_complexity, evaluation_image_size
 from mmfixnorm.errors import ConfigError
 
 
-def test_a_small_residual_network_is_counted_as_by_hand():
+@pytest.mark.parametrize('colours', [1, 3])
+def test_a_small_residual_network_is_counted_as_by_hand(colours):
     """ThinResNetCIFAR(8) with 8 channels on 32 x 32 pixels and 10 classes, FixNorm head."""
     cfg = ConfigDict(
         type='mmpretrain.ImageClassifier',
-        backbone=dict(type='mmpretrain.ThinResNetCIFAR', depth=8, base_channels=8),
+        backbone=dict(type='mmpretrain.ThinResNetCIFAR', depth=8, base_channels=8, in_channels=colours),
         neck=dict(type='mmpretrain.GlobalAveragePooling'),
         head=dict(type='mmpretrain.FixNormLinearClsHead', num_classes=10, in_channels=32, alpha=1.0),
     )
-    stem, first = 27 * 8, 2 * 9 * 8 * 8
+    stem, first = 9 * colours * 8, 2 * 9 * 8 * 8
     second = 9 * 8 * 16 + 9 * 16 * 16 + 8 * 16
     third = 9 * 16 * 32 + 9 * 32 * 32 + 16 * 32
     norms = 2 * (8 + 2 * 8 + 3 * 16 + 3 * 32)

@@ -100,8 +100,9 @@ def test_the_range_is_the_users_and_an_unknown_metric_gives_no_search() -> None:
 
 def test_averaged_weights_are_put_to_the_norm_and_no_hook_is_lost_or_doubled() -> None:
     ema, watch = dict(type='EMAHook', momentum=1e-4), dict(type='WeightNormLoggerHook', interval=100, per_layer=False)
+    check = dict(type='ClassCheckHook')
     cfg = Config(dict(custom_hooks=[ema, dict(type='Other')]))
-    assert hooks_with_fixnorm(cfg) == [dict(ema, type='FixNormEMAHook'), dict(type='Other'), watch]
+    assert hooks_with_fixnorm(cfg) == [dict(ema, type='FixNormEMAHook'), dict(type='Other'), watch, check]
     assert cfg.custom_hooks[0].type == 'EMAHook'
     for present in (watch, dict(watch, type='WeightNormHook')):
-        assert hooks_with_fixnorm(Config(dict(custom_hooks=[present]))) == [present]
+        assert hooks_with_fixnorm(Config(dict(custom_hooks=[check, present]))) == [check, present]

@@ -81,6 +81,87 @@ def test_classes_that_do_not_fit_the_annotations_are_told(tiny_task, tool, optio
     assert message in err
 
 
+def doubled(content):
+    first, second = content['categories']
+    return {**content, 'categories': [first, dict(second, name=first['name']), dict(second, id=9)]}
+
+
+MISNUMBERED = {  # file, what becomes of it, options, what the message says
+    'a category twice': ('train', doubled, (), f"{TRAIN}.ann_file: 'data/train.json' has more than one category of"),
+    'another order in validation': (
+        'val',
+        lambda content: {**content, 'categories': content['categories'][::-1]},
+        (),
+        f"{VAL}.ann_file: label 0 is 'blue' in 'data/val.json', but 'red' in the classes",
+    ),
+    'another order, and the classes as well': (
+        'val',
+        lambda content: {**content, 'categories': content['categories'][::-1]},
+        ('--cfg-options', f'{VAL}.metainfo.classes=blue,red'),
+        f"{VAL}: class 'blue' has the label 0, but 1 in {TRAIN}",
+    ),
+}
+
+
+@pytest.mark.parametrize('name, change, options, message', MISNUMBERED.values(), ids=MISNUMBERED)
+def test_a_label_that_means_two_classes_is_told(tiny_task, tmp_path, tool, name, change, options, message):
+    config = tiny_task('detection')
+    rewrite(tmp_path / f'data/{name}.json', change)
+    status, err = tool('train', config, *options)
+    assert status == 2
+    assert message in err
+
+
+@pytest.fixture
+def flowers(tmp_path, monkeypatch, pytestconfig):
+    """Go to a folder with 3 classes of images; return a config for them, a child of one for digits."""
+    for mode in ('train', 'val'):
+        for i in range(12):
+            folder = tmp_path / 'data' / mode / 'abc'[i % 3]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), 20 * i, dtype=np.uint8)).save(folder / f'{i}.png')
+    monkeypatch.chdir(tmp_path)
+    base = pytestconfig.rootpath / 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
+    (tmp_path / 'flowers.py').write_text(f"""
+_base_ = [{str(base)!r}]
+model = dict(head=dict(num_classes=3))
+data_preprocessor = dict(num_classes=3)
+images = dict(type='CustomDataset', data_root='data', with_label=True, pipeline=_base_.test_pipeline)
+train_dataloader = dict(batch_size=4, num_workers=0, dataset=dict(_delete_=True, data_prefix='train', **images))
+val_dataloader = dict(num_workers=0, dataset=dict(_delete_=True, data_prefix='val', **images))
+param_scheduler = []
+train_cfg = dict(max_epochs=1)
+""")
+    return 'flowers.py'
+
+
+STRAYS = {  # where the folder is, options, what the message says
+    'in training': ('train', (), f"{TRAIN} (CustomDataset) has 4: '.ipynb_checkpoints', 'a', 'b', 'c'."),
+    'in validation': ('val', (), f"{VAL}: class 'a' has the label 1, but 0 in {TRAIN}"),
+    'beside named classes': (
+        'train',
+        (f'{TRAIN}.metainfo.classes=a,b,c',),
+        f"{TRAIN}: has 3 classes, but 'data/train' has 4 folders: '.ipynb_checkpoints', 'a', 'b', 'c'. Delete",
+    ),
+}
+
+
+@pytest.mark.parametrize('mode, options, message', STRAYS.values(), ids=STRAYS)
+def test_a_stray_folder_among_the_classes_is_told(flowers, tmp_path, tool, mode, options, message):
+    (tmp_path / 'data' / mode / '.ipynb_checkpoints').mkdir()
+    status, err = tool('train', flowers, *(('--cfg-options', *options) if options else ()))
+    assert status == 2
+    assert message in err
+    assert "'.ipynb_checkpoints' " in err.partition('elete' if mode == 'train' else 'there;')[2]
+
+
+def test_a_label_of_a_list_beyond_the_classes_is_told(flowers, tmp_path, tool):
+    (tmp_path / 'data/list.txt').write_text('a/0.png 0\nb/1.png 1\nc/2.png 3\n')
+    status, err = tool('train', flowers, '--cfg-options', f'{TRAIN}.ann_file=list.txt')
+    assert status == 2
+    assert f'so the labels are 0 to 2, but {TRAIN} has the label 3 (data/train/c/2.png)' in err
+
+
 @pytest.mark.parametrize(
     'task, option, message',
     [

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -151,6 +152,89 @@ def test_a_category_that_the_annotation_file_lacks_is_named_with_those_found(tmp
     data = coco_data(tmp_path, ['RBC', 'WBC'], ('WBC', 'Platelets'))
     with pytest.raises(ConfigError, match=r"dataset\.ann_file: .*lacks 1 of the 2 .*: 'Platelets'\. .* 'RBC', 'WBC'"):
         ClassCheckHook().before_train(runner_of(model_of(head=Head(2)), train=data))
+
+
+MISNUMBERED = {  # categories in the file, classes, the message
+    'twice': (
+        ['RBC', 'WBC', 'RBC'],
+        ('RBC', 'WBC'),
+        r"more than one category of the name 'RBC' \(ids {'RBC': \[0, 2\]}\)",
+    ),
+    'other order': (['WBC', 'RBC'], ('RBC', 'WBC'), r"label 0 is 'WBC' in .* but 'RBC' .*classes=\('WBC', 'RBC'\)"),
+}
+
+
+@pytest.mark.parametrize('in_file, classes, message', MISNUMBERED.values(), ids=MISNUMBERED)
+def test_categories_that_take_the_label_of_another_are_refused(tmp_path, in_file, classes, message):
+    data = coco_data(tmp_path, in_file, classes)
+    with pytest.raises(ConfigError, match=rf'val_dataloader\.dataset\.ann_file: .*{message}'):
+        ClassCheckHook().before_val(runner_of(model_of(head=Head(2)), val=data))
+
+
+RELABELLED = {  # classes of two data sets, the message, whether they are refused
+    'swapped': (('a', 'b'), ('b', 'a'), r"class 'b' has the label 0, but 1 in train_dataloader\.dataset\.", True),
+    'shifted by a folder': (('.git', 'a'), ('a', 'b'), "class 'a' has the label 0, but 1 .*'.git' looks like no", True),
+    'once more': (('a', 'a'), ('a', 'b'), "class 'a' has the label 0, but 0 and 1", True),
+    'twice in both': (('crane', 'crane'), ('crane', 'crane'), '', False),
+    'renamed': (('a', 'b'), ('A', 'B'), "label 0 is 'A', but 'a' in train_dataloader", False),
+}
+
+
+@pytest.mark.parametrize('mode', ['train', 'val'])
+@pytest.mark.parametrize('first, second, message, refused', RELABELLED.values(), ids=RELABELLED)
+def test_a_label_is_one_class_in_all_data_sets(first, second, message, refused, mode, caplog):
+    sets = dict(train=wrapped(Data(*first), Data(*second))) if mode == 'train' else {}
+    runner = runner_of(model_of(head=Head(2)), **(sets or dict(train=Data(*first), val=wrapped(Data(*second)))))
+    if refused:
+        with pytest.raises(ConfigError, match=message):
+            ClassCheckHook().before_train(runner)
+        return
+    with caplog.at_level('WARNING'):
+        ClassCheckHook().before_train(runner)
+    assert re.findall(message, caplog.text) if message else not caplog.records
+
+
+@pytest.mark.parametrize('moment', ['before_test', 'before_val', 'before_train'])
+def test_the_classes_of_a_checkpoint_are_those_of_the_data(moment):
+    hook = ClassCheckHook()
+    hook.after_load_checkpoint(None, dict(meta=dict(dataset_meta=dict(classes=('b', 'a')))))
+    runner = runner_of(model_of(head=Head(2)), **{moment.partition('_')[2]: Data('a', 'b')})
+    if moment == 'before_train':
+        hook.before_train(runner)  # from the weights alone: other classes are its purpose
+        hook, runner._resume = ClassCheckHook(), True
+        hook.after_load_checkpoint(None, dict(meta=dict(dataset_meta=dict(classes=('b', 'a')))))
+    with pytest.raises(ConfigError, match="class 'a' has the label 0, but 1 in the training data of the checkpoint"):
+        getattr(hook, moment)(runner)
+
+
+def test_the_meta_of_other_checkpoints_is_not_needed():
+    for checkpoint in ({}, dict(meta=None), dict(meta=dict(dataset_meta=None)), dict(meta=dict(dataset_meta=dict()))):
+        hook = ClassCheckHook()
+        hook.after_load_checkpoint(None, checkpoint)
+        hook.before_test(runner_of(model_of(head=Head(2)), test=Data('a', 'b')))
+
+
+LABELS = {  # what a data set knows of one image, the largest label; the head has 3 classes
+    'class': (dict(gt_label=3), 3),
+    'several classes': (dict(gt_label=[0, 5]), 5),
+    'boxes': (dict(instances=[dict(bbox_label=2), dict(bbox_label=4)]), 4),
+    'as many as classes': (dict(gt_label=2), None),
+    'a number': (dict(gt_label=7.5), None),
+    'none': (dict(img='x'), None),
+}
+
+
+@pytest.mark.parametrize('info, largest', LABELS.values(), ids=LABELS)
+def test_labels_of_images_and_boxes_are_below_the_classes(info, largest):
+    data = Data(size=200)
+    data.get_data_info = lambda i: dict(info, img_path='odd.jpg') if i == 199 else dict.fromkeys(info, ())
+    if largest is None:
+        ClassCheckHook().before_val(runner_of(model_of(head=Head(3)), val=data))
+        return
+    with pytest.raises(
+        ConfigError, match=rf'labels are 0 to 2, but val_dataloader\.dataset has .* {largest} \(odd\.jpg'
+    ):
+        ClassCheckHook().before_val(runner_of(model_of(head=Head(3)), val=data))
 
 
 def test_categories_that_are_not_used_give_one_warning(tmp_path, caplog):

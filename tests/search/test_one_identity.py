@@ -321,3 +321,32 @@ def test_a_hook_under_its_present_name_is_the_hook_under_its_first(make_search, 
 
     assert identity(name) == identity(first)
     assert identity(name)['config.custom_hooks.0.type'] == repr(first)  # as it stands in the records of 9604418
+
+
+OTHERS = [dict(type='EarlyStoppingHook', patience=1), dict(type='EMAHook')]
+CHECK = dict(type='ClassCheckHook')
+
+
+@pytest.mark.parametrize(
+    ('was', 'now', 'same'),
+    [
+        ([], [CHECK], True),
+        (OTHERS, [*OTHERS, CHECK], True),
+        (OTHERS, [OTHERS[0], CHECK, OTHERS[1]], True),
+        ([CHECK, *OTHERS], [OTHERS[0], dict(type='mmfixnorm.ClassCheckHook'), OTHERS[1]], True),
+        ([CHECK, *OTHERS], OTHERS[::-1], False),
+        (OTHERS, [OTHERS[0], CHECK], False),
+        ([CHECK], OTHERS, False),
+    ],
+)
+def test_a_hook_that_only_checks_makes_no_other_search(make_search, small, was, now, same):
+    search = make_search(small, extra=f'custom_hooks = {was!r}\n')
+    search.run('fail-r1-k0', search__max_attempts=1)
+    config = Path(search.config)
+    config.write_text(config.read_text().replace(repr(was), repr(now)))
+    if same:
+        assert search.run().kind == 'done'
+        assert len(search.trainings()) == 5
+    else:
+        with pytest.raises(ConfigError, match=r'holds another search:\n  config\.custom_hooks'):
+            search.run()

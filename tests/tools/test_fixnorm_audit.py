@@ -7,6 +7,7 @@ import pytest
 
 from mmfixnorm.cli.audit import main
 from mmfixnorm.convert import audit_config
+from mmfixnorm.convert.audit import prepared_model
 from mmfixnorm.launch import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,24 @@ def test_a_fixnorm_config_passes(path, tmp_path):
     assert report['passes']
     assert report['groups'][0]['weights'] == report['norm_fixing_set']
     assert all(record['scale_invariant'] for record in report['weights'])
+
+
+ONE, FOUR = dict(mean=[127.5], std=[58.0], bgr_to_rgb=False), dict(mean=None, std=None, bgr_to_rgb=False)
+CHANNELS = [  # config, channels of its images, the changes
+    (DIGITS, 1, {'data_preprocessor.mean': [70.0], 'data_preprocessor.std': [90.0], 'data_preprocessor.to_rgb': False}),
+    (DIGITS, 4, {'data_preprocessor.mean': None, 'data_preprocessor.std': None, 'data_preprocessor.to_rgb': False}),
+    (TINY[1], 1, {f'model.data_preprocessor.{key}': value for key, value in ONE.items()}),
+    (TINY[2], 4, {f'model.data_preprocessor.{key}': value for key, value in FOUR.items()}),
+]
+
+
+@pytest.mark.parametrize('path, channels, options', CHANNELS, ids=lambda value: getattr(value, 'stem', None))
+def test_images_have_the_channels_of_the_model(path, channels, options):
+    cfg = load_config(path, cfg_options={'model.backbone.in_channels': channels, **options})
+    assert next(iter(prepared_model(cfg).backbone.parameters())).shape[1] == channels
+    audit = audit_config(cfg, images=2, size=64, explain=False)
+    assert audit.passes
+    assert len(audit.norm_fixing_set) >= 10
 
 
 def test_a_set_with_a_plain_classifier_fails_with_status_1(capsys, tmp_path):

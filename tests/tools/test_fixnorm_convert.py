@@ -53,6 +53,22 @@ def test_a_stock_config_is_converted_passes_the_audit_and_trains_with_its_norm_h
     assert run['norms'] == pytest.approx([run['norms'][0]] * 21, rel=1e-5)
 
 
+GREY = dict(num_classes=10, mean=[120.0], std=[58.0], to_rgb=False)
+ONE_CHANNEL = dict(backbone=dict(in_channels=1), head=dict(num_classes=10))
+GREY_CONFIGS = [  # stock config, changes to its model, pixels
+    pytest.param('mmpretrain/resnet/resnet18_8xb32_in1k', ONE_CHANNEL, 32, id='resnet18', marks=pytest.mark.slow),
+    pytest.param('mmpretrain/lenet/lenet5_mnist', {}, 32, id='lenet5'),
+]
+
+
+@pytest.mark.parametrize('name, model, size', GREY_CONFIGS)
+def test_a_config_for_grey_images_is_converted(convert, stock, capsys, name, model, size) -> None:
+    text = f'_base_ = [{str(stock["stock_config"](name))!r}]\nmodel = {model!r}\n'
+    Path('grey.py').write_text(text + (f'data_preprocessor = {GREY!r}\n' if model else ''))
+    assert convert('grey.py', '-o', 'new.py', '--size', size) == 0, capsys.readouterr()
+    assert 'all scale-invariant' in capsys.readouterr().out
+
+
 def test_the_benchmark_leaves_out_what_its_file_has(stock, tmp_path, capsys) -> None:
     out = tmp_path / 'done.jsonl'
     out.write_text(''.join(json.dumps(dict(config=name)) + '\n' for name in stock['STOCK']))

@@ -14,6 +14,16 @@ from torch import Tensor, nn
 
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.data_checks.datasets import check_annotations, check_not_empty, class_names, leaf_datasets
+from mmfixnorm.data_checks.labels import (
+    LabelNames,
+    class_folders,
+    compare_labels,
+    folder_of,
+    label_names,
+    largest_label,
+    remark_on_folders,
+    stray_folders,
+)
 from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
@@ -29,9 +39,12 @@ class ClassCheckHook(Hook):
 
     Checked before training (with the validation data), validation and test:
 
-    - every head with ``num_classes`` and a loss has as many classes as ``metainfo['classes']`` of the data;
-    - the annotation file of a COCO data set has all of these categories. mmdet numbers the existing ones
-      consecutively, so that all labels after a missing category would be wrong;
+    - every head with ``num_classes`` and a loss has as many classes as ``metainfo['classes']`` of the data, and no
+      label of an image or box is beyond them;
+    - the annotation file of a COCO data set has all of these categories, each once and in this order. mmdet numbers
+      them in the order of the file, so that all labels after a missing one would be wrong;
+    - a class has the same label in all data sets of training and validation, and in the data and the checkpoint of a
+      test or a resumed run. Hidden folders that count as classes are warned of;
     - there is at least one image.
 
     Checked in the batches of the first pass over the data of each kind (1000 batches where a loader has no length): the
@@ -49,8 +62,16 @@ class ClassCheckHook(Hook):
         self._label_rules: set[tuple[int, int]] = set()
         self._checked_modes: set[str] = set()
         self._batches_left: dict[str, int] = {}
+        self._known: LabelNames | None = None  # what the labels of the first data set, or of the checkpoint, stand for
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+        classes = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+        if isinstance(classes, (list, tuple)):
+            self._known = LabelNames('the training data of the checkpoint', tuple(map(str, classes)))
 
     def before_train(self, runner: Runner) -> None:
+        if not getattr(runner, '_resume', False):  # else it trains other classes from the weights
+            self._known = None
         self._check(runner, 'train')
         if runner.val_loop is not None:
             self._check(runner, 'val')
@@ -87,6 +108,7 @@ class ClassCheckHook(Hook):
                 dataset.full_init()
             unused = check_annotations(dataset, key)
             check_not_empty(dataset, key)
+            self._check_labels(runner, dataset, key)
             check_heads(model, dataset, key)
             if unused:
                 runner.logger.warning(
@@ -94,6 +116,16 @@ class ClassCheckHook(Hook):
                     f'{key}.metainfo.classes; their boxes are not used'
                 )
         self._checked_modes.add(mode)
+
+    def _check_labels(self, runner: Runner, dataset: Any, key: str) -> None:
+        names = label_names(dataset, key)
+        if names is None:
+            return
+        self._known = self._known or names
+        if warning := compare_labels(self._known, names):
+            runner.logger.warning(warning)
+        if stray := stray_folders(class_folders(dataset) or ()):
+            runner.logger.warning(f'{key}: {listing(stray)} in {folder_of(dataset)!r} counts as a class; is it one?')
 
 
 def heads(model: nn.Module) -> dict[str, Any]:
@@ -114,20 +146,25 @@ def check_heads(model: nn.Module, dataset: Any, key: str) -> None:
     """Compare the heads of a model to the classes of a data set.
 
     Raises:
-        ConfigError: If the numbers of classes differ.
+        ConfigError: If the numbers of classes differ, or a label of the data is beyond those of the head.
     """
     classes = class_names(dataset, key)
-    if classes is None:
-        return
+    largest, file = largest_label(dataset)
     for name, head in heads(model).items():
         fitting = {head.num_classes}
         if getattr(head, 'out_channels', None) == 1:  # one output separates two classes
             fitting |= {1, 2}
-        if len(classes) not in fitting:
+        if classes is not None and len(classes) not in fitting:
             raise ConfigError(
                 f'model.{name}.num_classes: {type(head).__name__} has {head.num_classes} classes, but {key} '
                 f'({type(dataset).__name__}) has {len(classes)}: {listing(classes)}. Set num_classes={len(classes)}, '
-                f'or list the classes to use in {key}.metainfo.classes'
+                f'or list the classes to use in {key}.metainfo.classes.{remark_on_folders(dataset)}'
+            )
+        if largest >= max(fitting):
+            raise ConfigError(
+                f'model.{name}.num_classes: {type(head).__name__} has {head.num_classes} classes, so the labels are 0 '
+                f'to {head.num_classes - 1}, but {key} has the label {largest} ({file}). Correct the labels, or set '
+                f'num_classes={largest + 1}'
             )
 
 
