@@ -193,7 +193,7 @@ def test_several_searches_stand_side_by_side_from_their_records_alone(make_searc
     ours.run()
     page = write_report(ours.problem(), ours.record(), compare=[grid.work_dir]).report.read_text()
     assert grid_config == ours.config  # the grid's config is gone
-    assert '<tr><td>grid</td><td>GridSearch</td><td class="number">90.00</td><td>lr 1.1</td>' in page
+    assert '<tr><td>grid</td><td>GridSearch</td><td class="number">90.0</td><td>lr 1.1</td>' in page
     assert page.count('"name":"grid"') == 1
 
 
