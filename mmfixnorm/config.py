@@ -167,8 +167,15 @@ def _name_installed_packages() -> None:
     """
     MODULE2PACKAGE.setdefault('mmfixnorm', 'mmfixnorm')
     for module, package in MODULE2PACKAGE.items():
-        if package != module and importlib.util.find_spec(module) is not None and not _is_installed(package):
+        if package != module and not _is_installed(package) and _is_importable(module):
             MODULE2PACKAGE[module] = module
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # a finder may say it like this
+        return False
 
 
 def _is_installed(package: str) -> bool:
