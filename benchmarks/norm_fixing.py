@@ -1,7 +1,7 @@
 """What norm fixing costs: ratios, measured side by side in one run on ResNet-50's parameters.
 
-1. A step of SGD (foreach, Nesterov momentum) with weight decay is 1.00; FixNorm's step against it, and SGD
-   without either.
+1. A step of SGD (Nesterov momentum) with weight decay is 1.00; FixNorm's step against it, and SGD without either.
+   Each of torch's two implementations against itself: foreach, and fused, which reads and writes every float once.
 2. The rescale alone against the time to read N floats and to read and write N floats of one flat tensor, which
    is the least it can do.
 
@@ -29,7 +29,12 @@ from mmfixnorm.core.norms import global_norm, scale_
 WARM_UP = 5
 
 
-def stepper(device: str, *, weight_decay: float = 0.0, fixed: bool = False) -> Callable[[], object]:
+IMPLEMENTATIONS = ('foreach', 'fused')
+
+
+def stepper(
+    device: str, implementation: str, *, weight_decay: float = 0.0, fixed: bool = False
+) -> Callable[[], object]:
     """One optimizer step on ResNet-50's parameters with constant small gradients."""
     torch.manual_seed(0)
     model = resnet50().to(device)
@@ -40,7 +45,7 @@ def stepper(device: str, *, weight_decay: float = 0.0, fixed: bool = False) -> C
         dict(params=[p for p in model.parameters() if id(p) in in_set], weight_decay=weight_decay),
         dict(params=[p for p in model.parameters() if id(p) not in in_set]),
     ]
-    optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True, foreach=True)
+    optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True, **{implementation: True})
     if fixed:
         fix_norm(optimizer, model=model)
     return optimizer.step
@@ -70,8 +75,10 @@ def seconds(run: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def compare(variants: dict[str, Callable[[], object]], base: Sequence[str], rounds: int, device: str) -> dict:
-    """Quartiles of each variant's time over the summed time of ``base``, round by round."""
+def compare(
+    variants: dict[str, Callable[[], object]], base: Callable[[str], Sequence[str]], rounds: int, device: str
+) -> dict:
+    """Quartiles of each variant's time over the summed time of those that ``base`` gives for it, round by round."""
     for run in variants.values():
         for _ in range(WARM_UP):
             run()
@@ -79,9 +86,9 @@ def compare(variants: dict[str, Callable[[], object]], base: Sequence[str], roun
     for _ in range(rounds):
         for name, run in variants.items():
             times[name].append(seconds(run, device))
-    bases = [sum(values) for values in zip(*(times[name] for name in base), strict=True)]
     result = {}
     for name, values in times.items():
+        bases = [sum(parts) for parts in zip(*(times[other] for other in base(name)), strict=True)]
         low, median, high = statistics.quantiles([v / b for v, b in zip(values, bases, strict=True)], n=4)
         result[name] = dict(ratio=median, quartiles=[low, high], median_ms=1e3 * statistics.median(values))
     return result
@@ -99,11 +106,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     step = compare(
         {
-            'SGD + weight decay': stepper(device, weight_decay=1e-4),
-            'SGD + FixNorm': stepper(device, fixed=True),
-            'SGD alone': stepper(device),
+            f'{what}, {how}': stepper(device, how, **options)
+            for how in IMPLEMENTATIONS
+            for what, options in {
+                'SGD + weight decay': dict(weight_decay=1e-4),
+                'SGD + FixNorm': dict(fixed=True),
+                'SGD alone': {},
+            }.items()
         },
-        ['SGD + weight decay'],
+        lambda name: [f'SGD + weight decay, {name.rpartition(", ")[2]}'],
         args.rounds,
         device,
     )
@@ -115,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'read and write N': lambda: writing.mul_(1.0),
             'rescale': rescaler(device),
         },
-        ['read N', 'read and write N'],
+        lambda name: ['read N', 'read and write N'],
         args.rounds,
         device,
     )
@@ -133,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for title, table in (('step', step), ('rescale', rescale)):
         for variant, row in table.items():
             low, high = row['quartiles']
-            print(f'{title:8} {variant:20} {row["ratio"]:5.2f}  [{low:.2f}, {high:.2f}]  {row["median_ms"]:8.2f} ms')
+            print(f'{title:8} {variant:28} {row["ratio"]:5.2f}  [{low:.2f}, {high:.2f}]  {row["median_ms"]:8.2f} ms')
     line = json.dumps(result)
     print(line)
     if args.out:
