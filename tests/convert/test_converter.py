@@ -32,6 +32,24 @@ def test_a_classifier_becomes_the_config_that_was_written_by_hand(tmp_path) -> N
     assert (done.weight_normalized, done.left_out, done.notes) == ((), {}, ())
 
 
+def test_a_child_behind_a_link_finds_its_base(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('disk/deep/runs').mkdir(parents=True)
+    Path('project').mkdir()
+    Path('project/plain.py').write_text(f'_base_ = [{str(WD)!r}]\nmark = 7\n')
+    Path('project/work_dirs').symlink_to(tmp_path / 'disk/deep/runs')
+    convert('project/plain.py', 'project/work_dirs/new.py', size=16)
+    assert load_config('project/work_dirs/new.py').mark == 7
+
+
+def test_a_base_named_by_its_package_stays_so_in_the_child(tmp_path) -> None:
+    pytest.importorskip('mmpretrain')
+    stock = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
+    done = convert(stock, str(tmp_path / 'new.py'), size=32)
+    assert f'_base_ = [{stock!r}]' in done.text
+    assert load_config(tmp_path / 'new.py').model.head.type == 'FixNormLinearClsHead'
+
+
 def refused(tmp_path, message, text='', base=WD, **kwargs) -> None:
     child = tmp_path / 'child.py'
     child.write_text(f'_base_ = [{str(base)!r}]\n{text}')

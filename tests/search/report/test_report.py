@@ -1,5 +1,7 @@
 """Curves, tables and files about a search."""
 
+from pathlib import Path
+
 import pytest
 from mmengine.config import Config
 
@@ -108,6 +110,27 @@ def test_a_winner_in_a_list_is_written_as_the_whole_config(make_search, write_co
     path = write_report(search.problem(), search.record()).best_config
     assert '_base_' not in path.read_text()
     assert Config.fromfile(path).model.heads[0].alpha == 1.0
+
+
+ONE = "type='GridSearch', lrs=[0.4], alphas=[3.0]"
+
+
+def test_the_winner_of_a_config_in_pure_python_is_in_full(make_search):
+    search = make_search(ONE)
+    text = Path(search.config).read_text().replace("type='SGD'", 'type=SGD')
+    Path(search.config).write_text(f'from torch.optim import SGD\n{text}')
+    search.run()
+    best = Config.fromfile(write_report(search.problem(), search.record()).best_config)
+    assert (best.optim_wrapper.optimizer, best.model.head.alpha) == (dict(type='torch.optim.SGD', lr=0.4), 3.0)
+
+
+def test_the_winner_finds_its_base_from_behind_a_link(make_search, tmp_path):
+    search = make_search(ONE)
+    (tmp_path / 'disk/deep/runs').mkdir(parents=True)
+    search.work_dir.symlink_to(tmp_path / 'disk/deep/runs')
+    search.run()
+    best = Config.fromfile(write_report(search.problem(), search.record()).best_config)
+    assert (best.optim_wrapper.optimizer.lr, best.model.head.alpha) == (0.4, 3.0)
 
 
 def test_the_difference_shows_the_two_values_alone(searched):
