@@ -196,6 +196,21 @@ def test_a_mask_with_a_label_beyond_the_classes_is_told_with_its_file(tiny_task,
     assert 'reduce_zero_label=True' in err
 
 
+def test_masks_of_black_and_white_are_told_at_the_start(tiny_task, tmp_path, tool):
+    config = tiny_task('segmentation')
+    for file in tmp_path.glob('data/ann/*/*.png'):
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[:16] = 255
+        Image.fromarray(mask).save(file)
+    assert tool('train', config)[0] == 0
+    (log,) = tmp_path.glob('run/*/*.log')
+    before = log.read_text().partition('Iter(train)')[0]
+    shares = '0 ground 75.00%, 1 red 0.00%, 2 blue 0.00%, 255 ignored 25.00%'
+    for key in (TRAIN, VAL):
+        assert f'{key}: all 4 masks, in pixels: {shares}\n' in before
+        assert f"WARNING - {key}: all 4 masks: no pixel of 'red' (1), 'blue' (2). They contain {shares}" in before
+
+
 def test_a_test_of_masks_beyond_the_classes_ends_with_status_2(tiny_task, tmp_path, tool):
     config = tiny_task('segmentation')
     assert tool('train', config)[0] == 0
