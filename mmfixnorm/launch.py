@@ -27,6 +27,7 @@ from mmfixnorm.config import load_config
 from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
+from mmfixnorm.engine.evaluation import check_evaluation
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import explain_missing, raised_by
 from mmfixnorm.type_names import type_name
@@ -123,14 +124,17 @@ def build_model(cfg: Config) -> nn.Module:
         return MODELS.build(model)
 
 
-def build_training(runner: Runner) -> None:
+def build_training(runner: Runner) -> set[str] | None:
     """Build ahead the loops, data sets and optim wrapper that ``runner.train()`` needs.
 
     This separates a mistake in the config (a missing data folder, an empty set of weights to fix)
     from an error of the training itself. ``train`` keeps the parts that are already built.
 
+    Returns:
+        set[str]: Names of the numbers that a validation will report; None if its evaluator cannot be asked.
+
     Raises:
-        ConfigError: If a part of the config cannot be built.
+        ConfigError: If a part of the config cannot be built, or a validation would fail.
     """
     if _build_loop(runner, 'train') is None:
         raise ConfigError('train_cfg, train_dataloader and optim_wrapper must be set to train')
@@ -138,12 +142,14 @@ def build_training(runner: Runner) -> None:
         if isinstance(runner, Runner):  # the strategy of a FlexibleRunner builds its own
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     _build_loop(runner, 'val')
+    return check_evaluation(runner, 'val')
 
 
 def build_testing(runner: Runner) -> None:
     """Build ahead the loop and data that ``runner.test()`` needs, as :func:`build_training` does."""
     if _build_loop(runner, 'test') is None:
         raise ConfigError('test_cfg, test_dataloader and test_evaluator must be set to test')
+    check_evaluation(runner, 'test')
 
 
 @MODEL_WRAPPERS.register_module()

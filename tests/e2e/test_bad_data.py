@@ -196,6 +196,21 @@ def test_a_mask_with_a_label_beyond_the_classes_is_told_with_its_file(tiny_task,
     assert 'reduce_zero_label=True' in err
 
 
+def test_masks_of_black_and_white_are_told_at_the_start(tiny_task, tmp_path, tool):
+    config = tiny_task('segmentation')
+    for file in tmp_path.glob('data/ann/*/*.png'):
+        mask = np.zeros((64, 64), dtype=np.uint8)
+        mask[:16] = 255
+        Image.fromarray(mask).save(file)
+    assert tool('train', config)[0] == 0
+    (log,) = tmp_path.glob('run/*/*.log')
+    before = log.read_text().partition('Iter(train)')[0]
+    shares = '0 ground 75.00%, 1 red 0.00%, 2 blue 0.00%, 255 ignored 25.00%'
+    for key in (TRAIN, VAL):
+        assert f'{key}: all 4 masks, in pixels: {shares}\n' in before
+        assert f"WARNING - {key}: all 4 masks: no pixel of 'red' (1), 'blue' (2). They contain {shares}" in before
+
+
 def test_a_test_of_masks_beyond_the_classes_ends_with_status_2(tiny_task, tmp_path, tool):
     config = tiny_task('segmentation')
     assert tool('train', config)[0] == 0
@@ -211,3 +226,75 @@ def test_the_annotation_file_is_read_once_where_all_is_well(tiny_task, tool, mon
     monkeypatch.setattr('mmfixnorm.data_checks.coco._read_json', lambda *args: read.append(args))
     assert tool('train', tiny_task('detection'))[0] == 0
     assert not read
+
+
+def of_validation(name, change):
+    def prepare(data):
+        (data / name).write_text(json.dumps(change(json.loads((data / 'val.json').read_text()))))
+
+    return prepare
+
+
+def renamed(content):
+    return {**content, 'images': [{**image, 'file_name': f'x{image["file_name"]}'} for image in content['images']]}
+
+
+def reversed_(content):
+    return {**content, 'categories': content['categories'][::-1]}
+
+
+def fewer(content):
+    return {**content, 'images': content['images'][1:]}
+
+
+ANN, BEST = 'val_evaluator.ann_file', 'default_hooks.checkpoint.save_best'
+EVALUATORS = {  # task, what is made, option, what the message says
+    'other images': (
+        'detection',
+        of_validation('x.json', renamed),
+        f'{ANN}=data/x.json',
+        f"{ANN}: the id of 'data/val/",
+    ),
+    'other labels': (
+        'detection',
+        of_validation('x.json', reversed_),
+        f'{ANN}=data/x.json',
+        "as 'blue', 'red', but val_",
+    ),
+    'an image less': (
+        'detection',
+        of_validation('x.json', fewer),
+        f'{ANN}=data/x.json',
+        'lacks 1 images of val_dataload',
+    ),
+    'an unknown item': ('detection', None, 'val_evaluator.metric_items=AP', 'metric item "AP" is not supported'),
+    'an unknown IoU': ('segmentation', None, 'val_evaluator.iou_metrics=IoU', "metrics ['IoU'] is not supported"),
+    'an unknown best': (
+        'segmentation',
+        None,
+        f'{BEST}=mIou',
+        f"{BEST}: the evaluator does not report 'mIou'; it reports",
+    ),
+}
+
+
+@pytest.mark.parametrize('task, prepare, option, message', EVALUATORS.values(), ids=EVALUATORS)
+def test_an_evaluator_that_would_fail_is_told_before_training(
+    tiny_task, tmp_path, tool, task, prepare, option, message
+):
+    config = tiny_task(task)
+    if prepare:
+        prepare(tmp_path / 'data')
+    if option.startswith(('val_evaluator.metric_items', 'val_evaluator.iou_metrics')):
+        option = option.replace('=', '=[') + ']'
+    status, err = tool('train', config, '--cfg-options', option)
+    assert status == 2
+    assert message in err
+    assert not [*tmp_path.glob('run/*.pth')]
+
+
+def test_more_candidates_than_classes_are_told_before_training(flowers, tmp_path, tool):
+    status, err = tool('train', flowers, '--cfg-options', 'val_evaluator.topk=1,5')
+    assert status == 2
+    assert 'val_evaluator: Accuracy refuses its settings for 3 classes: Top-5 accuracy is unavailable' in err
+    assert not [*tmp_path.glob('run/*.pth')]

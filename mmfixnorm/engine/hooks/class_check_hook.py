@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -24,6 +25,7 @@ from mmfixnorm.data_checks.labels import (
     remark_on_folders,
     stray_folders,
 )
+from mmfixnorm.data_checks.masks import formats_of, remarks, survey_masks
 from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
@@ -46,6 +48,9 @@ class ClassCheckHook(Hook):
     - a class has the same label in all data sets of training and validation, and in the data and the checkpoint of a
       test or a resumed run. Hidden folders that count as classes are warned of;
     - there is at least one image.
+
+    The share of each class in 64 or more masks is logged, with a warning for classes that never occur and for files
+    whose values the loader changes.
 
     Checked in the batches of the first pass over the data of each kind (1000 batches where a loader has no length): the
     labels of semantic masks are below ``num_classes``, or ignored. A label that random crops hide in this pass is not
@@ -110,6 +115,8 @@ class ClassCheckHook(Hook):
             check_not_empty(dataset, key)
             self._check_labels(runner, dataset, key)
             check_heads(model, dataset, key)
+            if is_main_process():
+                self._survey_masks(runner, dataset, key, void=() if mode == 'train' else (_VOID,))
             if unused:
                 runner.logger.warning(
                     f'{key}.ann_file: {unused} categories of {dataset.ann_file!r} are not in '
@@ -126,6 +133,17 @@ class ClassCheckHook(Hook):
             runner.logger.warning(warning)
         if stray := stray_folders(class_folders(dataset) or ()):
             runner.logger.warning(f'{key}: {listing(stray)} in {folder_of(dataset)!r} counts as a class; is it one?')
+
+    def _survey_masks(self, runner: Runner, dataset: Any, key: str, void: tuple[int, ...]) -> None:
+        """Log the share of each class in the masks, and warn of classes that never occur."""
+        classes = class_names(dataset, key)
+        ignored = {label for _, label in self._label_rules} | {*void}
+        if classes is None or not self._label_rules or (survey := survey_masks(dataset, classes, ignored)) is None:
+            return
+        shares = survey.shares(classes, ignored)
+        runner.logger.info('; '.join([f'{key}: {survey.name}, in pixels: {shares}', *formats_of(survey)]))
+        for remark in remarks(survey, classes, ignored):
+            runner.logger.warning(f'{key}: {survey.name}: {remark}')
 
 
 def heads(model: nn.Module) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +152,21 @@ def metric_value(metrics: Mapping[str, float], name: str) -> float:
     if not metrics:
         print_log(f'the validation reported nothing, so {name} is nan', level=logging.WARNING)
         return math.nan
-    if name not in metrics:
-        raise ConfigError(
-            f'search.metric: the evaluator does not report {name!r}; it reports {", ".join(map(repr, sorted(metrics)))}'
-        )
+    check_reported(name, metrics)
     return float(metrics[name])
+
+
+def check_reported(name: str, reported: Iterable[str]) -> None:
+    """Check that the metric that is tuned for is among the reported ones.
+
+    Raises:
+        ConfigError: The evaluator does not report it; the message lists what it reports.
+    """
+    if name not in reported:
+        raise ConfigError(
+            f'search.metric: the evaluator does not report {name!r}; it reports '
+            f'{", ".join(map(repr, sorted(reported)))}'
+        )
 
 
 def newest_loadable(work_dir: Path) -> Path | None:
@@ -185,7 +195,9 @@ def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(checkpoint), True
     runner = build_runner(cfg)
-    build_training(runner)
+    reported = build_training(runner)
+    if reported is not None:
+        check_reported(task['metric'], reported)
     runner.register_hook(hook)
     runner.train()
     if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
