@@ -42,6 +42,7 @@ def test_a_child_behind_a_link_finds_its_base(tmp_path, monkeypatch) -> None:
     assert load_config('project/work_dirs/new.py').mark == 7
 
 
+@pytest.mark.slow
 def test_a_base_named_by_its_package_stays_so_in_the_child(tmp_path) -> None:
     pytest.importorskip('mmpretrain')
     stock = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
