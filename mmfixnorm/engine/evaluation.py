@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from io import StringIO
@@ -18,7 +19,7 @@ from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner, TestLoop, ValLoop
 
-from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.data_checks.coco import listing, read_categories
 from mmfixnorm.data_checks.datasets import class_names, leaf_datasets
 from mmfixnorm.data_checks.labels import evenly_spaced
 from mmfixnorm.data_checks.paths import metric_configs
@@ -170,16 +171,16 @@ def _check_coco_file(metric: Any, key: str, dataset: Any, data_key: str) -> None
     if files:
         path, other = next(iter(files.items()))
         raise ConfigError(f'{key}.ann_file: the id of {path!r} in {data_key} belongs to {other!r} there. {hint}')
-    classes = class_names(dataset, data_key) or ()
-    own = [truth.cats[i]['name'] for i in truth.getCatIds(catNms=list(classes))]
-    if sorted(own) != sorted(classes):
+    classes, ann_file = class_names(dataset, data_key) or (), getattr(dataset, 'ann_file', '')
+    if not os.path.isfile(ann_file):
+        return
+    names = {category['id']: category['name'] for category in read_categories(ann_file, f'{data_key}.ann_file')}
+    numbered = [names[i] for i in category_ids]
+    evaluated = [truth.cats[i]['name'] for i in truth.getCatIds(catNms=list(classes))]
+    if evaluated != numbered:
         raise ConfigError(
-            f'{key}.ann_file: its categories among the classes of {data_key} are {listing(own)}, expected '
-            f'{listing(list(classes))}. {hint}'
-        )
-    if own != list(classes):
-        raise ConfigError(
-            f'{key}.ann_file: numbers the classes as {listing(own)}, but {data_key} as {listing(list(classes))}. {hint}'
+            f'{key}.ann_file: numbers the classes as {listing(evaluated)}, but {data_key} as {listing(numbered)}. '
+            f'{hint}'
         )
 
 

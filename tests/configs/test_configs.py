@@ -40,6 +40,7 @@ PER_LAYER = WRAPPER | {
 AUTO_ALPHA = [
     dict(type='WeightNormLoggerHook', interval=100, per_layer=False),
     dict(type='CrossBoundaryRiskHook', interval=100),
+    dict(type='ClassCheckHook'),
     dict(type='AutoAlphaHook'),
 ]
 #: What a method sets and the weight-decay baseline does not, besides `search` and the two numbers

@@ -136,7 +136,7 @@ def test_a_trial_that_ended_between_checkpoints_goes_on_like_an_undisturbed_one(
     folder = make_trial(task, 'killed', **options)
     with monkeypatch.context() as patch:
         build = trial.build_training
-        patch.setattr(trial, 'build_training', lambda runner: (build(runner), runner.register_hook(EndsAt(3))))
+        patch.setattr(trial, 'build_training', lambda runner: (runner.register_hook(EndsAt(3)), build(runner))[1])
         with pytest.raises(RuntimeError, match='killed'):
             trial.main([str(folder)])
     forget_runs()
