@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmfixnorm.cli._output import discard, is_unread
+from mmfixnorm.cli._output import discard, is_unread, lasting
 from mmfixnorm.errors import ConfigError
 
 _NOT_READ = 128 + signal.SIGPIPE
@@ -94,7 +94,7 @@ def run_command(parser: CommandParser, argv: Sequence[str] | None, **options: An
         discard(sys.stdout)
         return _NOT_READ
     except ConfigError as err:
-        print(f'{getattr(args, "config", args.prog)}: {err}', file=sys.stderr)
+        print(f'{getattr(args, "config", args.prog)}: {err}', file=lasting(sys.stderr), flush=True)
         return 2
 
 
