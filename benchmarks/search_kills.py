@@ -42,6 +42,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+import mmfixnorm
 from mmfixnorm.search.executors.claim import claimed_pid
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.state import search_state
@@ -69,6 +70,7 @@ import sys
 from mmfixnorm.cli.search import main
 sys.exit(main(sys.argv[1:], trial_command=[sys.executable, '-S', {str(TESTS / 'fake_trial.py')!r}, 'stamped']))
 """
+_PACKAGE = str(Path(mmfixnorm.__file__).parent)
 _MARK = 'MMFIXNORM_SEARCH_KILLS'
 
 
@@ -198,7 +200,7 @@ class Round:
     def check_end(self, action: str, command: Command, status: int | None, allowed: Sequence[int]) -> None:
         """Note a traceback and an unexpected status."""
         output = command.output.decode(errors='replace')
-        if 'Traceback' in output:
+        if 'Traceback' in output and f'{_PACKAGE}/' in output:  # else Python itself was interrupted while it started
             self.faults.append(f'{action}: traceback: {output[output.index("Traceback") :][-1500:]}')
         elif status not in allowed:
             self.faults.append(f'{action}: status {status}, expected one of {list(allowed)}: {output[-500:]}')

@@ -55,7 +55,9 @@ def writing_to(work_dir: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, *_storage_errors()) as err:
+    except Exception as err:
+        if not isinstance(err, (OSError, *_storage_errors())):
+            raise
         reason = str(err.__cause__ or err).splitlines()[0]  # the lines after it are SQL
         raise CannotWriteError(
             f'--work-dir: cannot write to {str(work_dir)!r} ({reason}); nothing in the record is lost, and running '
