@@ -3,10 +3,11 @@
 Each round is one search by Algorithm 4 (15 trainings, fake ones of a second and a half; in each fifth round a grid of
 real tiny trainings), two trials at a time. The command runs at a pseudo-terminal of its own or behind a pipe. After a
 random time it is ended by ``kill -9``, SIGTERM, Ctrl-C or a hang-up (the terminal is closed), or one of its trials is
-killed by signal 9; then the commands that only read are given in a random order, and it is started again. After one
-kill of each round the config is edited first, so that it is another search (its range or the length of its trainings);
-all commands are given, the search is ended by the same means, and the edit is taken back. At the end the search that
-owns the work dir runs to its end and is compared to an undisturbed one::
+killed by signal 9; three in ten commands ignore a hang-up, as under ``nohup``, and go on without a terminal. Then the
+commands that only read are given in a random order, and it is started again. After one kill of each round the config is
+edited first, so that it is another search (its range or the length of its trainings); all commands are given, the
+search is ended by the same means, and the edit is taken back. At the end the search that owns the work dir runs to its
+end and is compared to an undisturbed one::
 
     python benchmarks/search_kills.py --kills 100 --seed 0 --out search_kills.jsonl
 
@@ -41,6 +42,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+import mmfixnorm
 from mmfixnorm.search.executors.claim import claimed_pid
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.state import search_state
@@ -68,18 +70,22 @@ import sys
 from mmfixnorm.cli.search import main
 sys.exit(main(sys.argv[1:], trial_command=[sys.executable, '-S', {str(TESTS / 'fake_trial.py')!r}, 'stamped']))
 """
+_PACKAGE = str(Path(mmfixnorm.__file__).parent)
 _MARK = 'MMFIXNORM_SEARCH_KILLS'
 
 
 class Command:
-    """A command that runs at a terminal of its own or behind a pipe."""
+    """A command that runs at a terminal of its own or behind a pipe; with ``nohup`` it ignores SIGHUP."""
 
-    def __init__(self, arguments: Sequence[str], *, terminal: bool, mark: str) -> None:
+    def __init__(self, arguments: Sequence[str], *, terminal: bool, mark: str, nohup: bool = False) -> None:
         self.output = b''
+        self.nohup = nohup
         self.on_terminal = terminal
         ours, theirs = pty.openpty() if terminal else os.pipe()
 
         def take_terminal() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell lets what runs in its background ignore it
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
             if terminal:
                 fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
 
@@ -122,9 +128,11 @@ class Command:
 
     def end(self, means: str) -> None:
         """End it by these means, not waiting."""
+        if self.process.poll() is not None:
+            return
         if means == 'hang-up':
             self.hang_up()
-        elif means == 'Ctrl-C' and self.on_terminal:
+        elif means == 'Ctrl-C' and self.on_terminal and self._open:
             os.write(self._end, b'\x03')
         else:
             number = {'kill -9': signal.SIGKILL, 'SIGTERM': signal.SIGTERM, 'Ctrl-C': signal.SIGINT}[means]
@@ -181,7 +189,7 @@ class Round:
         """Give one of the search commands."""
         begin = ['-c', RUN_FAKE] if self.kind == 'fake' else ['-m', 'mmfixnorm', 'search']
         arguments = [*begin, action, str(self.config), '--work-dir', str(self.work_dir)]
-        return Command(arguments, terminal=terminal, mark=self.mark)
+        return Command(arguments, terminal=terminal, mark=self.mark, nohup=self.rng.random() < 0.3)
 
     def owner(self) -> str | None:
         """Which of the two searches the work dir belongs to now."""
@@ -192,7 +200,7 @@ class Round:
     def check_end(self, action: str, command: Command, status: int | None, allowed: Sequence[int]) -> None:
         """Note a traceback and an unexpected status."""
         output = command.output.decode(errors='replace')
-        if 'Traceback' in output:
+        if 'Traceback' in output and f'{_PACKAGE}/' in output:  # else Python itself was interrupted while it started
             self.faults.append(f'{action}: traceback: {output[output.index("Traceback") :][-1500:]}')
         elif status not in allowed:
             self.faults.append(f'{action}: status {status}, expected one of {list(allowed)}: {output[-500:]}')
@@ -243,8 +251,10 @@ class Round:
         else:
             command.end(means)
         where = 'at a terminal' if command.on_terminal else 'behind a pipe'
+        if means == 'hang-up' and command.nohup:
+            means = 'hang-up under nohup'
         self.kills.append(f'{means} {where}' if means != 'trial' else means)
-        if means == 'trial':
+        if means in ('trial', 'hang-up under nohup'):  # the driver goes on
             return command
         status = command.wait(60)
         ended = {
@@ -255,6 +265,9 @@ class Round:
         }
         refused = [2] if self.owner() not in (None, self.current) else []
         self.check_end(f'run, after {self.kills[-1]}', command, status, [0, 130, ended[means], *refused])
+        if status is None:
+            command.end('kill -9')
+            command.wait()
         return None
 
     def wait_a_while(self, command: Command) -> int | None:
@@ -275,7 +288,10 @@ class Round:
             if status is None:
                 means = self.rng.choice(MEANS[:-1])
                 command.end(means)
-                status = command.wait(60)
+                status = command.wait(5 if command.nohup and means == 'hang-up' else 60)
+                if status is None:
+                    command.end('kill -9')
+                    status = command.wait()
                 allowed = [0, 2, 130, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP]
             else:
                 allowed = [0, 2]

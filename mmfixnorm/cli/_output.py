@@ -61,10 +61,14 @@ class _Lasting:
         return getattr(self._stream, name)
 
 
+def lasting(stream: IO[str], warn_to: IO[str] | None = None) -> IO[str]:
+    """Return the stream as one that can be written to when its reader has gone, of which ``warn_to`` is told."""
+    return cast(IO[str], _Lasting(stream, warn_to))
+
+
 @contextmanager
 def outlive_readers() -> Iterator[None]:
     """Let the code inside go on when nobody reads standard output, or standard error, any more."""
-    stderr = cast(IO[str], _Lasting(sys.stderr))
-    stdout = cast(IO[str], _Lasting(sys.stdout, warn_to=stderr))
-    with redirect_stdout(stdout), redirect_stderr(stderr):
+    stderr = lasting(sys.stderr)
+    with redirect_stdout(lasting(sys.stdout, warn_to=stderr)), redirect_stderr(stderr):
         yield

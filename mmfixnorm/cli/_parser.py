@@ -11,10 +11,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmfixnorm.cli._output import discard, is_unread
+from mmfixnorm.cli._output import discard, is_unread, lasting
 from mmfixnorm.errors import ConfigError, RaisedError
 
-_NOT_READ = 128 + signal.SIGPIPE
+_INTERRUPTED, _NOT_READ = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -82,12 +82,18 @@ def run_command(parser: CommandParser, argv: Sequence[str] | None, **options: An
         options: Passed on to ``run``.
 
     Returns:
-        The exit status: that of ``run``, 2 after a :class:`~mmfixnorm.errors.ConfigError`, or 141 if what reads the
-        output has gone, as the shell says it of others.
+        The exit status: that of ``run``, or 2 after a :class:`~mmfixnorm.errors.ConfigError`; as the shell says it of
+        others, 130 after Ctrl-C, and 141 if what reads the output has gone.
     """
-    args = parser.parse_args(argv)
     try:
-        status = args.run(args, **options)
+        return _run(parser.parse_args(argv), options)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def _run(args: argparse.Namespace, options: Mapping[str, Any]) -> int:
+    try:
+        status: int = args.run(args, **options)
         sys.stdout.flush()
         return status
     except BrokenPipeError:
@@ -101,7 +107,7 @@ def run_command(parser: CommandParser, argv: Sequence[str] | None, **options: An
             traceback.print_exc()
         elif isinstance(err, RaisedError):
             advice = '; --traceback shows the whole traceback'
-        print(f'{getattr(args, "config", args.prog)}: {err}{advice}', file=sys.stderr)
+        print(f'{getattr(args, "config", args.prog)}: {err}{advice}', file=lasting(sys.stderr), flush=True)
         return 2
 
 

@@ -62,18 +62,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, *, trial_command: Sequence[str] | None = None) -> int:
     """Do one action of a search; ``trial_command`` replaces the program that trains."""
-    try:
-        problem = load_problem_from(args)
-        if args.action == 'plan':
-            return plan(problem)
-        if args.action == 'status':
-            return status(problem, args)
-        if args.action == 'report':
-            return report(problem, args)
-        with outlive_readers():
-            return drive(problem, args, trial_command)
-    except KeyboardInterrupt:  # the usual end of --follow; `run` has its own way
-        return STATUS['interrupted']
+    problem = load_problem_from(args)
+    if args.action == 'plan':
+        return plan(problem)
+    if args.action == 'status':
+        return status(problem, args)
+    if args.action == 'report':
+        return report(problem, args)
+    with outlive_readers():
+        return drive(problem, args, trial_command)
 
 
 def load_problem_from(args: argparse.Namespace) -> SearchProblem:

@@ -151,11 +151,14 @@ def test_a_config_error_becomes_status_2_and_every_other_error_stays_one(command
     assert run_command(command('return 3'), []) == 3
 
 
-def test_an_interrupted_search_ends_with_status_130(monkeypatch) -> None:
+@pytest.mark.parametrize(
+    'where', ['mmfixnorm.search.problem.load_problem', 'mmfixnorm.cli.search.add_cfg_options'], ids=['run', 'start']
+)
+def test_ctrl_c_ends_a_command_with_status_130(monkeypatch, where) -> None:
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('mmfixnorm.search.problem.load_problem', interrupt)
+    monkeypatch.setattr(where, interrupt)
     assert cli.main(['search', 'status', 'config.py']) == 130
 
 

@@ -427,9 +427,10 @@ SMALL = """
 train_dataloader.update(batch_size=16, num_workers=0, persistent_workers=False)
 val_dataloader.update(num_workers=0, persistent_workers=False)
 test_dataloader.update(num_workers=0, persistent_workers=False)
-train_dataloader['dataset'].update(indices=32)
-val_dataloader['dataset'].update(indices=32)
-test_dataloader['dataset'].update(indices=32)
+small = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)), dict(type='PackInputs')]
+train_dataloader['dataset'].update(indices=32, pipeline=small)
+val_dataloader['dataset'].update(indices=32, pipeline=small)
+test_dataloader['dataset'].update(indices=32, pipeline=small)
 train_cfg = dict(max_epochs=1)
 """
 ONE_TRAINING = """

@@ -55,7 +55,9 @@ def writing_to(work_dir: Path) -> Iterator[None]:
     """
     try:
         yield
-    except _write_errors() as err:
+    except Exception as err:
+        if not isinstance(err, (OSError, *_storage_errors())):
+            raise
         reason = str(err.__cause__ or err).splitlines()[0]  # the lines after it are SQL
         raise CannotWriteError(
             f'--work-dir: cannot write to {str(work_dir)!r} ({reason}); nothing in the record is lost, and running '
@@ -63,8 +65,8 @@ def writing_to(work_dir: Path) -> Iterator[None]:
         ) from err
 
 
-def _write_errors() -> tuple[type[Exception], ...]:
+def _storage_errors() -> tuple[type[Exception], ...]:
     from optuna.exceptions import StorageInternalError  # late: only a driver that writes needs optuna
     from sqlalchemy.exc import SQLAlchemyError  # where a file cannot even be opened, Optuna passes it on
 
-    return OSError, StorageInternalError, SQLAlchemyError
+    return StorageInternalError, SQLAlchemyError
