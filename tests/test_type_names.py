@@ -63,7 +63,7 @@ def test_the_registry_knows_scopes_and_aliases(kind, registry, name) -> None:
     assert type_name(kind, registry) == name
 
 
-def test_a_class_registered_over_a_stock_name_is_not_the_stock_one() -> None:
+def test_a_class_registered_over_a_stock_name_is_not_stock() -> None:
     stock = HOOKS.module_dict['EMAHook']
     HOOKS.register_module(name='EMAHook', module=OwnHook, force=True)
     try:

@@ -153,7 +153,7 @@ def test_each_command_has_the_option(words) -> None:
     assert '--traceback' in parser.format_help()
 
 
-def test_a_mistake_that_is_no_exception_of_the_user_has_no_advice(capsys, tmp_path, monkeypatch) -> None:
+def test_a_mistake_that_nothing_raised_has_no_advice(capsys, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert cli.main(['train', 'no.py']) == 2
     assert '--traceback' not in capsys.readouterr().err
