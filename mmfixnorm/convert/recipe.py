@@ -107,7 +107,7 @@ def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
             hook['type'] = 'FixNormEMAHook'
     if not hooks_of_type(cfg, 'WeightNormLoggerHook', HOOKS):
         hooks.append(dict(type='WeightNormLoggerHook', interval=100, per_layer=False))
-    if not hooks_of_type(cfg, 'ClassCheckHook'):
+    if not hooks_of_type(cfg, 'ClassCheckHook', HOOKS):
         hooks.append(dict(type='ClassCheckHook'))
     return hooks
 

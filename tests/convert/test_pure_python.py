@@ -49,7 +49,7 @@ def test_a_config_of_classes_is_converted(tmp_path) -> None:
     assert new.model.backbone.type == 'mmpretrain.models.backbones.ResNet_CIFAR'
     assert new.optim_wrapper.type == 'FixNormOptimWrapper'
     assert new.optim_wrapper.optimizer == dict(type='torch.optim.SGD', lr=0.1, momentum=0.9, weight_decay=0.0)
-    assert [hook.type for hook in new.custom_hooks] == ['FixNormEMAHook', 'WeightNormLoggerHook']
+    assert [hook.type for hook in new.custom_hooks] == ['FixNormEMAHook', 'WeightNormLoggerHook', 'ClassCheckHook']
     assert (new.search.metric, new.search.alpha_key) == ('accuracy/top1', 'model.head.alpha')
 
 
@@ -71,13 +71,13 @@ def test_scoped_names_are_converted_as_plain_ones(scope) -> None:
         constructor=f'{scope}DefaultOptimWrapperConstructor',
         optimizer=dict(type=f'{scope}SGD', lr=0.1),
     )
-    hooks = [dict(type=f'{scope}EMAHook'), dict(type=f'{scope}WeightNormHook')]
+    hooks = [dict(type=f'{scope}{name}') for name in ('EMAHook', 'WeightNormHook', 'ClassCheckHook')]
     cfg = Config(dict(default_scope='mmpretrain', optim_wrapper=wrapper, custom_hooks=hooks))
     check_optim_wrapper(cfg)
     edit, _ = optim_wrapper_edit(cfg, [], decay=False)
     assert edit['type'] == 'FixNormAmpOptimWrapper'
     assert edit['optimizer'] == dict(weight_decay=0.0)
-    assert [hook['type'] for hook in hooks_with_fixnorm(cfg)] == ['FixNormEMAHook', hooks[1]['type']]
+    assert [hook['type'] for hook in hooks_with_fixnorm(cfg)] == ['FixNormEMAHook', *(h['type'] for h in hooks[1:])]
 
 
 def test_a_hook_of_ones_own_is_not_taken_for_the_stock_one() -> None:
