@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mmfixnorm.core import fix_norm
+from mmfixnorm.core import FixNormLinear, fix_norm
 from tests.regimes import reference
-from tests.regimes.toy import SGD, batches, data_of, net, start_of, wrap
+from tests.regimes.toy import ALPHA, SGD, batches, data_of, net, start_of, wrap
 
 TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
 
@@ -243,8 +243,11 @@ def test_a_shared_layer_counts_once(record, monkeypatch):
     twin = nn.Conv2d(4, 4, 3, padding=1, bias=False, dtype=torch.float64)
     twin.weight = model.backbone[3].weight
     model.backbone[4] = nn.Sequential(twin, nn.BatchNorm2d(4, dtype=torch.float64))
-    model.head.weight = nn.Parameter(model.head.weight[:, :4].detach().clone())
-    model.head.reset_scale()
+    plain = nn.Linear(4, 3, dtype=torch.float64)
+    with torch.no_grad():
+        plain.weight.copy_(model.head.weight[:, :4])
+        plain.bias.copy_(model.head.bias)
+    model.head = FixNormLinear.from_plain(plain, alpha=ALPHA)
     names = {'backbone.4.1.weight': 'backbone.4.weight', 'backbone.4.1.bias': 'backbone.4.bias'}
     weights = lambda: {names.get(n, n): p for n, p in start_of(model).items()}  # noqa: E731
     start, data = weights(), batches()

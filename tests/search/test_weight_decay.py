@@ -115,7 +115,8 @@ def test_it_is_in_the_tables_the_report_and_the_winning_config(searched):
     print_state(problem, search_state(problem, record), console)
     text = console.export_text()
     assert text.count('weight decay') == 3  # two tables and the line of the winner
-    assert text.count(f'{best.point.weight_decay:g}') == 3
+    assert text.count(f'{best.point.weight_decay:g}') == 2  # in the plan and of the winner
+    assert f'{best.point.weight_decay:.7f}' in text  # in a column with one number of decimals
     assert 'alpha' not in text
     files = write_report(problem, record)
     page = files.report.read_text()
