@@ -28,6 +28,7 @@ import pty
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,7 @@ class Round:
         self.rng = random.Random(f'{seed}-{number}')
         self.kind = 'real' if number % 5 == 4 else 'fake'
         self.folder = folder / f'round-{number}'
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was ended in the middle
         self.folder.mkdir()
         self.config, self.work_dir = self.folder / 'config.py', self.folder / 'work'
         self.mark = f'{os.getpid()}-{seed}-{number}'
@@ -200,7 +202,9 @@ class Round:
     def check_end(self, action: str, command: Command, status: int | None, allowed: Sequence[int]) -> None:
         """Note a traceback and an unexpected status."""
         output = command.output.decode(errors='replace')
-        if 'Traceback' in output and f'{_PACKAGE}/' in output:  # else Python itself was interrupted while it started
+        if 'KeyboardInterrupt' in output and f'{_PACKAGE}/' not in output:
+            return  # Python itself was interrupted while it started
+        if 'Traceback' in output:
             self.faults.append(f'{action}: traceback: {output[output.index("Traceback") :][-1500:]}')
         elif status not in allowed:
             self.faults.append(f'{action}: status {status}, expected one of {list(allowed)}: {output[-500:]}')
