@@ -154,9 +154,10 @@ class Command:
 
 
 class Round:
-    """One search that is disturbed."""
+    """One search that is disturbed, by so many kills if it lasts for them."""
 
-    def __init__(self, number: int, seed: int, folder: Path) -> None:
+    def __init__(self, number: int, seed: int, folder: Path, *, kills: int = KILLS_PER_ROUND) -> None:
+        self.most = kills
         self.rng = random.Random(f'{seed}-{number}')
         self.kind = 'real' if number % 5 == 4 else 'fake'
         self.folder = folder / f'round-{number}'
@@ -307,10 +308,10 @@ class Round:
     def run(self) -> dict[str, Any]:
         """Disturb the search, end it, and return what happened."""
         begin = time.monotonic()
-        edit_after = self.rng.choice([1, 1, 2, 3])  # mostly before anything has finished
+        edit_after = min(self.most, self.rng.choice([1, 1, 2, 3]))  # mostly before anything has finished
         command: Command | None = None
         refused = 0
-        while len(self.kills) < KILLS_PER_ROUND and refused < 50:
+        while len(self.kills) < self.most and refused < 50:
             command = command or self.start('run', terminal=self.rng.random() < 0.6)
             status = self.wait_a_while(command)
             if status is None:
