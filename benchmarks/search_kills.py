@@ -28,6 +28,7 @@ import pty
 import random
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,12 +154,14 @@ class Command:
 
 
 class Round:
-    """One search that is disturbed."""
+    """One search that is disturbed, by so many kills if it lasts for them."""
 
-    def __init__(self, number: int, seed: int, folder: Path) -> None:
+    def __init__(self, number: int, seed: int, folder: Path, *, kills: int = KILLS_PER_ROUND) -> None:
+        self.most = kills
         self.rng = random.Random(f'{seed}-{number}')
         self.kind = 'real' if number % 5 == 4 else 'fake'
         self.folder = folder / f'round-{number}'
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was ended in the middle
         self.folder.mkdir()
         self.config, self.work_dir = self.folder / 'config.py', self.folder / 'work'
         self.mark = f'{os.getpid()}-{seed}-{number}'
@@ -200,7 +203,9 @@ class Round:
     def check_end(self, action: str, command: Command, status: int | None, allowed: Sequence[int]) -> None:
         """Note a traceback and an unexpected status."""
         output = command.output.decode(errors='replace')
-        if 'Traceback' in output and f'{_PACKAGE}/' in output:  # else Python itself was interrupted while it started
+        if 'KeyboardInterrupt' in output and f'{_PACKAGE}/' not in output:
+            return  # Python itself was interrupted while it started
+        if 'Traceback' in output:
             self.faults.append(f'{action}: traceback: {output[output.index("Traceback") :][-1500:]}')
         elif status not in allowed:
             self.faults.append(f'{action}: status {status}, expected one of {list(allowed)}: {output[-500:]}')
@@ -303,10 +308,10 @@ class Round:
     def run(self) -> dict[str, Any]:
         """Disturb the search, end it, and return what happened."""
         begin = time.monotonic()
-        edit_after = self.rng.choice([1, 1, 2, 3])  # mostly before anything has finished
+        edit_after = min(self.most, self.rng.choice([1, 1, 2, 3]))  # mostly before anything has finished
         command: Command | None = None
         refused = 0
-        while len(self.kills) < KILLS_PER_ROUND and refused < 50:
+        while len(self.kills) < self.most and refused < 50:
             command = command or self.start('run', terminal=self.rng.random() < 0.6)
             status = self.wait_a_while(command)
             if status is None:

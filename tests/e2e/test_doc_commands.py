@@ -67,6 +67,7 @@ RUN = {  # program -> the test that runs it
     'benchmarks/in_memory_loader.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/large_study.py': 'tests/search/test_large.py::test_2000_trials_are_told_in_time_and_in_less_than_5_mb',
     'benchmarks/record_search.py': 'tests/search/terminal/test_recording.py::test_a_live_search_is_recorded',
+    'benchmarks/search_kills.py': 'tests/search/test_kills.py::test_kills_at_a_terminal_and_an_edit_mix_nothing',
     'benchmarks/tuners/replay.py': 'tests/search/test_replay.py::test_without_noise_it_is_the_search_on_the_formula',
     'benchmarks/wd_against_fixnorm.py': f'{HERE}::test_a_benchmark_by_its_command',
     'optuna-dashboard': 'tests/search/record/test_dashboard.py::'
@@ -78,6 +79,7 @@ NOT_RUN = {
     'pre-commit install': 'it changes the hooks of the repository',
     'benchmarks/evidence/run.py': 'hours: several hundred trainings',
     'benchmarks/figures.sh': '45 minutes; its syntax is checked',
+    'benchmarks/negative_scale.py': 'half an hour: three trainings of ResNet-18',
     'benchmarks/tuners/make_table.py': 'hours: 1086 trainings',
 }
 # What stands for a value, where a tool wants a number or a list.

@@ -1,4 +1,4 @@
-"""Kill -9 of the driver and of trials at random, by the benchmark's own code."""
+"""Kills of the driver, of trials and of the terminal at random, by the benchmarks' own code."""
 
 import runpy
 
@@ -34,3 +34,20 @@ def test_faults_are_counted(benchmark, make_search):
     with open(search.work_dir / 'ledger.txt', 'a') as ledger:
         ledger.write('r0-k1\n')
     assert benchmark['count_faults'](search, {**expected, 'r0-k2': 1.0, 'r9-k9': 1.0}) == (2, 1)
+
+
+@pytest.mark.slow
+def test_kills_at_a_terminal_and_an_edit_mix_nothing(pytestconfig, tmp_path):
+    benchmark = runpy.run_path(str(pytestconfig.rootpath / 'benchmarks' / 'search_kills.py'))
+    disturbed = benchmark['Round'](0, SEED, tmp_path, kills=2)
+    found = disturbed.run()
+    assert found['faults'] == []
+    assert found['edited'] == 1
+    with open(disturbed.work_dir / 'trials/r0-k0/stamps.txt', 'a') as stamps:  # and it would be seen
+        stamps.write('another r0-k0 1 1 step\n')
+    disturbed.check()
+    assert disturbed.faults == [f"work/r0-k0: written by trials of ['another'], it belongs to {stamped(disturbed)}"]
+
+
+def stamped(disturbed):
+    return (disturbed.work_dir / 'trials/r0-k0/stamps.txt').read_text().split()[0]
