@@ -38,16 +38,12 @@ from mmfixnorm.search.trial.folder import LOG_FILE, TrialResult
 
 EPOCHS = 20
 CONFIG = """
-train_cfg = dict(by_epoch=True, max_epochs={epochs}, val_interval=1)
-train_dataloader = dict(dataset=dict(type='Any'))
-val_dataloader = dict(dataset=dict(type='Any'))
-val_cfg = dict()
-val_evaluator = dict(type='Accuracy')
-optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
-model = dict(head=dict(type='Head', alpha=1.0))
+_base_ = [{base!r}]
+train_cfg = dict(max_epochs={epochs})
 search = dict(type='RandomSearch', lr_range=(0.01, 10.0), alpha_range=(0.5, 16.0), num_trials={trials})
 """
 LOG_LINE = '11/23 00:59:58 - mmengine - INFO - Epoch(train) [{0}][40/47] lr: 1.0e-02 eta: 0:00:01 loss: <{1:.4f}>\n'
+BASE = Path(__file__).parents[1] / 'tests/tiny/search.py'
 TOOL = Path(__file__).parents[1] / 'tools' / 'fixnorm_search.py'
 
 
@@ -57,7 +53,7 @@ def make_study(folder: Path, trials: int, *, logs: bool = True) -> SearchProblem
     Optuna writes the first row, and what it wrote is copied for the others: through Optuna a row takes 50 ms.
     """
     config = folder / 'config.py'
-    config.write_text(CONFIG.format(epochs=EPOCHS, trials=trials))
+    config.write_text(CONFIG.format(base=str(BASE), epochs=EPOCHS, trials=trials))
     problem = load_problem(config, work_dir=folder / 'search')
     problem.work_dir.mkdir()
     record = open_record(problem)

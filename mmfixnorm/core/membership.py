@@ -21,6 +21,7 @@ __all__ = [
     'places',
     'positions',
     'set_members',
+    'trainable_by',
 ]
 
 FLAG = 'fix_norm'
@@ -53,6 +54,12 @@ def flag_set(optimizer: Optimizer, params: Iterable[Tensor]) -> None:
             f'{len(in_set) - num_flagged} of the {len(in_set)} tensors to fix are not in the optimizer; '
             'add them to the optimizer, or leave them out of the set'
         )
+
+
+def trainable_by(optimizer: Any, weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Leave out frozen weights that ``optimizer`` does not have, and so would not train when they are thawed."""
+    own = {id(p) for group in getattr(optimizer, 'param_groups', ()) for p in group['params']}
+    return [weight for weight in weights if weight.requires_grad or id(weight) in own]
 
 
 def flag_group(group: dict[str, Any], to_flag: Sequence[int]) -> None:

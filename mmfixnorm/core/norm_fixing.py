@@ -7,7 +7,7 @@ import re
 import types
 import warnings
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +28,11 @@ from mmfixnorm.core.norms import global_norm, joint_norms, local_norms, scale_
 from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
 
 __all__ = [
+    'Moves',
     'NormFixer',
     'add_step_hooks',
     'norm_fixing_parameters',
-    'scale_unless_skipped_',
+    'unless_skipped',
     'warn_of_decay',
 ]
 
@@ -74,6 +75,20 @@ def norm_fixing_parameters(
         if id(weight) not in out:
             unique.setdefault(id(weight), name)
     return {name: candidates[name] for name in unique.values()}
+
+
+class Moves(NamedTuple):
+    """What a step did to the norm-fixing set.
+
+    Attributes:
+        moved: The weights that it moved.
+        held: The weights of the set that it did not move.
+        every: All weights that are or may join, if weights are sharded, which all processes measure alike; else none.
+    """
+
+    moved: Mapping[Place, Tensor]
+    held: Mapping[Place, Tensor]
+    every: Mapping[Place, Tensor]
 
 
 class NormFixer:
@@ -210,7 +225,7 @@ class NormFixer:
         held = {place: tensor for place, tensor in members.items() if place not in moved}
         if moved or sharded:
             self._follow(held, moved, sharded=sharded)
-            self._rescale(optimizer, held, moved, every if sharded else {})
+            self._rescale(optimizer, Moves(moved, held, every if sharded else {}))
 
     def _start(self, optimizer: Optimizer, moved: Sequence[Place], every: Mapping[Place, Tensor]) -> None:
         set_members(optimizer, moved)
@@ -264,30 +279,24 @@ class NormFixer:
                     f'{self._target} to the rest of the norm-fixing set; set a larger target'
                 )
 
-    def _rescale(
-        self,
-        optimizer: Optimizer,
-        held: Mapping[Place, Tensor],
-        moved: Mapping[Place, Tensor],
-        every: Mapping[Place, Tensor],
-    ) -> None:
-        """Scale the weights that the step moved; ``every`` is what all processes measure, if weights are sharded."""
-        parts = [[*moved.values()], [*held.values()]]
-        norms = joint_norms([(p, local_norms(p)) for p in parts if p or every], [*(every or moved).values()])
+    def _rescale(self, optimizer: Optimizer, moves: Moves) -> None:
+        """Scale the weights that the step moved."""
+        parts = [[*moves.moved.values()], [*moves.held.values()]]
+        among = [*(moves.every or moves.moved).values()]
+        norms = joint_norms([(part, local_norms(part)) for part in parts if part or moves.every], among)
         target: Any = self._target
         if len(norms) == 2:
             # Without the rest of the target the weights become nan, on all processes.
             target = torch.where(norms[1] > 0, (target**2 - norms[1] ** 2).sqrt(), target)
-        scale_unless_skipped_(parts[0], target / norms[0], optimizer)
+        scale_(parts[0], unless_skipped(target / norms[0], optimizer))
 
 
-@torch.no_grad()
-def scale_unless_skipped_(tensors: Sequence[Tensor], factor: Tensor, optimizer: Optimizer) -> None:
-    """Multiply tensors in place by a 0-d tensor after a step, unless a loss scaler made ``optimizer`` skip it."""
+def unless_skipped(factor: Tensor, optimizer: Optimizer) -> Tensor:
+    """Return the factor for weights after a step, or 1 if a loss scaler made ``optimizer`` skip it: a 0-d tensor."""
     found_inf = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
-    if found_inf is not None:
-        factor = torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
-    scale_(tensors, factor)
+    if found_inf is None:
+        return factor
+    return torch.where(found_inf.to(factor.device) > 0, torch.ones_like(factor), factor)
 
 
 def add_step_hooks(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.membership import flag_set
+from mmfixnorm.core.membership import flag_set, trainable_by
 from mmfixnorm.core.norm_fixing import NormFixer, norm_fixing_parameters, warn_of_decay
 from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.core.sharding import mark_shards, zero_partition
@@ -66,7 +65,7 @@ def fix_norm(
     if params is None:
         assert model is not None
         mark_shards(model)
-        params = _weights_to_fix(model, optimizer, exclude)
+        params = trainable_by(optimizer, norm_fixing_parameters(model, exclude=exclude, frozen=True).values())
     given, (optimizer, params) = optimizer, zero_partition(optimizer, params)
     if optimizer is not given and update == 'angle' and per != 'set':
         raise ValueError(
@@ -81,10 +80,3 @@ def fix_norm(
     norm_fixer.take_init_norm(params)
     norm_fixer.install(optimizer)
     return norm_fixer
-
-
-def _weights_to_fix(model: nn.Module, optimizer: Any, exclude: Sequence[str]) -> list[nn.Parameter]:
-    """Pick the trainable weights, and the frozen ones that the optimizer has and would train when thawed."""
-    trained = {id(p) for group in getattr(optimizer, 'param_groups', ()) for p in group['params']}
-    weights = norm_fixing_parameters(model, exclude=exclude, frozen=True).values()
-    return [weight for weight in weights if weight.requires_grad or id(weight) in trained]

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places
-from mmfixnorm.core.norm_fixing import NormFixer
+from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
 from mmfixnorm.core.norms import compute_dtype, dot, joint_norms, scale_, sum_dtype, tensor_norm
 from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
 
@@ -64,9 +64,8 @@ class AngleNormFixer(NormFixer):
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         super()._measure(optimizer, args, kwargs)
-        has_closure = any(
-            argument is not None for argument in (*args[1:], *kwargs.values())
-        )  # args[0] is the optimizer
+        own_args = (*args[1:], *kwargs.values())  # after the optimizer
+        has_closure = any(argument is not None for argument in own_args)
         self._from_zero = not has_closure and _reads_no_weights(optimizer)
         every = places(optimizer, FLAG, WAITING)
         may_move = {p: t for p, t in every.items() if (t.requires_grad if has_closure else is_moved(optimizer, p))}
@@ -100,13 +99,8 @@ class AngleNormFixer(NormFixer):
                 'leave them out of the set with exclude'
             )
 
-    def _rescale(
-        self,
-        optimizer: Optimizer,
-        held: Mapping[Place, Tensor],
-        moved: Mapping[Place, Tensor],
-        every: Mapping[Place, Tensor],
-    ) -> None:
+    def _rescale(self, optimizer: Optimizer, moves: Moves) -> None:
+        moved, held, every = moves
         steps, weights = [local_part(t) for t in moved.values()], [self._copies[place] for place in moved]
         if not self._from_zero and steps:
             torch._foreach_sub_(steps, weights)
@@ -121,10 +115,7 @@ class AngleNormFixer(NormFixer):
         sums = torch.cat([units[place] for place in moved], dim=1)
         sizes = [units[place].shape[1] for place in moved]
         # The joint norm of the weights after the turn is that before it, so one factor brings it to the target.
-        factor = self._length_for(held_squares) / sums[0].sum().sqrt()
-        skipped = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
-        if skipped is not None:
-            factor = torch.where(skipped.to(factor.device) > 0, torch.ones_like(factor), factor)
+        factor = unless_skipped(self._length_for(held_squares) / sums[0].sum().sqrt(), optimizer)
         angles = [optimizer.param_groups[number]['lr'] for number, _ in moved]
         if self.unit == 'set':
             sums, angles, sizes = sums.sum(dim=1, keepdim=True), [_the_angle(angles)], [1]
@@ -163,9 +154,8 @@ def _coefficients(sums: Tensor, angles: Any) -> tuple[Tensor, Tensor]:
     length = squared.sqrt()
     along = product / length
     tangent = (step_squared - along**2).clamp(min=0).sqrt()
-    turns = (
-        tangent > _SMALLEST_TANGENT * step_squared.sqrt()
-    )  # false for a unit of length 0 as well, whose `along` is nan
+    # Also false for a unit of length 0, whose `along` is nan.
+    turns = tangent > _SMALLEST_TANGENT * step_squared.sqrt()
     per_step = torch.where(turns, angles.sin() * length / tangent, 0.0)
     return torch.where(turns, angles.cos() - per_step * along / length, 1.0), per_step
 

@@ -63,6 +63,7 @@ class NormFixingMixin:
             self.norm_fixer = make_norm_fixer(target, update, per)
         self.norm_fixer.report.write = log_membership
         self._first_groups: list[dict[str, Any]] | None = None
+        self._has_first_groups = False
         self._model: torch.nn.Module | None = None
         self._turned: set[str] = set()  # layers whose scale was seen below 0
 
@@ -77,6 +78,7 @@ class NormFixingMixin:
         Raises:
             ConfigError: With ``target='init'``, if the weights are sharded.
         """
+        self._model = model
         self._first_groups = first_groups
         self.norm_fixer.report.take_names(model, self.optimizer)
         if not self.norm_fixer.wants_init_norm:
@@ -105,7 +107,7 @@ class NormFixingMixin:
         self._check_norm()
         if self._model is not None:
             warn_of_negative_scales(self._model, self._turned)
-        state['fix_norm'] = self.norm_fixer.state_dict()
+        state['fix_norm'] = {**self.norm_fixer.state_dict(), 'first_groups': self._has_first_groups}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -121,7 +123,8 @@ class NormFixingMixin:
             )
         state = dict(state_dict)  # the base class pops keys, so it gets a copy
         fix_norm_state = state.pop('fix_norm')
-        self._restore_first_groups(state)
+        if fix_norm_state.get('first_groups', True):  # missing in states of early versions
+            self._restore_first_groups()
         flags = [group.get(FLAG) for group in self.optimizer.param_groups]
         with config_errors('resume: '):  # of torch, if the groups differ
             super().load_state_dict(state)  # type: ignore[misc]
@@ -131,16 +134,18 @@ class NormFixingMixin:
         with config_errors('resume: '):
             self.norm_fixer.load_state_dict(fix_norm_state, self.optimizer)
 
-    def _restore_first_groups(self, state: dict[str, Any]) -> None:
-        """Make the groups of the first version of the constructor again, if the state was written with them."""
-        sizes = [len(group['params']) for group in state['param_groups']]
-        if self._first_groups is None or sizes != [len(group['params']) for group in self._first_groups]:
+    def _restore_first_groups(self) -> None:
+        """Make the groups of the first version of the constructor again, if they are not the present ones."""
+        if self._first_groups is None:
             return
+        self._has_first_groups = True
         self.optimizer.param_groups.clear()
         for group in self._first_groups:
             self.optimizer.add_param_group(dict(group))
+        if self._model is not None:
+            self.norm_fixer.report.take_names(self._model, self.optimizer)
         print_log(
-            'The checkpoint was written by version 0.1 or earlier, and the run continues with its parameter groups: '
+            'The checkpoint was written by an earlier version, and the run continues with its parameter groups: '
             'what was frozen at the start stays untrained, and parameters of one dimension may have weight decay.',
             logger='current',
             level=logging.WARNING,

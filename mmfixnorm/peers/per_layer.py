@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmfixnorm.core.membership import FLAG, Place, flagged, places
-from mmfixnorm.core.norm_fixing import NormFixer, scale_unless_skipped_
-from mmfixnorm.core.norms import joint_norms, local_norms
+from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
+from mmfixnorm.core.norms import joint_norms, local_norms, scale_
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
 from mmfixnorm.engine.start import config_errors
 from mmfixnorm.errors import ConfigError
@@ -125,18 +125,12 @@ class TensorNormFixer(NormFixer):
         own = dict(zip(every, _joint_norm_of_each(every, self._norms_before, every), strict=True))
         self.norms = [own[place].item() if place in joining else next(norms) for place in places(optimizer, FLAG)]
 
-    def _rescale(
-        self,
-        optimizer: Optimizer,
-        held: Mapping[Place, Tensor],
-        moved: Mapping[Place, Tensor],
-        every: Mapping[Place, Tensor],
-    ) -> None:
-        measured = every or moved
+    def _rescale(self, optimizer: Optimizer, moves: Moves) -> None:
+        measured = moves.every or moves.moved
         norms = dict(zip(measured, _joint_norm_of_each(measured, _local(measured), measured), strict=True))
         for (place, tensor), target in zip(places(optimizer, FLAG).items(), self.norms, strict=True):
-            if place in moved:
-                scale_unless_skipped_([tensor], target / norms[place], optimizer)
+            if place in moves.moved:
+                scale_([tensor], unless_skipped(target / norms[place], optimizer))
 
 
 def _local(tensors: Mapping[Place, Tensor]) -> dict[Place, Tensor]:

@@ -232,6 +232,20 @@ def test_a_checkpoint_with_the_first_groups_continues_with_them(capsys):
         train(resumed, wrapper.optimizer, seed)
     for (name, p), q in zip(model.named_parameters(), resumed.parameters()):
         assert torch.equal(p, q), name
+    resumed.conv.requires_grad_(False)
+    train(resumed, wrapper.optimizer, 3)
+    held = next(line for line in capsys.readouterr().out.splitlines() if 'Norm fixing: held' in line)
+    assert held.endswith('1 weight, conv.weight')
+    resumed.conv.requires_grad_(True)
+
+    def sizes_after_resume(state):
+        again = build(copy.deepcopy(resumed), SGD | dict(weight_decay=0.01))
+        again.load_state_dict(copy.deepcopy(state))
+        return [len(group['params']) for group in again.optimizer.param_groups]
+
+    assert sizes_after_resume(wrapper.state_dict()) == [2, 2, 8]
+    present = build(copy.deepcopy(resumed), SGD | dict(weight_decay=0.01))
+    assert sizes_after_resume(present.state_dict()) == [3, 7, 4]
 
 
 def test_lazy_modules_build_and_keep_their_norm():

@@ -9,11 +9,10 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 from torch import nn
 
 from tests.regimes import reference
-from tests.regimes.toy import batches, data_of, net, start_of, wrap
+from tests.regimes.toy import WRAPPER, batches, data_of, net, start_of, wrap
 
 TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
 ANGLE = 0.05
@@ -132,46 +131,23 @@ class _SeesAverage(Hook):
             hook.after_val_epoch(runner)
 
 
-def by_runner(model, tmp_path, wrapper, hooks):
-    runner = Runner(
-        model=model,
-        work_dir=str(tmp_path),
-        train_dataloader=dict(
-            batch_size=1,
-            num_workers=0,
-            sampler=dict(type='DefaultSampler', shuffle=False),
-            dataset=[data_of(batch) for batch in batches()],
-            collate_fn=lambda items: items[0],
-        ),
-        train_cfg=dict(by_epoch=True, max_epochs=1),
-        optim_wrapper=wrapper,
-        default_hooks=dict(checkpoint=None),
-        custom_hooks=[*hooks, dict(type='_SeesAverage')],
-        experiment_name='angle',
-        log_level='WARNING',
-    )
-    runner.train()
-    return dict(_SeesAverage.seen)
-
-
-def test_hook_with_a_stock_wrapper_follows_the_reference(record, tmp_path):
+def test_hook_with_a_stock_wrapper_follows_the_reference(record, run_epoch):
     model = net()
     start = start_of(model)
     outside = ['backbone.1', 'backbone.4', 'head.g', 'head.bias']
     wrapper = dict(
         type='OptimWrapper', optimizer=SGD, paramwise_cfg=dict(custom_keys={name: dict(lr_mult=20) for name in outside})
     )
-    actual = by_runner(model, tmp_path, wrapper, [dict(type='FixNormHook', update='angle')])
+    actual = run_epoch(model, wrapper=wrapper, hooks=[dict(type='FixNormHook', update='angle')])
     record('angle_hook', actual, expected(start, batches()))
 
 
-def test_the_average_has_the_norm_of_the_set(record, tmp_path):
+def test_the_average_has_the_norm_of_the_set(record, run_epoch):
     model = net()
     start = start_of(model)
-    wrapper = dict(
-        type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor', optimizer=SGD, update='angle'
-    )
-    seen = by_runner(model, tmp_path, wrapper, [dict(type='FixNormEMAHook', momentum=0.5)])
+    wrapper = WRAPPER | dict(optimizer=SGD, update='angle')
+    run_epoch(model, wrapper=wrapper, hooks=[dict(type='FixNormEMAHook', momentum=0.5), dict(type='_SeesAverage')])
+    seen = _SeesAverage.seen
     average = None
     for steps in range(1, 7):
         weights = expected(start, batches()[:steps])

@@ -10,62 +10,31 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from mmfixnorm.errors import ConfigError
 from tests.regimes import reference
-from tests.regimes.toy import SGD, batches, data_of, net, start_of
-
-WRAPPER = dict(type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor', optimizer=SGD)
-
-
-@pytest.fixture
-def run(tmp_path):
-    """Trains 6 iterations with a runner and returns the weights after it."""
-
-    def train(model, runner=Runner, wrapper=WRAPPER, hooks=(), **kwargs):
-        built = runner(
-            model=model,
-            work_dir=str(tmp_path),
-            train_dataloader=dict(
-                batch_size=1,
-                num_workers=0,
-                sampler=dict(type='DefaultSampler', shuffle=False),
-                dataset=[data_of(batch) for batch in batches()],
-                collate_fn=lambda items: items[0],
-            ),
-            train_cfg=dict(by_epoch=True, max_epochs=1),
-            optim_wrapper=wrapper,
-            default_hooks=dict(checkpoint=None),
-            custom_hooks=list(hooks),
-            experiment_name='regimes',
-            log_level='WARNING',
-            **kwargs,
-        )
-        built.train()
-        return start_of(built.model)
-
-    return train
+from tests.regimes.toy import SGD, WRAPPER, batches, net, start_of
 
 
 def expected(start, **kwargs):
     return reference.train(start, batches(), reference.sgd(), **kwargs)
 
 
-def test_flexible_runner_follows_the_reference(run, record):
+def test_flexible_runner_follows_the_reference(run_epoch, record):
     model = net()
     start = start_of(model)
-    record('flexible_runner', run(model, FlexibleRunner), expected(start))
+    record('flexible_runner', run_epoch(model, FlexibleRunner), expected(start))
 
 
-def test_hook_with_a_stock_wrapper_follows_the_reference(run, record):
+def test_hook_with_a_stock_wrapper_follows_the_reference(run_epoch, record):
     model = net()
     start = start_of(model)
     wrapper = dict(type='OptimWrapper', optimizer=SGD)
-    record('hook', run(model, wrapper=wrapper, hooks=[dict(type='FixNormHook')]), expected(start))
+    record('hook', run_epoch(model, wrapper=wrapper, hooks=[dict(type='FixNormHook')]), expected(start))
 
 
-def test_flexible_runner_fills_scales_that_were_written_around(run):
+def test_flexible_runner_fills_scales_that_were_written_around(run_epoch):
     """It calls the wrapper at no point between the initialisation and the first step."""
     model = net()
     model.init_weights = lambda: (model.head.weight.data.mul_(3), setattr(model, '_is_init', True))
-    run(model, FlexibleRunner, wrapper=WRAPPER | dict(optimizer=dict(SGD, lr=1e-12)))
+    run_epoch(model, FlexibleRunner, wrapper=WRAPPER | dict(optimizer=dict(SGD, lr=1e-12)))
     torch.testing.assert_close(model.head.g.item(), model.head.weight.norm().item(), rtol=1e-9, atol=0)
 
 
@@ -74,7 +43,7 @@ TARGETS = {'load_from_loaded': 'loaded', 'load_from_init': 'init', 'load_from_nu
 
 @pytest.mark.parametrize('by', ['wrapper', 'hook', 'flexible'])
 @pytest.mark.parametrize('row', TARGETS)
-def test_target_after_load_from_is_that_of_the_policy(row, by, run, record, tmp_path):
+def test_target_after_load_from_is_that_of_the_policy(row, by, run_epoch, record, tmp_path):
     model, other = net(), net(seed=7)
     with torch.no_grad():
         for name in reference.SET:
@@ -90,22 +59,22 @@ def test_target_after_load_from_is_that_of_the_policy(row, by, run, record, tmp_
     if by == 'hook':
         config = dict(wrapper=dict(optimizer=SGD), hooks=[dict(type='FixNormHook', target=target)])
     runner = FlexibleRunner if by == 'flexible' else Runner
-    actual = run(model, runner, load_from=str(tmp_path / 'other.pth'), **config)
+    actual = run_epoch(model, runner, load_from=str(tmp_path / 'other.pth'), **config)
     record(row, actual, expected(start_of(other), target=norms[target]))
 
 
 @pytest.mark.parametrize('target', ['other', -1.0, math.nan])
-def test_another_target_is_refused_with_its_key(run, target):
+def test_another_target_is_refused_with_its_key(run_epoch, target):
     with pytest.raises(ConfigError, match=r'optim_wrapper\.target must be'):
-        run(net(), wrapper=WRAPPER | dict(target=target))
+        run_epoch(net(), wrapper=WRAPPER | dict(target=target))
     with pytest.raises(ConfigError, match=r'FixNormHook\.target must be'):
-        run(net(), wrapper=dict(optimizer=SGD), hooks=[dict(type='FixNormHook', target=target)])
+        run_epoch(net(), wrapper=dict(optimizer=SGD), hooks=[dict(type='FixNormHook', target=target)])
 
 
 MOMENTUM = 0.3
 
 
-def test_validation_of_an_average_sees_it_at_the_target(run, record):
+def test_validation_of_an_average_sees_it_at_the_target(run_epoch, record):
     """The average by hand in float64, and its set brought to the target."""
     seen = {}
 
@@ -121,7 +90,7 @@ def test_validation_of_an_average_sees_it_at_the_target(run, record):
 
     model = net()
     start = start_of(model)
-    run(model, hooks=[dict(type='FixNormEMAHook', momentum=MOMENTUM), dict(type='SeenAverage')])
+    run_epoch(model, hooks=[dict(type='FixNormEMAHook', momentum=MOMENTUM), dict(type='SeenAverage')])
     average = None
     for steps in range(1, 7):  # mmengine's average starts as a copy after the first step
         weights = reference.train(start, batches()[:steps], reference.sgd())
@@ -140,9 +109,9 @@ class _ThawHook(Hook):
         runner.model.backbone[0].weight.requires_grad_(batch_idx >= 3)
 
 
-def test_hook_lets_a_thawed_layer_join(run, record):
+def test_hook_lets_a_thawed_layer_join(run_epoch, record):
     model = net()
     start = start_of(model)
     hooks = [dict(type='FixNormHook'), dict(type='_ThawHook')]
-    actual = run(model, wrapper=dict(type='OptimWrapper', optimizer=SGD), hooks=hooks)
+    actual = run_epoch(model, wrapper=dict(type='OptimWrapper', optimizer=SGD), hooks=hooks)
     record('thawed_hook', actual, expected(start, frozen_until={'backbone.0.weight': 3}))

@@ -11,6 +11,7 @@ from mmfixnorm.core import FixNormLinear
 
 ALPHA = 0.6
 SGD = dict(type='SGD', lr=0.5, momentum=0.9, nesterov=True)
+WRAPPER = dict(type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor', optimizer=SGD)
 
 
 class Net(BaseModel):
@@ -53,8 +54,7 @@ def batches(steps=6, size=8):
 
 
 def wrap(model, optimizer=SGD, type='FixNormOptimWrapper', **kwargs):
-    cfg = dict(type=type, constructor='FixNormOptimWrapperConstructor', optimizer=optimizer, **kwargs)
-    return build_optim_wrapper(model, cfg)
+    return build_optim_wrapper(model, WRAPPER | dict(type=type, optimizer=optimizer, **kwargs))
 
 
 def data_of(batch):

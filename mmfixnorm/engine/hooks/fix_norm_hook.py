@@ -13,7 +13,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmfixnorm.core.membership import flag_set
+from mmfixnorm.core.membership import flag_set, trainable_by
 from mmfixnorm.core.norm_fixing import NormFixer
 from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.engine.start import (
@@ -88,7 +88,7 @@ class FixNormHook(Hook):
         prepare_model(runner.model)
         with config_errors('FixNormHook: '):
             if self._resumed is None:
-                flag_set(optimizer, self._trained(optimizer, model))
+                flag_set(optimizer, trainable_by(optimizer, self._set(model).values()))
             else:  # the resumed groups have the flags
                 self.norm_fixer.load_state_dict(self._resumed, optimizer)
         warn_of_set(model, optimizer)
@@ -97,11 +97,6 @@ class FixNormHook(Hook):
 
     def _set(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return choose_set(model, fc=self.fc, exclude=self.exclude, named_by='FixNormHook')
-
-    def _trained(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> list[nn.Parameter]:
-        # A constructor may leave frozen weights out of the optimizer, which then never trains them.
-        params = {id(p) for group in optimizer.param_groups for p in group['params']}
-        return [weight for weight in self._set(model).values() if weight.requires_grad or id(weight) in params]
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         warn_of_negative_scales(runner.model, self._turned)
