@@ -63,6 +63,7 @@ def load_config(
     except Exception as err:  # a config is a program: whatever it raises is a mistake in it
         raise not_valid(err, filename) from err
     _drop_helpers(cfg)
+    _drop_scopes(cfg._cfg_dict)
     if cfg_options:
         try:
             cfg.merge_from_dict(dict(cfg_options))
@@ -192,6 +193,22 @@ def _drop_helpers(cfg: Config) -> None:
     for name, value in [*dict.items(cfg._cfg_dict)]:
         if isinstance(value, helpers) and not name.endswith('_type'):
             dict.pop(cfg._cfg_dict, name)
+
+
+def _drop_scopes(node: Any, *, all_scopes: bool = False) -> None:
+    """Drop the scope that mmengine notes in what is inherited from ``mmfixnorm::``, and any scope in ``search``.
+
+    This package has no registries of its own: the names in its configs are of the toolbox of ``default_scope``. The
+    settings of a search are in no registry at all.
+    """
+    if isinstance(node, dict):
+        if all_scopes or dict.get(node, '_scope_') == 'mmfixnorm':
+            dict.pop(node, '_scope_', None)
+        for key, child in dict.items(node):
+            _drop_scopes(child, all_scopes=all_scopes or key == 'search')
+    elif isinstance(node, (list, tuple)):
+        for child in node:
+            _drop_scopes(child, all_scopes=all_scopes)
 
 
 def _classes(node: Any, key: str = '', name: str = '') -> Iterator[tuple[str, str]]:

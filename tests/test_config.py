@@ -10,6 +10,8 @@ from mmengine.config import Config
 
 from mmfixnorm.config import base_of, load_config, with_names
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import build_model
+from mmfixnorm.search import load_problem
 
 SEG = 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 
@@ -56,6 +58,23 @@ def test_a_config_is_named_as_in_a_base(monkeypatch, tmp_path) -> None:
         load_config('mmseg::fcn/no.py')
     with pytest.raises(ConfigError, match='mmpose is not installed'):
         load_config('mmpose::x/y.py')
+
+
+def test_names_in_a_config_of_this_package_are_of_the_toolbox(write) -> None:
+    """mmengine notes ``_scope_='mmfixnorm'`` in what is inherited, under which no registry finds anything."""
+    base = 'mmfixnorm::digits/resnet8_fixnorm_1xb64-20e_digits.py'
+    cfg = load_config(write(f'_base_ = [{base!r}]\npipeline = _base_.train_pipeline\n'))
+    assert '_scope_' not in cfg.pretty_text
+    assert type(build_model(cfg)).__module__.startswith('mmpretrain.')
+    assert load_problem('config.py', needs_data=False).settings.lr_range == (0.2, 3.2)
+
+
+def test_settings_of_a_search_have_no_scope(write) -> None:
+    cfg = load_config(
+        write("_base_ = ['mmpretrain::_base_/default_runtime.py']\nsearch = dict(_scope_='mmpretrain')\n")
+    )
+    assert '_scope_' not in cfg.search
+    assert cfg.visualizer['_scope_'] == 'mmpretrain'
 
 
 def test_a_base_is_found_from_a_folder_that_is_a_link(write, tmp_path) -> None:
