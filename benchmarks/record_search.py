@@ -37,6 +37,7 @@ _BROWSERS = ('chromium', 'chromium-browser', 'google-chrome')
 _FONT = re.compile(r'@font-face \{.*?\}', re.DOTALL)  # from another host
 # What a live table of rich writes: colours, one line up, erase a line, hide the cursor.
 _SEQUENCE = re.compile(r'\x1b\[(?P<number>[0-9;?]*)(?P<kind>[A-Za-z])|(?P<return>\r)|(?P<line>\n)')
+_UPDATE = re.compile(r'(?<=.)(?=\r\x1b)', re.DOTALL)  # rich goes back to the first column, and then up
 
 
 class Screen:
@@ -70,7 +71,7 @@ class Screen:
 
 
 def screens(command: Sequence[str]) -> Iterator[list[str]]:
-    """Run a command in a terminal; yield what is in view after each of its updates.
+    """Run a command in a terminal; yield what is in view before each of its updates, and at its end.
 
     Raises:
         CalledProcessError: The command has failed.
@@ -79,6 +80,7 @@ def screens(command: Sequence[str]) -> Iterator[list[str]]:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', LINES, COLUMNS, 0, 0))
     env = {**os.environ, 'TERM': 'xterm-256color', 'PYTHONPATH': str(ROOT)}
     screen, decoder = Screen(), codecs.getincrementaldecoder('utf-8')('replace')
+    text = ''
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=ROOT) as process:
         os.close(theirs)
         while True:
@@ -88,20 +90,22 @@ def screens(command: Sequence[str]) -> Iterator[list[str]]:
                 break
             if not part:
                 break
-            screen.feed(decoder.decode(part))
-            yield screen.shown()
+            *shown, text = _UPDATE.split(text + decoder.decode(part))  # a part may end within an update
+            for update in shown:
+                screen.feed(update)
+                yield screen.shown()
     os.close(ours)
+    screen.feed(text)
+    yield screen.shown()
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, output='\n'.join(screen.shown()))
 
 
 def is_telling(lines: Sequence[str], after: int, workers: int) -> bool:
-    """Tell whether a screen is whole and shows so many finished trainings, and all workers at work."""
+    """Tell whether a screen shows so many finished trainings, and all workers at work."""
     text = '\n'.join(Text.from_ansi(line).plain for line in lines)
-    # rich writes an update at once, but it may be read in parts.
-    is_whole = text.count('running') == 1 and text.rstrip().split('\n')[-1].startswith('driver: ')
     at_work = re.findall(r'\b[2-9]\d% │ +\d', text)  # with a loss
-    return is_whole and f' {after}/' in text and len(at_work) == workers
+    return f' {after}/' in text and len(at_work) == workers
 
 
 def save_svg(lines: Sequence[str], title: str, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import time
 from pathlib import Path
 
 import optuna
@@ -38,17 +37,12 @@ def test_what_is_read_is_what_optuna_reads(large_study, tmp_path):
 
 
 @pytest.mark.slow
-def test_2000_trials_are_told_in_time_and_in_less_than_5_mb(large_study, tmp_path):
-    """In processor time, as the machine may be busy; the limits are those that the clock is to keep."""
+def test_2000_trials_are_told_in_less_than_5_mb(large_study, tmp_path):
     problem = large_study.make_study(tmp_path, 2000)
-    begin = time.process_time()
     state = search_state(problem, read_record(problem.work_dir))
     console = Console(file=io.StringIO(), width=120)
     print_state(problem, state, console)
-    assert time.process_time() - begin < 1
     assert 'winner: ' in console.file.getvalue()
-    begin = time.process_time()
     report = write_report(problem, read_record(problem.work_dir)).report
-    assert time.process_time() - begin < 10
     assert report.stat().st_size < 5e6
     assert report.read_text().count('<details>') == 2000

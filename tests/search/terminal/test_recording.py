@@ -65,9 +65,10 @@ def test_a_live_search_is_recorded(make_search, small, fake_trial, tmp_path):
     search = make_search(small)
     command = [sys.executable, '-c', RUN, 'run', search.config, f'--work-dir={search.work_dir}', *fake_trial('slow')]
     shown = [plain(lines) for lines in screens(command)]
-    live = [text for text in shown if text.count('running') == 1 and '│ process ' in text]
-    assert live  # tables of the one moment, not of all before it
-    assert all(text.count('lost attempts') == 1 for text in live)
+    live = [text for text in shown if '│ process ' in text]
+    assert live
+    # Tables of the one moment, not of all before it, and whole.
+    assert all(text.count('lost attempts') == text.count('driver: ') == 1 for text in live)
     last = shown[-1]
     assert 'running' not in last
     assert 'winner: lr 1.7, alpha 4' in last
@@ -80,6 +81,13 @@ def test_a_screen_is_what_rich_draws_over_and_over():
     screen.feed('one\r\ntwo\r\nthree')
     screen.feed('\r\x1b[2K\x1b[1A\x1b[2K\x1b[1A\x1b[2Kabove\r\n\x1b[31mone again\x1b[0m')
     assert plain(screen.shown()) == 'above\none again'
+
+
+@pytest.mark.skipif(not hasattr(pty, 'openpty'), reason='needs a pseudo-terminal')
+def test_each_screen_is_whole_however_its_update_is_written():
+    written = b'one\ntwo\r\x1b[2K\x1b[1A\x1b[2K\x1b[31monce\nagain\x1b[0m'
+    byte_by_byte = f'import os\nfor byte in {written}: os.write(1, bytes([byte]))'
+    assert [plain(lines) for lines in screens([sys.executable, '-c', byte_by_byte])] == ['one\ntwo', 'once\nagain']
 
 
 def test_a_screen_before_the_trainings_show_a_loss_is_not_recorded(make_search, small):
