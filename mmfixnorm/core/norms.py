@@ -68,6 +68,7 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 _ROW = 1024
+_PIECE = 256 * _ROW  # of a BLAS inner product, which sums in many lanes
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -91,9 +92,8 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     dtype = compute_dtype(a.dtype)
     if _sums_well(a):
         return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))
-    (rows_a, rest_a), (rows_b, rest_b) = _rows(a), _rows(b)
-    products = torch.linalg.vecdot(rows_a.to(dtype), rows_b.to(dtype)).to(torch.float64)
-    return products.sum() + torch.dot(rest_a.to(dtype), rest_b.to(dtype))
+    pieces = zip(_flat(a).split(_PIECE), _flat(b).split(_PIECE), strict=True)
+    return torch.stack([torch.dot(x.to(dtype), y.to(dtype)) for x, y in pieces]).sum(dtype=torch.float64)
 
 
 def _sums_well(tensor: Tensor) -> bool:
@@ -104,11 +104,15 @@ def _sums_well(tensor: Tensor) -> bool:
 
 def _rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Divide the elements into rows, and the rest."""
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
-    flat = tensor.reshape(-1)
+    flat = _flat(tensor)
     whole = flat.numel() // _ROW * _ROW
     return flat[:whole].view(-1, _ROW), flat[whole:]
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
+    return tensor.reshape(-1)
 
 
 @torch.no_grad()
