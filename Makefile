@@ -47,7 +47,7 @@ lint: $(VENV)/dev  ## ruff: mistakes, and the format of every file
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/dev  ## mypy on the package
+types: $(VENV)/dev  ## mypy on the package, the benchmarks and the tools
 	$(BIN)/mypy
 
 docs: $(VENV)/all  ## the site of docs/, into docs/_build

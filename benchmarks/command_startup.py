@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 CONFIG = Path(__file__).parents[1] / 'tests/tiny/search.py'
@@ -24,7 +25,7 @@ COMMAND = ['-m', 'mmfixnorm']
 EMPTY, TORCH = ('-c', 'pass'), ('-c', 'import torch')
 
 
-def command_lines(config):
+def command_lines(config: str) -> list[tuple[str, ...]]:
     """Return the arguments of Python for each of them."""
     return [
         EMPTY,
@@ -40,7 +41,7 @@ def command_lines(config):
     ]
 
 
-def seconds(arguments, cwd, *, status=0):
+def seconds(arguments: Sequence[str], cwd: str, *, status: int = 0) -> float:
     """Run Python once; return its wall time."""
     env = {name: value for name, value in os.environ.items() if name != 'PYTHONDONTWRITEBYTECODE'}
     begin = time.perf_counter()
@@ -51,7 +52,7 @@ def seconds(arguments, cwd, *, status=0):
     return wall
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--runs', type=int, default=5)
     args = parser.parse_args()
@@ -59,7 +60,7 @@ def main():
         shutil.copyfile(CONFIG, Path(folder, 'config.py'))
         # Hands out the first trials and ends at once: a record, and nothing trained.
         seconds([*COMMAND, 'search', 'run', 'config.py', '--executor', 'manual'], folder, status=3)
-        walls = {line: [] for line in command_lines('config.py')}
+        walls: dict[tuple[str, ...], list[float]] = {line: [] for line in command_lines('config.py')}
         for _ in range(1 + args.runs):
             for line, runs in walls.items():
                 runs.append(seconds(line, folder))

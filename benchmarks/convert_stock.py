@@ -97,13 +97,14 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
     optim_wrapper.initialize_count_status(model, 0, STEPS)
     names = {id(model.get_parameter(name)): name for name in norm_fixing_set(model, cfg) or []}
     trained: set[str] = set()
-    norms, losses = [], []
+    norms: list[float] = []
+    losses: list[float] = []
 
     def before_step(optimizer: torch.optim.Optimizer, *args: Any) -> None:
-        in_set = [p for p in flagged(optimizer) if p.grad is not None]  # without a gradient they leave it here
-        trained.update(names[id(p)] for p in in_set if p.grad.any())
+        with_grad = [(p, p.grad) for p in flagged(optimizer) if p.grad is not None]  # the others leave the set here
+        trained.update(names[id(p)] for p, grad in with_grad if grad.any())
         if not norms:
-            norms.append(joint_norm(in_set))
+            norms.append(joint_norm(p for p, _ in with_grad))
 
     optim_wrapper.optimizer.register_step_pre_hook(before_step)
     for step in range(STEPS):

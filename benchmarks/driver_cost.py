@@ -17,8 +17,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from mmfixnorm.search.driver import run_search
+from mmfixnorm.search.events import Event
 from mmfixnorm.search.executors.base import Executor, Exit
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.trial.folder import SPEC_FILE, TrialResult
@@ -29,11 +31,11 @@ CONFIG = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
 class AtOnce(Executor):
     """Trains nothing: the result is there when the trial is submitted, with a curve of 20 points."""
 
-    def __init__(self, workers):
+    def __init__(self, workers: int) -> None:
         self.workers = workers
         self.seconds = 0.0
 
-    def submit(self, trial_dir, attempt):
+    def submit(self, trial_dir: Path, attempt: int) -> str:
         begin = time.perf_counter()
         spec = json.loads((trial_dir / SPEC_FILE).read_text())
         curve = [[epoch, 90.0 + epoch / 10] for epoch in range(1, 21)]
@@ -43,20 +45,25 @@ class AtOnce(Executor):
         self.seconds += time.perf_counter() - begin
         return str(trial_dir)
 
-    def adopt(self, trial_dir, attempt):
+    def adopt(self, trial_dir: Path, attempt: int) -> str | None:
         return None
 
-    def poll(self, handle):
+    def poll(self, handle: str) -> Exit | None:
         return Exit(0)
 
-    def cancel(self, handle):
+    def cancel(self, handle: str) -> None:
         raise AssertionError('nothing to cancel')
 
-    def describe(self, handle):
+    def describe(self, handle: str) -> str:
         return 'here'
 
 
-def search(trials, workers, config, work_dir):
+def read(event: Event) -> None:
+    """Listen as a terminal does, without writing."""
+    str(event.data)
+
+
+def search(trials: int, workers: int, config: str, work_dir: str) -> dict[str, Any]:
     """Run one search; return what it cost."""
     alphas = [0.5, 1.0, 2.0, 4.0, 8.0]
     lrs = [0.01 + 0.01 * i for i in range(trials // len(alphas))]
@@ -68,7 +75,7 @@ def search(trials, workers, config, work_dir):
     executor = AtOnce(workers)
     begin, cpu = time.perf_counter(), time.process_time()
     problem = load_problem(child, work_dir=Path(work_dir) / 'w', cfg_options=block, workers=workers)
-    outcome = run_search(problem, executor=executor, listener=lambda event: str(event.data))
+    outcome = run_search(problem, executor=executor, listener=read)
     wall, cpu = time.perf_counter() - begin - executor.seconds, time.process_time() - cpu
     return {
         'trials': len(lrs) * len(alphas),
@@ -82,7 +89,7 @@ def search(trials, workers, config, work_dir):
     }
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--trials', type=int, nargs='+', default=[100, 500, 2000])
     parser.add_argument('--workers', type=int, nargs='+', default=[1, 16])

@@ -21,12 +21,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
+from multiprocessing.context import ForkProcess
 from pathlib import Path
+from typing import Any
 
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.executors.claim import claimed_pid
 from mmfixnorm.search.executors.local import LocalExecutor
-from mmfixnorm.search.problem import load_problem
+from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.record.study import finished_trainings, read_record
 
 FAKE = Path(__file__).parents[1] / 'tests' / 'search' / 'fake_trial.py'
@@ -39,13 +42,13 @@ search = dict(backoff_s=0, max_attempts=1000)
 """
 
 
-def drive(problem):
+def drive(problem: SearchProblem) -> None:
     """What the same command does, again and again."""
     command = [sys.executable, '-S', str(FAKE), 'brief']
     run_search(problem, executor=LocalExecutor(WORKERS, command), poll_s=0.01)
 
 
-def running_trials(problem):
+def running_trials(problem: SearchProblem) -> list[int]:
     """Process ids of the trials that run now."""
     found = []
     for claim in problem.trials_dir.glob('*/attempt-*.claim'):
@@ -54,11 +57,11 @@ def running_trials(problem):
     return sorted(found)
 
 
-def kill_one(rng, driver, problem):
+def kill_one(rng: random.Random, driver: ForkProcess, problem: SearchProblem) -> str | None:
     """Kill the driver or one of its trials; return which, or None if it was too late."""
     target = rng.choice(['driver', 'trial'])
     if target == 'driver':
-        os.kill(driver.pid, signal.SIGKILL)
+        driver.kill()
         driver.join()
         return target if driver.exitcode == -signal.SIGKILL else None
     while not (pids := running_trials(problem)):
@@ -72,9 +75,9 @@ def kill_one(rng, driver, problem):
     return target
 
 
-def disturbed_search(rng, problem, most):
+def disturbed_search(rng: random.Random, problem: SearchProblem, most: int) -> list[str]:
     """Run a search to its end with kills in between, at most so many; return their targets."""
-    killed = []
+    killed: list[str] = []
     driver = FORK.Process(target=drive, args=(problem,))
     driver.start()
     while True:
@@ -91,7 +94,7 @@ def disturbed_search(rng, problem, most):
             driver.start()
 
 
-def count_faults(problem, expected):
+def count_faults(problem: SearchProblem, expected: Mapping[str, float | None]) -> tuple[int, int]:
     """Trainings that are lost and doubled, by comparison to ``{key: value}``."""
     closed = finished_trainings(read_record(problem.work_dir).attempts)
     ledger = Counter((problem.work_dir / 'ledger.txt').read_text().split())
@@ -102,14 +105,15 @@ def count_faults(problem, expected):
     return len(lost), len(doubled)
 
 
-def kill_searches(kills, seed, folder):
+def kill_searches(kills: int, seed: int, folder: str | Path) -> dict[str, Any]:
     """Run searches until there were so many kills; return what happened."""
     rng, folder = random.Random(seed), Path(folder)
     (folder / 'config.py').write_text(CONFIG)
     problem = load_problem(folder / 'config.py', work_dir=folder / 'undisturbed')
     drive(problem)
     expected = {c.key: c.value for c in finished_trainings(read_record(problem.work_dir).attempts)}
-    begin, targets, lost, doubled, searches = time.monotonic(), [], 0, 0, 0
+    targets: list[str] = []
+    begin, lost, doubled, searches = time.monotonic(), 0, 0, 0
     while len(targets) < kills:
         problem = load_problem(folder / 'config.py', work_dir=folder / f'search-{searches}')
         targets += disturbed_search(rng, problem, min(_PER_SEARCH, kills - len(targets)))
@@ -126,7 +130,7 @@ def kill_searches(kills, seed, folder):
     }
 
 
-def main():
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--kills', type=int, default=100)
     parser.add_argument('--seed', type=int, default=0)

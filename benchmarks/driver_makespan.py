@@ -24,7 +24,9 @@ import math
 import random
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from mmfixnorm.search import driver
@@ -51,17 +53,17 @@ SEARCHES = {
 class JumpingClock:
     """Real time, but a sleep is over at once; or sleeps alone, without real time."""
 
-    def __init__(self, real=True):
+    def __init__(self, real: bool = True) -> None:
         self._real, self._jumped = real, 0.0
 
-    def monotonic(self):
+    def monotonic(self) -> float:
         return (time.monotonic() if self._real else 0.0) + self._jumped
 
-    def sleep(self, seconds):
+    def sleep(self, seconds: float) -> None:
         self._jumped += seconds
 
 
-def length_of(key, fraction, *, spread, seed):
+def length_of(key: str, fraction: float, *, spread: float, seed: int) -> float:
     """Simulated length of a trial, in seconds."""
     return fraction * T_MAX_S * random.Random(f'{seed} {key}').uniform(1 - spread, 1 + spread)
 
@@ -69,13 +71,13 @@ def length_of(key, fraction, *, spread, seed):
 class SimulatedTrials(Executor):
     """Trials of simulated length; notes when each began and ended."""
 
-    def __init__(self, workers, clock, spread, seed):
+    def __init__(self, workers: int, clock: JumpingClock, spread: float, seed: int) -> None:
         self.workers = workers
         self._clock, self._spread, self._seed = clock, spread, seed
-        self._ends = {}
-        self.lengths = {}
+        self._ends: dict[str, float] = {}
+        self.lengths: dict[str, float] = {}
 
-    def submit(self, trial_dir, attempt):
+    def submit(self, trial_dir: Path, attempt: int) -> str:
         spec = json.loads((trial_dir / SPEC_FILE).read_text())
         length = length_of(spec['key'], spec['fraction'], spread=self._spread, seed=self._seed)
         self.lengths[spec['key']] = length
@@ -85,20 +87,20 @@ class SimulatedTrials(Executor):
         TrialResult(**{n: spec[n] for n in names}, outcome='done', value=value).write(trial_dir)
         return str(trial_dir)
 
-    def adopt(self, trial_dir, attempt):
+    def adopt(self, trial_dir: Path, attempt: int) -> str | None:
         return None
 
-    def poll(self, handle):
+    def poll(self, handle: str) -> Exit | None:
         return Exit(0) if self._clock.monotonic() >= self._ends[handle] else None
 
-    def cancel(self, handle):
+    def cancel(self, handle: str) -> None:
         raise AssertionError('nothing to cancel')
 
-    def describe(self, handle):
+    def describe(self, handle: str) -> str:
         return 'simulated'
 
 
-def shortest(lengths, workers):
+def shortest(lengths: Sequence[float], workers: int) -> float | None:
     """The makespan of the best assignment of trials to workers, by trying all."""
     if len(lengths) > 6:
         return None
@@ -111,7 +113,7 @@ def shortest(lengths, workers):
     return best
 
 
-def run(name, workers, spread, seed, folder, clock):
+def run(name: str, workers: int, spread: float, seed: int, folder: str | Path, clock: JumpingClock) -> dict[str, Any]:
     """One search; return its makespan and its bounds."""
     config = Path(folder) / f'{name}.py'
     config.write_text(CONFIG.format(search=SEARCHES[name]))
@@ -125,18 +127,18 @@ def run(name, workers, spread, seed, folder, clock):
     stages = replay(problem.settings, read_record(work_dir).history()).stages
     lengths = [[executor.lengths[s.key] for s in stage.specs] for stage in stages]
     work = sum(map(sum, lengths))
-    best = [shortest(stage, workers) for stage in lengths]
+    best = [of_stage for stage in lengths if (of_stage := shortest(stage, workers)) is not None]
     bounds = {
         'free': max(sum(map(max, lengths)), work / workers),
         'stages': sum(max(max(stage), sum(stage) / workers) for stage in lengths),
-        'best': None if None in best else sum(best),
+        'best': sum(best) if len(best) == len(lengths) else None,
     }
     ratios = {key: None if bound is None else round(makespan / bound, 3) for key, bound in bounds.items()}
     shape = {'search': name, 'stages': [len(stage) for stage in lengths], 'workers': workers, 'spread': spread}
     return {**shape, 'seed': seed, 'makespan_s': round(makespan, 6), 'ratio_to': ratios}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--workers', type=int, nargs='+', default=[1, 2, 4, 16])
     parser.add_argument('--spread', type=float, nargs='+', default=[0.0, 0.1, 0.5], help='of the lengths, e.g. 0.1')

@@ -28,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 
 from mmfixnorm.search.methods.base import Spec
-from mmfixnorm.search.planner import plan
+from mmfixnorm.search.planner import Run, plan
 from mmfixnorm.search.problem import SearchProblem, load_problem
 from mmfixnorm.search.record.state import search_state
 from mmfixnorm.search.record.study import STUDY_FILE, open_record, read_record
@@ -57,7 +57,9 @@ def make_study(folder: Path, trials: int, *, logs: bool = True) -> SearchProblem
     problem = load_problem(config, work_dir=folder / 'search')
     problem.work_dir.mkdir()
     record = open_record(problem)
-    specs = plan(problem.settings, []).specs
+    step = plan(problem.settings, [])
+    assert isinstance(step, Run)
+    specs = step.specs
     rng = random.Random(0)
     first = record.add(specs[0], make_result(specs[0], record.fingerprint, rng), cost=1.0)
     rows = []

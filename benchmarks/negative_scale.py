@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from convert_stock import stock_config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 import mmfixnorm.cls  # noqa: F401
+from benchmarks.convert_stock import stock_config
 from mmfixnorm.config import load_config
 
 STOCK = 'mmpretrain/resnet/resnet18_8xb16_cifar10'
@@ -78,6 +79,7 @@ class ScaleHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Mapping[str, Any] | None = None
     ) -> None:
         self._note(runner)
+        assert outputs is not None  # a Runner gives them
         self.losses.append(outputs['loss'].item())
 
 

@@ -20,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torchvision.models import resnet50
@@ -31,6 +32,12 @@ WARM_UP = 5
 
 
 IMPLEMENTATIONS = ('foreach', 'fused')
+STEPS: dict[str, dict[str, Any]] = {  # options of `stepper`
+    'SGD + weight decay': dict(weight_decay=1e-4),
+    'SGD + FixNorm': dict(update='step'),
+    'SGD + FixNorm by angle': dict(update='angle'),
+    'SGD alone': {},
+}
 
 
 def stepper(
@@ -42,7 +49,7 @@ def stepper(
     for param in model.parameters():
         param.grad = 1e-4 * torch.randn_like(param)
     in_set = {id(p) for p in norm_fixing_parameters(model).values()}
-    groups = [
+    groups: list[dict[str, Any]] = [
         dict(params=[p for p in model.parameters() if id(p) in in_set], weight_decay=weight_decay),
         dict(params=[p for p in model.parameters() if id(p) not in in_set]),
     ]
@@ -109,12 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         {
             f'{what}, {how}': stepper(device, how, **options)
             for how in IMPLEMENTATIONS
-            for what, options in {
-                'SGD + weight decay': dict(weight_decay=1e-4),
-                'SGD + FixNorm': dict(update='step'),
-                'SGD + FixNorm by angle': dict(update='angle'),
-                'SGD alone': {},
-            }.items()
+            for what, options in STEPS.items()
         },
         lambda name: [f'SGD + weight decay, {name.rpartition(", ")[2]}'],
         args.rounds,

@@ -66,10 +66,10 @@ def peak_mb(variant: str, size: int, options: dict[str, Any]) -> float:
     if options['device'] == 'cuda':
         stepper(variant, 8, **options)()  # what the libraries allocate once
         step = stepper(variant, size, **options)
-        before = torch.cuda.memory_allocated()
+        held = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        return (torch.cuda.max_memory_allocated() - held) / 2**20
     stepper(variant, 8, **options)()
     step = stepper(variant, size, **options)
     before = peak_rss_mb()

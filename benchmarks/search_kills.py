@@ -235,7 +235,11 @@ class Round:
         best = self.work_dir / 'best_config.py'
         if not best.exists():
             return
-        key = re.search(r'in trial (\S+) of', best.read_text()).group(1)
+        named = re.search(r'in trial (\S+) of', best.read_text())
+        if named is None:
+            self.faults.append('best_config.py names no trial')
+            return
+        key = named.group(1)
         points = {c.key: c.point for c in finished_trainings(record.attempts)}
         cfg, owner = Config.fromfile(best, import_custom_modules=False), self.fingerprints[record.fingerprint]
         found = (cfg.optim_wrapper.optimizer.lr, cfg.model.head.alpha)

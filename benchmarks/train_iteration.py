@@ -38,6 +38,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,19 @@ BASELINE, FIXNORM = 'resnet50_wd_16xb64-100e_imagenet.py', 'resnet50_fixnorm_16x
 LR = 1e-3
 
 
-def trainers(configs: Sequence[str], *, batch: int, size: int, device: str, threads: int) -> list[Callable[[], Any]]:
+@dataclass(frozen=True)
+class Trainer:
+    """A training iteration, to be called."""
+
+    model: Any
+    data: dict[str, Any]
+    optim_wrapper: Any
+
+    def __call__(self) -> None:
+        self.model.train_step(self.data, self.optim_wrapper)
+
+
+def trainers(configs: Sequence[str], *, batch: int, size: int, device: str, threads: int) -> list[Trainer]:
     """One training iteration of each config on a random batch; their models share one backbone."""
     torch.set_num_threads(threads)
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
@@ -72,7 +85,7 @@ def trainers(configs: Sequence[str], *, batch: int, size: int, device: str, thre
         optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
         optim_wrapper.initialize_count_status(model, 0, 10**9)
         data = generate_batch(model, images=batch, size=(size, size), dtype=torch.float32, seed=0)
-        runs.append(partial(model.train_step, data, optim_wrapper))
+        runs.append(Trainer(model, data, optim_wrapper))
     return runs
 
 
@@ -120,7 +133,7 @@ def differing_parts(options: dict[str, Any], rounds: int = 40) -> dict[str, list
     found: dict[str, list[list[float]]] = {'step': [[], []], 'head': [[], []]}
     for k in range(rounds):
         for place in (0, 1, 1, 0) if k % 2 else (1, 0, 0, 1):
-            model, (_, optim_wrapper) = runs[place].func.__self__, runs[place].args
+            model, optim_wrapper = runs[place].model, runs[place].optim_wrapper
             for parameter in model.parameters():
                 parameter.grad = torch.full_like(parameter, 1e-6)
             found['step'][place].append(seconds(optim_wrapper.step, options['device']))

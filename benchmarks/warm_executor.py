@@ -60,7 +60,7 @@ class WarmExecutor(LocalExecutor):
 def _run(handle: str, trial_dir: str) -> None:
     import torch
 
-    from mmfixnorm.search.trial.imports import main
+    from mmfixnorm.search.trial.__main__ import main
 
     torch.set_num_threads(1)  # two threads on a core that is shared wait for each other
 

@@ -69,8 +69,7 @@ def train(task: Task, method: str, seed: int, lrs: Sequence[float], folder: Path
     if method == 'fixnorm':  # the config has a search of its own
         settings['_delete_'] = True
     config.write_text(f'_base_ = [{str(task.config_of(method))!r}]\nsearch = dict({call(settings)})\n')
-    search = [sys.executable, ROOT / 'tools/fixnorm_search.py', 'run', config, '--work-dir', folder / 'search']
-    subprocess.run(search, check=True, cwd=ROOT)
+    run_tool('fixnorm_search.py', 'run', config, '--work-dir', folder / 'search')
     records = []
     for trial in sorted((folder / 'search/trials').iterdir()):
         result = json.loads((trial / 'result.json').read_text())
@@ -83,11 +82,14 @@ def train(task: Task, method: str, seed: int, lrs: Sequence[float], folder: Path
     return records
 
 
+def run_tool(name: str, *arguments: str | Path) -> None:
+    subprocess.run([sys.executable, ROOT / 'tools' / name, *arguments], check=True, cwd=ROOT)
+
+
 def test(task: Task, config: Path, checkpoint: Path, folder: Path) -> dict[str, float | None]:
     """The metric on ``test``."""
     out = folder / 'metrics.json'
-    command = [sys.executable, ROOT / 'tools/test.py', config, checkpoint, '--work-dir', folder]
-    subprocess.run([*command, '--out', out, '--out-item', 'metrics'], check=True, cwd=ROOT)
+    run_tool('test.py', config, checkpoint, '--work-dir', folder, '--out', out, '--out-item', 'metrics')
     return dict(test=task.percent(json.loads(out.read_text())[task.metric]))
 
 

@@ -2,14 +2,17 @@
 
 import json
 import math
+import re
 import statistics
 
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from benchmarks.evidence import report
 from benchmarks.evidence.experiments import EXPERIMENTS
 from benchmarks.evidence.lab import RESULTS, config_file, read_lines
+from mmfixnorm.plot.png import draw_png
 
 FILES = sorted(RESULTS.glob('*.jsonl'))
 
@@ -21,6 +24,16 @@ def groups(lines):
 def test_the_page_has_the_tables_that_the_raw_results_make():
     page = report.PAGE.read_text(encoding='utf-8')
     assert report.with_tables(page, report.tables(report.Results())) == page
+
+
+def test_each_figure_of_the_page_is_drawn_from_the_raw_results(tmp_path):
+    shown = set(re.findall(r'\(images/evidence/(\S+)\.png\)', report.PAGE.read_text(encoding='utf-8')))
+    charts = report.figures(report.Results())
+    assert set(charts) == shown == {file.stem for file in report.FIGURES.glob('*.png')}
+    for name, chart in charts.items():
+        figure = draw_png(chart)
+        assert isinstance(figure, Figure)
+        figure.savefig(tmp_path / f'{name}.png')
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)

@@ -135,7 +135,7 @@ class Lab:
         problem: SearchProblem,
         record: StudyRecord,
         head: dict[str, Any],
-        runs: Sequence[Mapping[str, Any]] | None = None,
+        runs: Sequence[dict[str, Any]] | None = None,
     ) -> dict[str, Any]:
         about = dict(
             config=config,

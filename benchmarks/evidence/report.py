@@ -275,10 +275,19 @@ def figures(results: Results) -> dict[str, Chart]:
         lrs, table = fig4(results)
         mean = table.mean(axis=2)
         alphas = sorted({run['alpha'] for run in results.runs('fig4', 'grid-seed0')})
-        best = [axis.tolist() for axis in (mean.argmax(axis=1), mean.argmax(axis=0))]
-        texts = [[f'{value:.1f}' for value in row] for row in mean]
-        axes = ('learning rate', 'alpha', 'top-1 on val (%)', lrs, [f'{alpha:g}' for alpha in alphas])
-        heat_map = HeatMap(*axes, mean.tolist(), texts, *best, 'best lr of a row', 'best alpha of a column')
+        heat_map = HeatMap(
+            x_title='learning rate',
+            y_title='alpha',
+            value_title='top-1 on val (%)',
+            columns=lrs,
+            rows=[f'{alpha:g}' for alpha in alphas],
+            values=mean.tolist(),
+            texts=[[f'{value:.1f}' for value in row] for row in mean],
+            row_best=mean.argmax(axis=1).tolist(),
+            column_best=mean.argmax(axis=0).tolist(),
+            row_best_name='best lr of a row',
+            column_best_name='best alpha of a column',
+        )
         found['fig4'] = Chart('Learning rate and alpha, mean of two seeds', heat_map)
     if results.runs('fig1-2', 'alg1-test'):
         wd = {'wd': SHORT['wd']}
@@ -351,10 +360,14 @@ def with_tables(page: str, made: Mapping[str, str]) -> str:
     """
     for name, text in made.items():
         pattern = re.compile(rf'(<!-- begin {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)', re.DOTALL)
-        page, count = pattern.subn(lambda found, text=text: f'{found[1]}{text}\n{found[2]}', page)
+        page, count = pattern.subn(partial(_filled, text), page)
         if count != 1:
             raise ValueError(f'{PAGE.name}: must have the markers of {name} once, has them {count} times')
     return page
+
+
+def _filled(text: str, markers: re.Match[str]) -> str:
+    return f'{markers[1]}{text}\n{markers[2]}'
 
 
 def main() -> None:

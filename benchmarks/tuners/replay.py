@@ -23,24 +23,23 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 import mmfixnorm.search
+from benchmarks.tuners.replay_report import Curve, write_report
+from benchmarks.tuners.surfaces import Surface, Table, read_table
 from mmfixnorm.search.methods.base import FinishedTraining, Spec, ranked
-from mmfixnorm.search.methods.bayesian import BayesianSearch, propose
+from mmfixnorm.search.methods.bayesian import BayesianSearch
 from mmfixnorm.search.methods.fixnorm import FixNormSearch
 from mmfixnorm.search.methods.grid import GridSearch
 from mmfixnorm.search.methods.halving import SuccessiveHalvingSearch
-from mmfixnorm.search.methods.sampled import RandomSearch
+from mmfixnorm.search.methods.sampled import RandomSearch, SampledSearch
 from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch
-from mmfixnorm.search.planner import Done, Propose, Run, plan
+from mmfixnorm.search.planner import Done, Propose, Run, plan, propose
 from mmfixnorm.search.settings import SearchSettings
-
-sys.path.insert(0, str(Path(__file__).parent))
-from replay_report import Curve, write_report
-from surfaces import Surface, Table, read_table
 
 HERE = Path(__file__).parent
 
@@ -66,8 +65,8 @@ def whole(table: Table) -> Ranges:
 def methods(table: Table, ranges: Ranges) -> dict[str, SearchSettings]:
     """The methods by name, each with ``sampler_seed=0`` where it has one."""
     alphas = table.surfaces['alpha'].others
-    common = dict(lr_range=ranges.lr, rule=table.rule, metric=table.metric)
-    pairs = {
+    common: dict[str, Any] = dict(lr_range=ranges.lr, rule=table.rule, metric=table.metric)
+    pairs: dict[str, dict[str, Any]] = {
         'alpha': dict(alpha_range=(alphas[0], alphas[-1]), **common),
         'wd': dict(weight_decay_range=ranges.weight_decay, **common),
     }
@@ -78,7 +77,9 @@ def methods(table: Table, ranges: Ranges) -> dict[str, SearchSettings]:
         'GridSearch, alpha': GridSearch(alphas=alphas, **common),
     }
     eta = {2: 5, 3: 3}[len(table.lengths)]
-    halving = dict(num_trials=eta ** len(table.lengths), reduction_factor=eta, schedule_fractions=table.lengths)
+    halving: dict[str, Any] = dict(
+        num_trials=eta ** len(table.lengths), reduction_factor=eta, schedule_fractions=table.lengths
+    )
     for name, pair in pairs.items():
         found[f'RandomSearch, {name}'] = RandomSearch(**pair)
         found[f'SuccessiveHalvingSearch, {name}'] = SuccessiveHalvingSearch(**halving, **pair)
@@ -162,7 +163,7 @@ def _leads(rule: str, new: tuple[Spec, FinishedTraining], leader: tuple[Spec, Fi
 
 def with_seed(settings: SearchSettings, shuffle: int) -> SearchSettings:
     """The same with this ``sampler_seed``, where there is one."""
-    return dataclasses.replace(settings, sampler_seed=shuffle) if hasattr(settings, 'sampler_seed') else settings
+    return dataclasses.replace(settings, sampler_seed=shuffle) if isinstance(settings, SampledSearch) else settings
 
 
 def _job(path: Path, settings: SearchSettings, shuffle: int) -> Curve | None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from surfaces import Table
+
+from benchmarks.tuners.surfaces import Table
 
 
 class Curve(NamedTuple):
@@ -57,13 +58,14 @@ def summarise(curves: Sequence[Curve | None], best: float, rule: str, within: fl
         for c, of_curve in zip(ended, all_regrets, strict=True)
     ] + [math.inf] * (len(curves) - len(ended))
     final = [r[-1] for r in all_regrets]
+    low, median, high = np.quantile(final, (0.25, 0.5, 0.75)).tolist() if final else (math.nan,) * 3
     # Not interpolated: between a number and infinity there is no median.
     cost_within = float(np.quantile(first, 0.5, method='lower'))
     return Summary(
         shuffles=len(curves),
         without_winner=len(curves) - len(ended),
         cost=float(np.median([c.cost[-1] for c in ended])) if ended else math.nan,
-        regret=tuple(float(q) for q in np.quantile(final, (0.25, 0.5, 0.75))) if final else (math.nan,) * 3,
+        regret=(low, median, high),
         cost_within=cost_within,
         share_within=float(np.mean(np.isfinite(first))),
         share_winner=sum(r <= within for r in final) / len(curves),

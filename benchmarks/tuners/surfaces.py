@@ -106,7 +106,7 @@ def _surface(data: dict, kind: str, lengths: tuple[float, ...], path: Path) -> S
         raise ValueError(f'{path}: {kind}: no seed with all of its trainings (seeds: {seeds})')
     shape = (len(whole), len(lrs), len(others))
     values = {
-        length: np.array([found[(length, seed, *point)] for seed in whole for point in points]).reshape(shape)
+        length: np.array([found[length, seed, lr, other] for seed in whole for lr, other in points]).reshape(shape)
         for length in lengths
     }
     return Surface(tuple(lrs), tuple(others), values)

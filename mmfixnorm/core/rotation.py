@@ -195,9 +195,7 @@ def _shaped(factors: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor
     if len(factors) < len(tensors):
         factors = [factors[0]] * len(tensors)  # of the set
     # Never 0-d: such a float32 factor of half tensors would be rounded to half.
-    return [
-        f.view(-1, *[1] * (t.ndim - 1)).to(compute_dtype(t.dtype)) for f, t in zip(factors, tensors, strict=True)
-    ]
+    return [f.view(-1, *[1] * (t.ndim - 1)).to(compute_dtype(t.dtype)) for f, t in zip(factors, tensors, strict=True)]
 
 
 def _sum_over_processes(

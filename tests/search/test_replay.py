@@ -2,21 +2,17 @@
 
 import json
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.interpolate import RegularGridInterpolator
 
+from benchmarks.tuners import replay
+from benchmarks.tuners.replay_report import Curve, regret_at, summarise
+from benchmarks.tuners.surfaces import Surface, read_table
 from mmfixnorm.search.methods.fixnorm import FixNormSearch
 from mmfixnorm.search.methods.sampled import RandomSearch
 from tests.search.planning import play
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'benchmarks' / 'tuners'))
-import replay
-from replay_report import Curve, regret_at, summarise
-from surfaces import Surface, read_table
 
 LRS = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]
 ALPHAS = [0.5, 1.0, 2.0, 4.0, 8.0, 16.0]

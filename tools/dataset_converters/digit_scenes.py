@@ -36,7 +36,7 @@ class Scene:
     areas: list[int] = field(default_factory=list)
 
 
-def paint(digits: np.ndarray, candidates: Sequence[int], seed: Sequence[int]) -> Scene:
+def paint(digits: np.ndarray, candidates: np.ndarray, seed: Sequence[int]) -> Scene:
     """Paint one scene.
 
     A digit that hides too much of another at every place tried is left out, so that each keeps at least
@@ -44,7 +44,7 @@ def paint(digits: np.ndarray, candidates: Sequence[int], seed: Sequence[int]) ->
 
     Args:
         digits (np.ndarray): All digits, (N, 8, 8), from 0 to 16.
-        candidates (Sequence[int]): Indices of the digits to draw from.
+        candidates (np.ndarray): Indices of the digits to draw from.
         seed (Sequence[int]): Integers that decide everything random in it.
     """
     # RandomState: its stream is frozen for all NumPy versions, Generator's is not.

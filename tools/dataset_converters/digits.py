@@ -29,8 +29,9 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -81,12 +82,13 @@ def scenes() -> Iterator[tuple[str, int, Scene]]:
             yield split, number, paint(digits.images, candidates, seed=(k, number))
 
 
-def detection_files() -> dict[str, np.ndarray | dict]:
+def detection_files() -> dict[str, np.ndarray | dict[str, Any]]:
     """Relative path -> image or content of a JSON file."""
     target = load_digits().target
-    files: dict[str, np.ndarray | dict] = {}
+    annotations: dict[str, dict[str, Any]] = {}
+    images: dict[str, np.ndarray] = {}
     for split, number, scene in scenes():
-        content = files.setdefault(f'annotations/instances_{split}.json', _empty_annotations())
+        content = annotations.setdefault(f'annotations/instances_{split}.json', _empty_annotations())
         name = f'{number:06d}.png'
         height, width = scene.owner.shape
         content['images'].append({'id': number, 'file_name': name, 'width': width, 'height': height})
@@ -101,11 +103,11 @@ def detection_files() -> dict[str, np.ndarray | dict]:
                 'segmentation': [],
                 'source': source,
             })  # fmt: skip
-        files[f'{split}/{name}'] = scene.image
-    return files
+        images[f'{split}/{name}'] = scene.image
+    return {**annotations, **images}
 
 
-def _empty_annotations() -> dict:
+def _empty_annotations() -> dict[str, Any]:
     categories = [{'id': digit + 1, 'name': str(digit)} for digit in range(10)]
     return {'info': {}, 'licenses': [], 'images': [], 'annotations': [], 'categories': categories}
 
@@ -124,7 +126,7 @@ def segmentation_files() -> dict[str, np.ndarray]:
     return files
 
 
-TASKS = {
+TASKS: dict[str, tuple[Callable[[], Mapping[str, np.ndarray | dict[str, Any]]], str]] = {
     'cls': (digit_files, 'data/digits'),
     'det': (detection_files, 'data/digits_det'),
     'seg': (segmentation_files, 'data/digits_seg'),
