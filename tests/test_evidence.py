@@ -21,9 +21,20 @@ def groups(lines):
     return {line['group']: line for line in lines if 'kind' in line}
 
 
-def test_the_page_has_the_tables_that_the_raw_results_make():
-    page = report.PAGE.read_text(encoding='utf-8')
-    assert report.with_tables(page, report.tables(report.Results())) == page
+def test_the_pages_have_the_tables_that_the_raw_results_make():
+    for file, tables in report.pages(report.Results()).items():
+        page = file.read_text(encoding='utf-8')
+        assert report.with_tables(page, tables) == page
+
+
+def test_a_scan_has_the_mean_of_its_seeds_and_the_width_of_its_top():
+    def runs(*values):
+        return [dict(lr=2.0**i, value=v) for i, v in enumerate(values)]
+
+    seeds = [runs(50.0, 59.0, 60.2, 61.0, 60.0, 40.0, None), runs(52.0, 59.0, 60.2, 60.0, 59.9, 44.0, 10.0)]
+    expected = ['1 to 64', '51.0', '59.0', '60.2', '**60.5**', '60.0', '42.0', 'diverged', '8', 'x 4']
+    assert report.scan_cells(seeds) == expected
+    assert report.scan_cells([runs(3.0, 1.0)]) == ['1 to 2', '**3.0**', '1.0', '1 (edge)', 'x 1']
 
 
 def test_each_figure_of_the_page_is_drawn_from_the_raw_results(tmp_path):

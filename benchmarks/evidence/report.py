@@ -1,8 +1,8 @@
-"""Make the tables and figures of docs/evidence.md from the raw results.
+"""Make the tables and figures of docs/evidence.md and docs/rotation.md from the raw results.
 
     python benchmarks/evidence/report.py
 
-Tables go between their markers on the page, figures to docs/images/evidence. What has no raw results yet says so.
+Tables go between their markers on the pages, figures to docs/images/evidence. What has no raw results yet says so.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+from benchmarks.evidence import rotation
 from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
 from benchmarks.evidence.lab import RESULTS, read_lines
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
@@ -28,6 +29,7 @@ from mmfixnorm.plot.png import draw_png
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/evidence.md'
+ROTATION_PAGE = ROOT / 'docs/rotation.md'
 FIGURES = ROOT / 'docs/images/evidence'
 NAMES = {
     'fixnorm': 'tuned FixNorm (Algorithm 4)',
@@ -352,8 +354,44 @@ def tables(results: Results) -> dict[str, str]:
     return {name: make() if results.runs(*needed[name]) else missing for name, make in makers.items()}
 
 
+def scan_table(results: Results) -> str:
+    """The learning rate of each method and task: seven values, the best, and how wide the top is."""
+    head = ['task', 'method', 'seeds', 'learning rates', *map(str, range(1, 8)), 'best', 'within 1 point']
+    rows = [head, ['---'] * len(head)]
+    for task in rotation.TASKS:
+        for method in rotation.METHODS:
+            of_seeds = [results.runs(f'rotation-seed{seed}', f'{task}/{method}') for seed in rotation.SEEDS]
+            of_seeds = [runs for runs in of_seeds if runs]
+            if of_seeds:
+                rows.append([task, method, str(len(of_seeds)), *scan_cells(of_seeds)])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def scan_cells(of_seeds: Sequence[Lines]) -> list[str]:
+    """The ends of the range, the mean of the seeds at each learning rate, the best, and the width of the top.
+
+    The width is the factor between the ends of the learning rates around the best whose mean is less than 1 point
+    below it; a learning rate at which a seed diverged has no mean.
+    """
+    by_lr: dict[float, list[float | None]] = {}
+    for run in (run for runs in of_seeds for run in runs):
+        by_lr.setdefault(run['lr'], []).append(run['value'])
+    lrs = sorted(by_lr)
+    means = [-math.inf if None in by_lr[lr] else statistics.mean(v for v in by_lr[lr] if v is not None) for lr in lrs]
+    top = max(range(len(lrs)), key=means.__getitem__)
+    low = high = top
+    while low > 0 and means[low - 1] > means[top] - 1:
+        low -= 1
+    while high < len(lrs) - 1 and means[high + 1] > means[top] - 1:
+        high += 1
+    values = ['diverged' if mean == -math.inf else f'{mean:.1f}' for mean in means]
+    values[top] = f'**{values[top]}**'
+    edge = ' (edge)' if top in (0, len(lrs) - 1) else ''
+    return [f'{lrs[0]:g} to {lrs[-1]:g}', *values, f'{lrs[top]:g}{edge}', f'x {lrs[high] / lrs[low]:g}']
+
+
 def with_tables(page: str, made: Mapping[str, str]) -> str:
-    """The page with its tables replaced.
+    """A page with its tables replaced.
 
     Raises:
         ValueError: A table has no marker on the page.
@@ -362,7 +400,7 @@ def with_tables(page: str, made: Mapping[str, str]) -> str:
         pattern = re.compile(rf'(<!-- begin {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)', re.DOTALL)
         page, count = pattern.subn(partial(_filled, text), page)
         if count != 1:
-            raise ValueError(f'{PAGE.name}: must have the markers of {name} once, has them {count} times')
+            raise ValueError(f'the page must have the markers of {name} once, has them {count} times')
     return page
 
 
@@ -370,9 +408,15 @@ def _filled(text: str, markers: re.Match[str]) -> str:
     return f'{markers[1]}{text}\n{markers[2]}'
 
 
+def pages(results: Results) -> dict[Path, dict[str, str]]:
+    """The tables of each page."""
+    return {PAGE: tables(results), ROTATION_PAGE: {'scan': scan_table(results)}}
+
+
 def main() -> None:
     results = Results()
-    PAGE.write_text(with_tables(PAGE.read_text(encoding='utf-8'), tables(results)), encoding='utf-8')
+    for page, made in pages(results).items():
+        page.write_text(with_tables(page.read_text(encoding='utf-8'), made), encoding='utf-8')
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, chart in figures(results).items():
         draw_png(chart).savefig(FIGURES / f'{name}.png')
