@@ -9,7 +9,17 @@ from torch import Tensor
 
 from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
 
-__all__ = ['compute_dtype', 'dot', 'global_norm', 'joint_norms', 'local_norms', 'scale_', 'sum_dtype', 'tensor_norm']
+__all__ = [
+    'compute_dtype',
+    'dot',
+    'global_norm',
+    'inner_products',
+    'joint_norms',
+    'local_norms',
+    'scale_',
+    'sum_dtype',
+    'tensor_norm',
+]
 
 
 @torch.no_grad()
@@ -94,6 +104,12 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     (rows_a, rest_a), (rows_b, rest_b) = _rows(a), _rows(b)
     products = torch.linalg.vecdot(rows_a.to(dtype), rows_b.to(dtype)).to(torch.float64)
     return products.sum() + torch.dot(rest_a.to(dtype), rest_b.to(dtype))
+
+
+def inner_products(a: Tensor, b: Tensor) -> Tensor:
+    """Compute ``a * a``, ``b * b`` and ``a * b``, summed over two tensors of one shape: ``(3, 1)``."""
+    sums = [tensor_norm(a) ** 2, tensor_norm(b) ** 2, dot(a, b)]
+    return torch.stack([value.to(sum_dtype(a.device)) for value in sums]).unsqueeze(1)
 
 
 def _sums_well(tensor: Tensor) -> bool:
