@@ -25,6 +25,7 @@ from mmfixnorm.engine.hooks.measuring_hook import MeasuringHook
 from mmfixnorm.errors import ConfigError
 
 _START = 'weights_at_start'
+_EQUAL = 1.01  # angles that differ by less have no order worth a line of the log: all layers turn alike
 
 
 @HOOKS.register_module(name=HOOK_NAMES['WeightNormLoggerHook'])
@@ -149,7 +150,7 @@ class WeightNormLoggerHook(MeasuringHook):
 
     def _of_step(self, runner: Runner, step: StepAngles) -> dict[str, float]:
         name, largest = self._armed[step.largest], step.layers[step.largest]
-        if largest > 0 and name != self._largest:
+        if largest > _EQUAL * step.median and name != self._largest:
             self._largest = name
             text = f'Iteration {runner.iter + 1}: the step turned {name} most of all weights, by {largest:.3g} rad'
             print_log(text, logger='current')
