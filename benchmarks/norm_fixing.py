@@ -1,6 +1,7 @@
 """What norm fixing costs: ratios, measured side by side in one run on ResNet-50's parameters.
 
-1. A step of SGD (Nesterov momentum) with weight decay is 1.00; FixNorm's step against it, and SGD without either.
+1. A step of SGD (Nesterov momentum) with weight decay is 1.00; FixNorm's step against it, the step by angle (per
+   layer), and SGD without any.
    Each of torch's two implementations against itself: foreach, and fused, which reads and writes every float once.
 2. The rescale alone against the time to read N floats and to read and write N floats of one flat tensor, which
    is the least it can do.
@@ -33,7 +34,7 @@ IMPLEMENTATIONS = ('foreach', 'fused')
 
 
 def stepper(
-    device: str, implementation: str, *, weight_decay: float = 0.0, fixed: bool = False
+    device: str, implementation: str, *, weight_decay: float = 0.0, update: str | None = None
 ) -> Callable[[], object]:
     """One optimizer step on ResNet-50's parameters with constant small gradients."""
     torch.manual_seed(0)
@@ -46,8 +47,8 @@ def stepper(
         dict(params=[p for p in model.parameters() if id(p) not in in_set]),
     ]
     optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=0.9, nesterov=True, **{implementation: True})
-    if fixed:
-        fix_norm(optimizer, model=model)
+    if update is not None:
+        fix_norm(optimizer, model=model, update=update)
     return optimizer.step
 
 
@@ -110,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for how in IMPLEMENTATIONS
             for what, options in {
                 'SGD + weight decay': dict(weight_decay=1e-4),
-                'SGD + FixNorm': dict(fixed=True),
+                'SGD + FixNorm': dict(update='step'),
+                'SGD + FixNorm by angle': dict(update='angle'),
                 'SGD alone': {},
             }.items()
         },

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from benchmarks.evidence import rotation
 from benchmarks.evidence.lab import RESULTS, Lab, read_lines
 from mmfixnorm.search import Point
 
@@ -156,4 +157,5 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'beyond': beyond,
     'ablations': ablations,
     'peers': peers,
+    **{f'rotation-seed{seed}': rotation.scan(seed) for seed in rotation.SEEDS},
 }

@@ -141,9 +141,9 @@ class StepMeter:
             return
         alone = {id(t) for norm_fixer in self._norm_fixers for t in norm_fixer.stepped_from_zero(optimizer)}
         products = []
-        for weight, copy in zip(self._weights, self._copies, strict=True):
+        for weight, copy in zip(self._weights, self._copies, strict=True):  # one by one, so that one step is in memory
             step = local_part(weight).to(compute_dtype(copy.dtype))
-            products.append(inner_products(copy, step if id(weight) in alone else step - copy))
+            products += inner_products([copy], [step if id(weight) in alone else step - copy])
         self._products = self._sum(products)
 
     @torch.no_grad()
@@ -184,10 +184,6 @@ def joint_cosine(weights: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
         weights (Sequence[Tensor]): The first set; sharded weights count as a whole.
         others (Sequence[Tensor]): The second one, the :func:`~mmfixnorm.core.sharding.local_part` of each tensor.
     """
-    first = local_part(weights[0])
-    columns = [
-        inner_products(local_part(w), o).to(first.device, sum_dtype(first.device))
-        for w, o in zip(weights, others, strict=True)
-    ]
+    columns = inner_products([local_part(weight) for weight in weights], others)
     squared, other_squared, product = torch.cat(sum_over_processes(weights, columns), dim=1).sum(dim=1)
     return product / (squared * other_squared).sqrt()

@@ -156,8 +156,19 @@ class WeightNormalized(nn.Module):
 
         The factor is computed in float32 or better, also under autocast.
         """
-        factor = self.bounded_scale().to(self._compute_dtype) / self._weight_norm()
-        return (self.weight * factor).to(self.weight.dtype)
+        return (self.weight * self._factor()).to(self.weight.dtype)
+
+    def _factor(self) -> Tensor:
+        return self.bounded_scale().to(self._compute_dtype) / self._weight_norm()
+
+    def _scaled(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        """Return input and weight for the plain operation, which is linear in both: the smaller one is scaled.
+
+        In half precision always the weight, whose norm then becomes ``g``: the input could leave the range.
+        """
+        if input.numel() < self.weight.numel() and input.dtype == self.weight.dtype == self._compute_dtype:
+            return input * self._factor(), self.weight
+        return input, self.effective_weight()
 
     @property
     def _compute_dtype(self) -> torch.dtype:
@@ -218,7 +229,7 @@ class WNLinear(WeightNormalized, nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.linear(input, self.effective_weight(), self.bias)
+        return F.linear(*self._scaled(input), self.bias)
 
 
 class WNConv2d(WeightNormalized, nn.Conv2d):
@@ -228,7 +239,7 @@ class WNConv2d(WeightNormalized, nn.Conv2d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.effective_weight(), self.bias)
+        return self._conv_forward(*self._scaled(input), self.bias)
 
 
 # Both are direct children of the plain layer: an `init_cfg` of mmengine with `layer='Linear'` looks at the class

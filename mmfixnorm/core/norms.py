@@ -78,6 +78,7 @@ def sum_dtype(device: torch.device) -> torch.dtype:
 
 
 _ROW = 1024
+_PIECE = 256 * _ROW  # of a BLAS inner product, which sums in many lanes
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -101,15 +102,20 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
     dtype = compute_dtype(a.dtype)
     if _sums_well(a):
         return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))
-    (rows_a, rest_a), (rows_b, rest_b) = _rows(a), _rows(b)
-    products = torch.linalg.vecdot(rows_a.to(dtype), rows_b.to(dtype)).to(torch.float64)
-    return products.sum() + torch.dot(rest_a.to(dtype), rest_b.to(dtype))
+    pieces = zip(_flat(a).split(_PIECE), _flat(b).split(_PIECE), strict=True)
+    return torch.stack([torch.dot(x.to(dtype), y.to(dtype)) for x, y in pieces]).sum(dtype=torch.float64)
 
 
-def inner_products(a: Tensor, b: Tensor) -> Tensor:
-    """Compute ``a * a``, ``b * b`` and ``a * b``, summed over two tensors of one shape: ``(3, 1)``."""
-    sums = [tensor_norm(a) ** 2, tensor_norm(b) ** 2, dot(a, b)]
-    return torch.stack([value.to(sum_dtype(a.device)) for value in sums]).unsqueeze(1)
+def inner_products(ours: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Compute ``a * a``, ``b * b`` and ``a * b``, summed over each pair of tensors: ``(3, 1)``, on one device.
+
+    Args:
+        ours (Sequence[Tensor]): The first of each pair; not sharded.
+        others (Sequence[Tensor]): The second of each pair, of the same shape.
+    """
+    norms = [torch.stack(local_norms(tensors)) for tensors in (ours, others)]
+    products = torch.stack([dot(a, b).to(norms[0]) for a, b in zip(ours, others, strict=True)])
+    return [*torch.stack([norms[0] ** 2, norms[1].to(norms[0]) ** 2, products]).split(1, dim=1)]
 
 
 def _sums_well(tensor: Tensor) -> bool:
@@ -120,11 +126,15 @@ def _sums_well(tensor: Tensor) -> bool:
 
 def _rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Divide the elements into rows, and the rest."""
-    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
-    flat = tensor.reshape(-1)
+    flat = _flat(tensor)
     whole = flat.numel() // _ROW * _ROW
     return flat[:whole].view(-1, _ROW), flat[whole:]
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        tensor = tensor.permute(0, 2, 3, 1)  # a view, where flattening would copy
+    return tensor.reshape(-1)
 
 
 @torch.no_grad()

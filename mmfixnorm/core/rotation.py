@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places
 from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
-from mmfixnorm.core.norms import compute_dtype, inner_products, joint_norms, scale_, sum_dtype, tensor_norm
+from mmfixnorm.core.norms import compute_dtype, inner_products, joint_norms, sum_dtype, tensor_norm
 from mmfixnorm.core.sharding import local_part, sum_over_processes
 
 __all__ = ['UNITS', 'AngleNormFixer', 'make_norm_fixer']
@@ -109,7 +109,7 @@ class AngleNormFixer(NormFixer):
         steps, weights = [local_part(t) for t in moved.values()], [self._copies[place] for place in moved]
         if not self._from_zero and steps:
             torch._foreach_sub_(steps, weights)
-        units = {p: _unit_sums(w, d, self.unit) for p, w, d in zip(moved, weights, steps, strict=True)}
+        units = dict(zip(moved, _unit_sums(weights, steps, self.unit), strict=True))
         held_squares = {place: tensor_norm(local_part(tensor)) ** 2 for place, tensor in held.items()}
         if every and self.unit == 'filter':
             raise ValueError("per='filter' does not work with sharded weights, which divide filters; set per='layer'")
@@ -125,9 +125,7 @@ class AngleNormFixer(NormFixer):
         if self.unit == 'set':
             sums, angles, sizes = sums.sum(dim=1, keepdim=True), [_the_angle(angles)], [1]
         of_weights, of_steps = _coefficients(sums, _per_unit(angles, sizes, sums))
-        _multiply_(weights, (of_weights * factor).split(sizes))
-        _multiply_(steps, (of_steps * factor).split(sizes))
-        torch._foreach_add_(steps, weights)
+        _combine_(steps, (of_steps * factor).split(sizes), weights, (of_weights * factor).split(sizes))
 
     def _length_for(self, held_squares: Mapping[Place, Tensor]) -> Any:
         """Compute what of the target is left to the weights that move."""
@@ -143,13 +141,17 @@ def _reads_no_weights(optimizer: Optimizer) -> bool:
     return is_of_torch and not any(group.get('weight_decay', 0) for group in optimizer.param_groups)
 
 
-def _unit_sums(weight: Tensor, step: Tensor, unit: str) -> Tensor:
-    """Sum ``w * w``, ``d * d`` and ``w * d`` over each unit of one tensor: ``(3, 1)``, or ``(3, filters)``."""
-    if unit != 'filter' or weight.ndim < 3:
-        return inner_products(weight, step)
-    dtype = sum_dtype(weight.device)
-    w, d = (t.flatten(1).to(compute_dtype(t.dtype)) for t in (weight, step))
-    return torch.stack([(a * b).sum(dim=1, dtype=dtype) for a, b in ((w, w), (d, d), (w, d))])
+def _unit_sums(weights: Sequence[Tensor], steps: Sequence[Tensor], unit: str) -> list[Tensor]:
+    """Sum ``w * w``, ``d * d`` and ``w * d`` over each unit of each tensor: ``(3, 1)``, or ``(3, filters)``."""
+    sums: dict[int, Tensor] = {}
+    if whole := [i for i, w in enumerate(weights) if unit != 'filter' or w.ndim < 3]:
+        products = inner_products([weights[i] for i in whole], [steps[i] for i in whole])
+        sums.update(zip(whole, products, strict=True))
+    for i in set(range(len(weights))) - set(whole):
+        a, b = (t[i].flatten(1).to(compute_dtype(t[i].dtype)) for t in (weights, steps))
+        parts = [(x * y).sum(dim=1, dtype=sum_dtype(x.device)) for x, y in ((a, a), (b, b), (a, b))]
+        sums[i] = torch.stack(parts)
+    return [sums[i] for i in range(len(weights))]
 
 
 def _coefficients(sums: Tensor, angles: Any) -> tuple[Tensor, Tensor]:
@@ -183,16 +185,20 @@ def _per_unit(angles: Sequence[Any], sizes: Sequence[int], like: Tensor) -> Tens
     return torch.cat(parts)
 
 
-def _multiply_(tensors: Sequence[Tensor], factors: Sequence[Tensor]) -> None:
-    """Multiply tensors in place: each by its factor, or its filters by theirs, or all by the same."""
-    if len(factors) == 1 and factors[0].numel() == 1:
-        scale_(tensors, factors[0].reshape(()))
-        return
-    for_each = [
-        (f.reshape(()) if len(f) == 1 else f.view(-1, *[1] * (t.ndim - 1))).to(compute_dtype(t.dtype))
-        for t, f in zip(tensors, factors, strict=True)
-    ]
-    torch._foreach_mul_([*tensors], for_each)
+def _combine_(
+    steps: Sequence[Tensor], of_steps: Sequence[Tensor], weights: Sequence[Tensor], of_weights: Sequence[Tensor]
+) -> None:
+    """Put ``of_steps * steps + of_weights * weights`` in the place of each step; factors for tensors or filters."""
+    torch._foreach_mul_([*steps], _shaped(of_steps, steps))
+    torch._foreach_addcmul_([*steps], [*weights], _shaped(of_weights, steps))
+
+
+def _shaped(factors: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Bring factors into the shape in which each multiplies its tensor, or the filters of its tensor."""
+    if len(factors) < len(tensors):
+        factors = [factors[0]] * len(tensors)  # of the set
+    # Never 0-d: such a float32 factor of half tensors would be rounded to half.
+    return [f.view(-1, *[1] * (t.ndim - 1)).to(compute_dtype(t.dtype)) for f, t in zip(factors, tensors, strict=True)]
 
 
 def _sum_over_processes(

@@ -51,6 +51,9 @@ class NormBoundedConv2d(WeightNormalized, nn.Conv2d):
         lengths = torch.linalg.vector_norm(self.weight.flatten(1), dim=1, dtype=dtype)
         return (self.weight * (rho / lengths).view(-1, 1, 1, 1)).to(self.weight.dtype)
 
+    def _scaled(self, input: Tensor) -> tuple[Tensor, Tensor]:
+        return input, self.effective_weight()  # channels have factors of their own
+
 
 @MODELS.register_module()
 class MeanOnlyBatchNorm2d(nn.BatchNorm2d):

@@ -341,6 +341,29 @@ def test_half_weights_with_a_norm_beyond_half_range_stay_finite():
     torch.testing.assert_close(weight.float().norm().item(), 2.0, rtol=1e-2, atol=0)
 
 
+@pytest.mark.parametrize('size', [1, 40], ids=['scaled_input', 'scaled_weight'])
+@pytest.mark.parametrize('alpha', [0.1, 9.0], ids=['above_bound', 'below_bound'])
+@layers
+def test_outputs_and_gradients_are_those_of_float64_whichever_factor_is_scaled(make, alpha, size):
+    torch.manual_seed(0)
+    layer = make()
+    if hasattr(layer, 'alpha'):
+        layer.alpha = alpha
+    x = torch.randn(size, 6, 5, 5) if layer.weight.ndim == 4 else torch.randn(size, 6)
+    twin = copy.deepcopy(layer).double()
+    x64, upstream = x.double().requires_grad_(), torch.randn_like(layer(x))
+    weight = twin.weight / twin.weight.norm() * twin.g.clamp(max=twin.scale_bound)
+    operation = nn.functional.conv2d if x.ndim == 4 else nn.functional.linear
+    expected = operation(x64, weight, twin.bias)
+    expected.backward(upstream.double())
+    output = layer(x.requires_grad_())
+    output.backward(upstream)
+    torch.testing.assert_close(output.double(), expected, rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip((x, *layer.parameters()), (x64, *twin.parameters()), strict=True):
+        if theirs.grad is not None:
+            torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-4)
+
+
 @layers
 def test_copies_and_pickles_are_equal(make):
     layer = make()
