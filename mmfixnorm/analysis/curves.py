@@ -44,7 +44,8 @@ def _highest(curve: Curve, unit: str) -> str:
 def weight_norm_chart(groups: Sequence[Group], *, band: Band = 'range') -> Chart:
     """Plot the norm of the convolutions' weights against epoch, with its two parts under weight decay (Fig. 1 left).
 
-    Draws the boundary of each group's mean curve, if there is one; with a single group the first part is shaded.
+    Draws the boundary of each group's mean curve, if there is one; with a single group the first part is shaded. Below
+    it, the angle per step in radians of those groups whose runs have all logged it.
 
     Raises:
         ConfigError: If the norm of the convolutions was not logged.
@@ -64,9 +65,19 @@ def weight_norm_chart(groups: Sequence[Group], *, band: Band = 'range') -> Chart
             lines.append(Line(name, curve.x, np.exp(parts.line.fit).tolist(), i, dashed=True))
             text = f'{unit} {parts.line.knot:.3g}'
             boundaries.append(Boundary(parts.line.knot, text, i, shaded=len(groups) == 1))
-    panel = Panel(unit, '‖W_Conv‖₂', lines, boundaries=boundaries)
+    panels = [Panel(unit, '‖W_Conv‖₂', lines, boundaries=boundaries)]
     title = f'norm of the convolutions’ weights against {unit}'
-    return Chart(title, [panel], notes=[*notes, _RULE, *_band_note(curves, band)])
+    angles = [
+        (i, average(group, lambda run: run.series('train', 'angle'), band))
+        for i, group in enumerate(groups)
+        if all(run.has('train', 'angle') for run in group.runs)
+    ]
+    if angles:
+        panels.append(Panel(unit, 'angle per step (rad)', [curve.line(i) for i, curve in angles]))
+        title = f'norm of the convolutions’ weights, and angle per step, against {unit}'
+        notes += [f'{c.label}: angle per step {c.ending()} rad at {unit} {c.x[-1]:g}' for _, c in angles]
+        notes.append('The angle is of all weights whose norm was logged, and of a single step.')
+    return Chart(title, panels, 'stacked', [*notes, _RULE, *_band_note(curves, band)])
 
 
 def _parts_note(curve: Curve, parts: NormParts, unit: str) -> str:
@@ -101,7 +112,7 @@ def classifier_scale_chart(groups: Sequence[Group], *, mode: Mode = 'val', band:
     bounds = [
         (i, average(group, partial(_read, mode, 'g_bound'), band))
         for i, group in enumerate(groups)
-        if all(any('g_bound' in line for line in _lines(run, mode)) for run in group.runs)
+        if all(run.has(mode, 'g_bound') for run in group.runs)
     ]
     dashed = [Line(f'{b.label}: bound of g', b.x, b.mean, i, dashed=True) for i, b in bounds]
     top = Panel(unit, '‖W_FC‖ or g', [*(c.line(i) for i, c in enumerate(scales)), *dashed])
@@ -118,10 +129,6 @@ def classifier_scale_chart(groups: Sequence[Group], *, mode: Mode = 'val', band:
 
 def _read(mode: Mode, key: str, run: TrainingRun) -> Series:
     return run.series(mode, key)
-
-
-def _lines(run: TrainingRun, mode: Mode) -> list[dict[str, float]]:
-    return run.train_lines if mode == 'train' else run.val_lines
 
 
 def _band_note(curves: Sequence[Curve], band: Band) -> list[str]:

@@ -3,7 +3,7 @@
 mmengine appends a JSON line to ``<work dir>/<timestamp>/vis_data/scalars.json`` for each line of its log. A training
 line has ``iter`` (and ``epoch``, if the log processor counts epochs) and ``step``, the iterations done. A validation
 line has ``step`` alone: epochs, or iterations with ``log_metric_by_epoch=False``. WeightNormLoggerHook adds lines with
-the norm of each layer, which are not read here. Each start of a training has its own timestamp.
+the norm and angle of each layer, which are not read here. Each start of a training has its own timestamp.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ from mmfixnorm.search.trial.schedule import training_length
 
 SCALARS = 'vis_data/scalars.json'
 #: Hooks that write the scalars that are not in every log.
-WRITERS = {'weight_norm': 'WeightNormLoggerHook', 'g': 'CrossBoundaryRiskHook', 'mcbr': 'CrossBoundaryRiskHook'}
+WRITERS = {
+    'weight_norm': 'WeightNormLoggerHook',
+    'angle': 'WeightNormLoggerHook',
+    'g': 'CrossBoundaryRiskHook',
+    'mcbr': 'CrossBoundaryRiskHook',
+}
 
 Mode = Literal['train', 'val']
-_LAYER = 'weight_norm/'
+_OF_LAYERS = ('weight_norm/', 'angle/')
 
 
 class Series(NamedTuple):
@@ -75,6 +80,10 @@ class TrainingRun:
             raise ConfigError(self._absence(mode, key))
         counter, length = self._clock(mode)
         return Series([line[counter] / length for line in lines], [float(line[key]) for line in lines])
+
+    def has(self, mode: Mode, key: str) -> bool:
+        """Tell whether a scalar was logged."""
+        return any(key in line for line in self._lines(mode))
 
     def _lines(self, mode: Mode) -> list[dict[str, float]]:
         return self.train_lines if mode == 'train' else self.val_lines
@@ -155,7 +164,7 @@ class _Log:
     def add(self, line: Mapping[str, Any]) -> None:
         if 'iter' in line:
             self._add_train(_numbers(line, 'train/'))
-        elif line.get('step', 0) > 0 and not all(key == 'step' or key.startswith(_LAYER) for key in line):
+        elif line.get('step', 0) > 0 and not all(key == 'step' or key.startswith(_OF_LAYERS) for key in line):
             self._add_val(_numbers(line, 'val/'))
 
     def _add_train(self, line: dict[str, float]) -> None:

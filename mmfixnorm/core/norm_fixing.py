@@ -191,6 +191,10 @@ class NormFixer:
             )
         self._target, self._size, self.wants_init_norm = state_dict['target'], size, False
 
+    def stepped_from_zero(self, optimizer: Optimizer) -> list[Tensor]:
+        """Return the weights that are 0 when the optimizer steps, so that its step alone is in their place after it."""
+        return []
+
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles of an optimizer lose its step hooks, so a copied NormFixer is not installed.
         return {**self.__dict__, '_optimizer': None, '_handles': []}

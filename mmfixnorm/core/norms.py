@@ -9,7 +9,17 @@ from torch import Tensor
 
 from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
 
-__all__ = ['compute_dtype', 'dot', 'global_norm', 'joint_norms', 'local_norms', 'scale_', 'sum_dtype', 'tensor_norm']
+__all__ = [
+    'compute_dtype',
+    'dot',
+    'global_norm',
+    'inner_products',
+    'joint_norms',
+    'local_norms',
+    'scale_',
+    'sum_dtype',
+    'tensor_norm',
+]
 
 
 @torch.no_grad()
@@ -94,6 +104,18 @@ def dot(a: Tensor, b: Tensor) -> Tensor:
         return torch.dot(a.reshape(-1).to(dtype), b.reshape(-1).to(dtype))
     pieces = zip(_flat(a).split(_PIECE), _flat(b).split(_PIECE), strict=True)
     return torch.stack([torch.dot(x.to(dtype), y.to(dtype)) for x, y in pieces]).sum(dtype=torch.float64)
+
+
+def inner_products(ours: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """Compute ``a * a``, ``b * b`` and ``a * b``, summed over each pair of tensors: ``(3, 1)``, on one device.
+
+    Args:
+        ours (Sequence[Tensor]): The first of each pair; not sharded.
+        others (Sequence[Tensor]): The second of each pair, of the same shape.
+    """
+    norms = [torch.stack(local_norms(tensors)) for tensors in (ours, others)]
+    products = torch.stack([dot(a, b).to(norms[0]) for a, b in zip(ours, others, strict=True)])
+    return [*torch.stack([norms[0] ** 2, norms[1].to(norms[0]) ** 2, products]).split(1, dim=1)]
 
 
 def _sums_well(tensor: Tensor) -> bool:

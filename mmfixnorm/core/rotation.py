@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 
 from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places
 from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
-from mmfixnorm.core.norms import compute_dtype, dot, joint_norms, local_norms, sum_dtype, tensor_norm
-from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
+from mmfixnorm.core.norms import compute_dtype, inner_products, joint_norms, sum_dtype, tensor_norm
+from mmfixnorm.core.sharding import local_part, sum_over_processes
 
 __all__ = ['UNITS', 'AngleNormFixer', 'make_norm_fixer']
 
@@ -78,6 +78,11 @@ class AngleNormFixer(NormFixer):
             torch._foreach_copy_([self._copies[place] for place in may_move], parts)
             if self._from_zero:
                 torch._foreach_zero_(parts)
+
+    def stepped_from_zero(self, optimizer: Optimizer) -> list[Tensor]:
+        if not self._from_zero:
+            return []
+        return [t for place, t in places(optimizer, FLAG, WAITING).items() if is_moved(optimizer, place)]
 
     def _take_targets(self, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
         super()._take_targets(moved, every)
@@ -140,10 +145,8 @@ def _unit_sums(weights: Sequence[Tensor], steps: Sequence[Tensor], unit: str) ->
     """Sum ``w * w``, ``d * d`` and ``w * d`` over each unit of each tensor: ``(3, 1)``, or ``(3, filters)``."""
     sums: dict[int, Tensor] = {}
     if whole := [i for i, w in enumerate(weights) if unit != 'filter' or w.ndim < 3]:
-        w, d = [weights[i] for i in whole], [steps[i] for i in whole]
-        norms = [torch.stack(local_norms(tensors)) for tensors in (w, d)]
-        products = torch.stack([dot(a, b).to(norms[0]) for a, b in zip(w, d, strict=True)])
-        sums.update(zip(whole, torch.stack([norms[0] ** 2, norms[1] ** 2, products]).split(1, dim=1), strict=True))
+        products = inner_products([weights[i] for i in whole], [steps[i] for i in whole])
+        sums.update(zip(whole, products, strict=True))
     for i in set(range(len(weights))) - set(whole):
         a, b = (t[i].flatten(1).to(compute_dtype(t[i].dtype)) for t in (weights, steps))
         parts = [(x * y).sum(dim=1, dtype=sum_dtype(x.device)) for x, y in ((a, a), (b, b), (a, b))]
@@ -212,12 +215,7 @@ def _sum_over_processes(
         if place in held:
             column[3] = held[place]
         columns[place] = column
-    for key in dict.fromkeys(map(shard_key, every.values())):
-        alike = [place for place, tensor in every.items() if shard_key(tensor) == key]
-        total = torch.cat([columns[place] for place in alike], dim=1)
-        if key is not None:
-            sum_over_shards_(total, key)
-        columns.update(zip(alike, total.split(1, dim=1), strict=True))
+    columns = dict(zip(columns, sum_over_processes([*every.values()], [*columns.values()]), strict=True))
     return {place: columns[place][:3] for place in units}, {place: columns[place][3, 0] for place in held}
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -15,6 +16,7 @@ __all__ = [
     'local_part',
     'mark_shards',
     'shard_key',
+    'sum_over_processes',
     'sum_over_shards_',
     'whole_parameters',
     'zero_partition',
@@ -80,6 +82,26 @@ def sum_over_shards_(value: Tensor, key: Hashable) -> Tensor:
     for group in _groups(key):
         dist.all_reduce(value, group=group)
     return value
+
+
+def sum_over_processes(tensors: Sequence[Tensor], columns: Sequence[Tensor]) -> list[Tensor]:
+    """Sum the column of each tensor over the processes that share it, in one all-reduce for each way of sharding.
+
+    Args:
+        tensors (Sequence[Tensor]): The same ones, in the same order, on all processes.
+        columns (Sequence[Tensor]): For each tensor what this process has summed over its part: ``(n, 1)``, on one
+            device.
+    """
+    sums = [*columns]
+    keys = [shard_key(tensor) for tensor in tensors]
+    for key in dict.fromkeys(keys):
+        if key is None:
+            continue
+        alike = [i for i, other in enumerate(keys) if other == key]
+        total = sum_over_shards_(torch.cat([columns[i] for i in alike], dim=1), key)
+        for i, column in zip(alike, total.split(1, dim=1), strict=True):
+            sums[i] = column
+    return sums
 
 
 def zero_partition(optimizer: Any, params: Iterable[Tensor]) -> tuple[Any, list[Tensor]]:

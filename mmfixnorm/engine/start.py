@@ -22,12 +22,11 @@ from mmengine.logging import print_log
 from torch import nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.layer_kinds import describe_unfixed_weights, is_plain_linear
+from mmfixnorm.core.layer_kinds import describe_unfixed_weights, is_plain_linear, stored_statistics_layers
 from mmfixnorm.core.layers import WeightNormalized, fill_scales
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters, warn_of_decay
 from mmfixnorm.core.sharding import mark_shards, whole_parameters
-from mmfixnorm.core.stored_statistics import stored_statistics_layers
 from mmfixnorm.errors import ConfigError
 
 __all__ = [

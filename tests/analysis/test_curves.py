@@ -157,3 +157,18 @@ def test_a_run_without_the_hook_is_told_which_one(write_log, lines):
     _, val = lines
     with pytest.raises(ConfigError, match='CrossBoundaryRiskHook in custom_hooks writes it'):
         classifier_scale_chart(read_groups([write_log([val(1, a=1.0)])]))
+
+
+def test_fig_1_left_has_the_angle_per_step_of_the_runs_that_logged_it(falling, write_log, lines):
+    train, _ = lines
+    log = [train(e, 4, weight_norm=80.0, angle=0.01 * e) for e in range(1, 31)]
+    log.insert(1, {'weight_norm/conv.weight': 80.0, 'angle/conv.weight': 0.5, 'step': 4})
+    metered = write_log(log, name='metered', config=CONV_ONLY)
+    chart = weight_norm_chart(read_groups([falling, metered]))
+    norms, angles = chart.panels
+    assert chart.arrangement == 'stacked'
+    assert [line.name for line in norms.lines if not line.dashed] == ['wd', 'metered']
+    (line,) = angles.lines
+    assert (angles.y_title, line.name, line.colour) == ('angle per step (rad)', 'metered', 1)
+    assert line.y == pytest.approx([0.01 * e for e in range(1, 31)])
+    assert 'metered: angle per step 0.3 rad at epoch 30' in chart.notes

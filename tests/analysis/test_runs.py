@@ -16,6 +16,7 @@ def test_training_lines_are_parts_of_an_epoch_and_validation_comes_after_it(writ
         *(train(1, i, g=0.1 * i) for i in (2, 4)),
         val(1, **{'accuracy/top1': 30.0, 'g': 7.0}),
         {'weight_norm/conv.weight': 3.0, 'step': 6},
+        {'weight_norm/conv.weight': 3.0, 'angle/conv.weight': 0.1, 'step': 6},
         *(train(2, i, g=0.1 * i) for i in (2, 4)),
         val(2, **{'accuracy/top1': 50.0, 'g': 8.0}),
     ]

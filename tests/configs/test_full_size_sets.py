@@ -18,8 +18,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfixnorm.core import FixNormConv2d, WNConv2d, norm_fixing_parameters
+from mmfixnorm.core.layer_kinds import stored_statistics_layers
 from mmfixnorm.core.membership import flagged
-from mmfixnorm.core.stored_statistics import stored_statistics_layers
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PATHS = sorted(path for folder in ('coco', 'cityscapes') for path in (CONFIGS / folder).glob('*.py'))

@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmfixnorm.core import WeightNormalized
+from mmfixnorm.core.layer_kinds import stored_statistics_layers
 from mmfixnorm.core.layers import fill_scales
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norms import global_norm
-from mmfixnorm.core.stored_statistics import stored_statistics_layers
 from mmfixnorm.search.methods import parse_settings
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,13 @@ from torchvision.ops import DeformConv2d
 
 from mmfixnorm.core import FixNormLinear, WNConv2d, norm_fixing_parameters
 from mmfixnorm.core.audit.probe import audited_weights
-from mmfixnorm.core.layer_kinds import describe_unfixed_weights, is_norm_layer, is_weight_layer, unfixed_weights
-from mmfixnorm.core.stored_statistics import stored_statistics_layers
+from mmfixnorm.core.layer_kinds import (
+    describe_unfixed_weights,
+    is_norm_layer,
+    is_weight_layer,
+    stored_statistics_layers,
+    unfixed_weights,
+)
 
 pytestmark = pytest.mark.filterwarnings('ignore:.*weight_norm.* is deprecated')
 

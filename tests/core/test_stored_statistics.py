@@ -1,7 +1,7 @@
 import pytest
 from torch import nn
 
-from mmfixnorm.core.stored_statistics import stored_statistics_layers
+from mmfixnorm.core.layer_kinds import stored_statistics_layers
 
 
 class Stem(nn.Sequential):

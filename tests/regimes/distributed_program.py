@@ -10,6 +10,9 @@ from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from toy import SGD, batches, data_of, net, start_of, wrap
 
 from mmfixnorm.core import fix_norm, norm_fixing_parameters
+from mmfixnorm.core.angles import StepMeter, joint_cosine
+from mmfixnorm.core.membership import FLAG, WAITING, places
+from mmfixnorm.core.sharding import local_part
 
 
 def step_by_wrapper(model, chunk, wrapper):
@@ -54,6 +57,7 @@ def ddp(regime):
         lambda: start_of(plain),
         wrapper.norm_fixer,
         plain.backbone[0].weight,
+        wrapper.optimizer,
     )
 
 
@@ -77,7 +81,13 @@ def fsdp(regime):
         with FullyShardedDataParallel.summon_full_params(model):
             return {n.replace('_fsdp_wrapped_module.', ''): p.clone() for n, p in start_of(model).items()}
 
-    return lambda chunk: step_by_wrapper(model, chunk, wrapper), weights, wrapper.norm_fixer, plain.backbone[0].weight
+    return (
+        lambda chunk: step_by_wrapper(model, chunk, wrapper),
+        weights,
+        wrapper.norm_fixer,
+        plain.backbone[0].weight,
+        wrapper.optimizer,
+    )
 
 
 def fsdp2(regime):
@@ -99,6 +109,7 @@ def fsdp2(regime):
         lambda: whole(model),
         norm_fixer,
         model.backbone[0].weight,
+        optimizer,
     )
 
 
@@ -106,12 +117,21 @@ def train(regime):
     builder = next(build for name, build in BUILDERS.items() if regime.removeprefix('angle_').startswith(name))
     rank, world = dist.get_rank(), dist.get_world_size()
     try:
-        step, weights, norm_fixer, *first = builder(regime)
+        step, weights, norm_fixer, first, optimizer = builder(regime)
+        meter, angles = StepMeter(), []
+        history = [{name: tensor.clone() for name, tensor in weights().items()}]
+        meter.install(optimizer, [norm_fixer])
+        in_set = [*places(optimizer, FLAG, WAITING).values()]
+        start = [local_part(tensor).clone() for tensor in in_set]
         for number, (x, y) in enumerate(batches()):
             if regime.endswith('thawed'):
-                first[0].requires_grad_(number >= 3)
+                first.requires_grad_(number >= 3)
+            meter.arm(in_set)
             step((x.chunk(world)[rank], y.chunk(world)[rank]))
-        return dict(weights=weights(), state=norm_fixer.state_dict())
+            angles.append(meter.read()._asdict())
+            history.append({name: tensor.clone() for name, tensor in weights().items()})
+        cosine = joint_cosine(in_set, start).item()
+        return dict(weights=history[-1], state=norm_fixer.state_dict(), history=history, angles=angles, cosine=cosine)
     except ValueError as err:
         return dict(error=str(err))
 

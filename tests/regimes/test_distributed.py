@@ -1,5 +1,6 @@
 """Norm fixing with two gloo processes on the CPU, against the plain loop of reference.py with two chunks."""
 
+import math
 import os
 import subprocess
 import sys
@@ -74,3 +75,30 @@ def test_one_flat_tensor_for_all_parameters_is_refused(trained, refused):
     first, second = trained['fsdp_flat']
     assert first == second
     refused('fsdp_flat', first['error'], 'FSDP with use_orig_params=False keeps all parameters in one flat tensor')
+
+
+WEIGHTS = ('backbone.0.weight', 'backbone.3.weight', 'head.weight')
+
+
+def angle(a, b):
+    return math.acos(min(1.0, (a @ b / a.norm() / b.norm()).item()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('row', ROWS)
+def test_the_angles_of_sharded_weights_are_those_of_whole_ones(row, trained):
+    first, second = trained[row]
+    assert first['angles'] == second['angles']
+    assert first['cosine'] == second['cosine']
+    vectors = [[state[name].ravel() for name in WEIGHTS] for state in first['history']]
+    joint = [torch.cat(parts) for parts in vectors]
+    assert first['cosine'] == pytest.approx((joint[0] @ joint[-1] / joint[0].norm() / joint[-1].norm()).item())
+    for number, step in enumerate(first['angles']):
+        assert step['joint'] == pytest.approx(angle(joint[number], joint[number + 1]), rel=1e-7)
+        expected = [angle(*pair) for pair in zip(vectors[number], vectors[number + 1])]
+        assert step['layers'] == pytest.approx(expected, rel=1e-7, abs=1e-7)
+    # What the optimizer proposes does not depend on how the weights are divided.
+    if not row.endswith('thawed'):
+        whole = trained['angle_ddp' if row.startswith('angle') else 'ddp'][0]['angles']
+        shares = [step['radial_share'] for step in first['angles']]
+        assert shares == pytest.approx([step['radial_share'] for step in whole], rel=1e-6, abs=1e-9)

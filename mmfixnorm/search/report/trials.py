@@ -5,13 +5,14 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from mmfixnorm.search.methods.base import title
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, duration
 from mmfixnorm.search.record.study import Attempt
 from mmfixnorm.search.report.html import Markup, table
-from mmfixnorm.search.trial.folder import LOG_FILE, read_log_end, without_control
+from mmfixnorm.search.trial.folder import LOG_FILE, read_angles, read_log_end, without_control
 from mmfixnorm.search.trial.schedule import training_length
 
 # What a page gives to all logs and messages together, and to one trial at most, in bytes.
@@ -20,11 +21,17 @@ _ONE_TRIAL = 8_000
 
 
 def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[Attempt]) -> str:
-    """Make one row for each trial, in the order of the plan."""
+    """Make one row for each trial, in the order of the plan.
+
+    If WeightNormLoggerHook has logged the angle per step in some trial, a column has its median over the training, in
+    radians.
+    """
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
     metric = problem.settings.metric
-    names = ('trial', 'outcome', *map(title, tuned), unit, 'T_max', metric, 'attempts', 'time', 'log')
+    angles = {row.key: angle for row in state.rows if (angle := _median_angle(problem.trial_dir(row.key))) is not None}
+    columns = ['trial', 'outcome', *map(title, tuned), unit, 'T_max', metric]
+    names = (*columns, *(['rad per step'] if angles else []), 'attempts', 'time', 'log')
     budget = min(_ONE_TRIAL, _ALL_TRIALS // max(1, len(state.rows)))
     ended: dict[str, list[Attempt]] = {}
     for attempt in attempts:
@@ -38,12 +45,18 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
             row.length,
             row.cost,
             row.value,
+            *([angles.get(row.key)] if angles else []),
             row.attempts,
             duration(row.seconds),
             Markup(_log(problem.trial_dir(row.key) / LOG_FILE, ended[row.key], budget)),
         )
         rows.append((_css(row, state), cells))
     return table(names, rows)
+
+
+def _median_angle(trial_dir: Path) -> float | None:
+    angles = read_angles(trial_dir)
+    return median(angles.values()) if angles else None
 
 
 def _css(row: Row, state: SearchState) -> str:

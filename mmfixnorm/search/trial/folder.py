@@ -7,7 +7,7 @@
 ``log.txt``            what the trial prints, all attempts
 ``curve.jsonl``        its validations, all attempts, a line each
 ``progress.json``      how far the training is, and its loss; written about once a second
-``run/``               the work dir of its Runner, with the checkpoints
+``run/``               the work dir of its Runner, with the checkpoints and mmengine's log
 ``result.json``        how the last attempt ended; written by the trial
 =====================  ===========================================================================================
 """
@@ -194,6 +194,30 @@ def read_curve(path: Path, *, up_to: float = math.inf) -> dict[int, float]:
         if step <= up_to:
             curve[step] = value
     return curve
+
+
+def read_angles(trial_dir: Path) -> dict[int, float]:
+    """Read the angle per step, in radians, by iteration, that WeightNormLoggerHook has logged in a trial.
+
+    Of an iteration that a later start has done again, the later angle counts. Empty without a log, or without angles.
+    """
+    angles: dict[int, float] = {}
+    for path in sorted(trial_dir.glob('run/*/vis_data/scalars.json')):  # folders are named after their starting time
+        began = math.inf
+        for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:
+                continue  # the line that was being written when an attempt was killed
+            if not isinstance(line, dict) or 'iter' not in line:
+                continue
+            if began == math.inf:
+                began = line['iter']
+                angles = {iteration: angle for iteration, angle in angles.items() if iteration < began}
+            angle = line.get('angle', line.get('train/angle'))  # with log_with_hierarchy
+            if isinstance(angle, (int, float)) and math.isfinite(angle):
+                angles[line['iter']] = float(angle)
+    return angles
 
 
 class TrainingProgress(NamedTuple):

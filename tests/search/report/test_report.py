@@ -11,6 +11,7 @@ from mmfixnorm.search.report import write_report
 from mmfixnorm.search.report.curves import alpha_curves, lr_curves, validation_curves
 from mmfixnorm.search.report.trials import end_of
 from mmfixnorm.search.report.winner import winner_diff
+from mmfixnorm.search.trial.folder import read_angles
 
 
 @pytest.fixture
@@ -227,3 +228,28 @@ def test_searches_for_another_metric_are_not_compared(make_search, small):
     search.run()
     with pytest.raises(ConfigError, match="cannot be compared(.|\n)*other: loss, rule 'less'"):
         write_report(search.problem(), search.record(), compare=[other.work_dir])
+
+
+def write_scalars(trial_dir, start, lines):
+    folder = trial_dir / 'run' / start / 'vis_data'
+    folder.mkdir(parents=True)
+    (folder / 'scalars.json').write_text(''.join(f'{line}\n' for line in lines))
+
+
+def test_the_angles_of_a_trial_are_read_over_all_its_starts(tmp_path):
+    assert read_angles(tmp_path) == {}
+    first = ['{"angle": 0.5, "iter": 2}', '{"loss": 1.0, "iter": 3}', '{"angle": 0.25, "iter": 4}']
+    of_layers = '{"weight_norm/conv.weight": 1.0, "angle/conv.weight": 9.0, "step": 4}'
+    write_scalars(tmp_path, '20260101_000000', [*first, of_layers, '{"angle": 0.125, "iter": 6}', '{"angle": 0.1, "it'])
+    write_scalars(tmp_path, '20260101_000001', ['{"train/angle": 0.375, "iter": 4}', '{"angle": NaN, "iter": 8}'])
+    assert read_angles(tmp_path) == {2: 0.5, 4: 0.375}
+
+
+def test_the_trials_have_their_median_angle_where_it_was_logged(searched):
+    problem, record = searched
+    assert 'rad per step' not in write_report(problem, record).report.read_text()
+    lines = [f'{{"angle": {angle}, "iter": {i}}}' for i, angle in enumerate((0.001, 0.0375, 0.2), start=1)]
+    write_scalars(problem.trial_dir('r0-k1'), '20260101_000000', lines)
+    page = write_report(problem, record).report.read_text()
+    assert page.count('<th class="number">rad per step</th>') == 1
+    assert page.count('<td class="number">0.0375</td>') == 1
