@@ -22,13 +22,17 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 import torch
-from norm_fixing import compare
 from torch.nn import functional as F
 from torchvision.models import resnet50
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.norm_fixing import compare
 from mmfixnorm.core import fix_norm, norm_fixing_parameters
 from mmfixnorm.core.angles import StepMeter, joint_cosine
 
@@ -73,7 +77,7 @@ def variants(batch: int, size: int, device: str) -> dict[str, dict[str, Callable
     ways = {BASE: without, IDLE: idle, MEASURED: measured, WITH_COSINE: with_cosine}
     iterate()  # the steps need gradients
     runs: dict[str, Callable[[], object]] = {'step': optimizer.step, 'iteration': iterate}
-    return {what: {name: lambda way=way, run=run: way(run) for name, way in ways.items()} for what, run in runs.items()}
+    return {what: {name: partial(way, run) for name, way in ways.items()} for what, run in runs.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

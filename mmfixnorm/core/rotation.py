@@ -20,7 +20,7 @@ from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
 from mmfixnorm.core.norms import compute_dtype, inner_products, joint_norms, sum_dtype, tensor_norm
 from mmfixnorm.core.sharding import local_part, sum_over_processes
 
-__all__ = ['UNITS', 'AngleNormFixer', 'make_norm_fixer']
+__all__ = ['UNITS', 'AngleNormFixer', 'ProposalNormFixer', 'make_norm_fixer']
 
 UNITS = ('set', 'layer', 'filter')
 """What turns by the learning rate: the whole set as one vector, each weight tensor, or each of its output channels."""
@@ -29,32 +29,19 @@ _SMALLEST_TANGENT = 1e-3
 """Share of a step across the weights below which it is rounding: a step along the weights turns nothing."""
 
 
-class AngleNormFixer(NormFixer):
-    r"""Turns each unit of the norm-fixing set by exactly the learning rate of its group, in radians; the norm is kept.
-
-    The optimizer inside chooses the direction, by gradients, momentum and whatever else it does; the length of its
-    step has no effect. A unit without a gradient, or whose step is only along its weights, stays as it is. Which
-    weights a step moves, and the target of the joint norm, are as in :class:`~mmfixnorm.core.NormFixer`.
+class ProposalNormFixer(NormFixer):
+    """A :class:`~mmfixnorm.core.NormFixer` that knows the weights before the step, and the step of the optimizer.
 
     Needs one copy of the set. Where the optimizer does not read the weights (torch's optimizers without weight decay
-    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits.
+    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits. A subclass
+    replaces ``_rescale``, and writes the new weights of all that moved.
 
     Args:
-        target (float | str, optional): The joint norm to keep, see :class:`~mmfixnorm.core.NormFixer`.
-        per (str): The unit that turns: ``'set'``; ``'layer'``, each weight tensor; ``'filter'``, each slice of the
-            first dimension of a convolution, and linear layers as a whole. Defaults to 'layer'.
-
-    Raises:
-        ValueError: If ``per`` is none of the three; at a step, if a weight is all zero, if groups have different
-            learning rates with ``'set'``, or if weights are sharded with ``'filter'``.
+        target (float | str, optional): As in the base class.
     """
 
-    def __init__(self, target: float | str | None = None, per: str = 'layer') -> None:
+    def __init__(self, target: float | str | None = None) -> None:
         super().__init__(target)
-        if per not in UNITS:
-            raise ValueError(f"per must be 'set', 'layer' or 'filter', got {per!r}")
-        self.unit = per
-        self.per = f'set, turned by angle per {per}'
         self._copies: dict[Place, Tensor] = {}
         self._from_zero = False
 
@@ -84,6 +71,40 @@ class AngleNormFixer(NormFixer):
             return []
         return [t for place, t in places(optimizer, FLAG, WAITING).items() if is_moved(optimizer, place)]
 
+    def _proposal(self, moved: Mapping[Place, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the steps of the weights that moved, in the memory of the weights, and the weights before them."""
+        steps, weights = [local_part(t) for t in moved.values()], [self._copies[place] for place in moved]
+        if not self._from_zero and steps:
+            torch._foreach_sub_(steps, weights)
+        return steps, weights
+
+
+class AngleNormFixer(ProposalNormFixer):
+    r"""Turns each unit of the norm-fixing set by exactly the learning rate of its group, in radians; the norm is kept.
+
+    The optimizer inside chooses the direction, by gradients, momentum and whatever else it does; the length of its
+    step has no effect. A unit without a gradient, or whose step is only along its weights, stays as it is. Which
+    weights a step moves, and the target of the joint norm, are as in :class:`~mmfixnorm.core.NormFixer`.
+
+    Needs one copy of the set, see :class:`ProposalNormFixer`.
+
+    Args:
+        target (float | str, optional): The joint norm to keep, see :class:`~mmfixnorm.core.NormFixer`.
+        per (str): The unit that turns: ``'set'``; ``'layer'``, each weight tensor; ``'filter'``, each slice of the
+            first dimension of a convolution, and linear layers as a whole. Defaults to 'layer'.
+
+    Raises:
+        ValueError: If ``per`` is none of the three; at a step, if a weight is all zero, if groups have different
+            learning rates with ``'set'``, or if weights are sharded with ``'filter'``.
+    """
+
+    def __init__(self, target: float | str | None = None, per: str = 'layer') -> None:
+        super().__init__(target)
+        if per not in UNITS:
+            raise ValueError(f"per must be 'set', 'layer' or 'filter', got {per!r}")
+        self.unit = per
+        self.per = f'set, turned by angle per {per}'
+
     def _take_targets(self, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
         super()._take_targets(moved, every)
         self._refuse_zeros(moved, every)
@@ -106,9 +127,7 @@ class AngleNormFixer(NormFixer):
 
     def _rescale(self, optimizer: Optimizer, moves: Moves) -> None:
         moved, held, every = moves
-        steps, weights = [local_part(t) for t in moved.values()], [self._copies[place] for place in moved]
-        if not self._from_zero and steps:
-            torch._foreach_sub_(steps, weights)
+        steps, weights = self._proposal(moved)
         units = dict(zip(moved, _unit_sums(weights, steps, self.unit), strict=True))
         held_squares = {place: tensor_norm(local_part(tensor)) ** 2 for place, tensor in held.items()}
         if every and self.unit == 'filter':

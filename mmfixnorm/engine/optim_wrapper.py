@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from mmengine.logging import print_log
@@ -41,6 +41,9 @@ class NormFixingMixin:
     Raises:
         ConfigError: If an argument is invalid, or no parameter group is flagged, which the constructor does.
     """
+
+    relative_lr: ClassVar[bool] = False
+    """Whether the learning rate of the set is a share of its norm, so that other parameters need one of their own."""
 
     optimizer: torch.optim.Optimizer
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -17,11 +17,8 @@ from mmfixnorm.engine.optim_wrapper import NormFixingMixin
 from mmfixnorm.engine.start import choose_set, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
 
-_OPTIONS = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_decay_mult')
-
-
 OTHER_LR = 20.0
-"""Learning rate of the parameters outside the set, in multiples of the angle, where ``other_lr`` is not set."""
+"""Learning rate of the parameters outside the set, in multiples of that of the set, where ``other_lr`` is not set."""
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -52,6 +49,9 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             ``lr`` to multiply.
     """
 
+    options: ClassVar[tuple[str, ...]] = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_decay_mult')
+    """The keys of ``paramwise_cfg``."""
+
     paramwise_cfg: dict[str, Any]
     _first_groups: list[dict[str, Any]] | None = None
 
@@ -69,11 +69,11 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         cfg = self.paramwise_cfg
         if not isinstance(cfg, dict):
             raise TypeError(f'paramwise_cfg should be None or a dict, but got {type(cfg)}')
-        unknown = sorted(set(cfg) - set(_OPTIONS))
+        unknown = sorted(set(cfg) - set(self.options))
         if unknown:
             raise ConfigError(
-                f'optim_wrapper.paramwise_cfg: FixNormOptimWrapperConstructor does not know {unknown}; it takes '
-                f'{list(_OPTIONS)}. Replace an inherited one with paramwise_cfg=dict(_delete_=True, ...)'
+                f'optim_wrapper.paramwise_cfg: {type(self).__name__} does not know {unknown}; it takes '
+                f'{list(self.options)}. Replace an inherited one with paramwise_cfg=dict(_delete_=True, ...)'
             )
         for key in ('norm_decay_mult', 'bias_decay_mult'):
             if cfg.get(key, 0) != 0:
@@ -102,14 +102,22 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def _checked_other_lr(self) -> float:
         """Return the factor between the learning rate of the parameters outside the set and that of the set."""
-        by_angle = self.optim_wrapper_cfg.get('update') == 'angle'
+        cfg = self.optim_wrapper_cfg
+        wrapper = cfg.get('type')
+        wrapper = OPTIM_WRAPPERS.get(wrapper) if isinstance(wrapper, str) else wrapper
+        is_relative = cfg.get('update') == 'angle' or getattr(wrapper, 'relative_lr', False)
         other_lr = self.optim_wrapper_cfg.get('other_lr')
-        if not by_angle:
+        if not is_relative:
             if other_lr is not None:
-                raise ConfigError(f"optim_wrapper.other_lr: is for update='angle' alone, got {other_lr!r} without it")
+                raise ConfigError(
+                    "optim_wrapper.other_lr: is for update='angle' and for wrappers whose learning rate is a share of "
+                    f'the norm, got {other_lr!r} without either'
+                )
             return 1.0
         if self.base_lr is None:
-            raise ConfigError("optim_wrapper.optimizer.lr: must be the angle in radians with update='angle', got None")
+            raise ConfigError(
+                "optim_wrapper.optimizer.lr: must be a number, with update='angle' the angle in radians, got None"
+            )
         if other_lr is None:
             return OTHER_LR
         if isinstance(other_lr, bool) or not isinstance(other_lr, (int, float)) or not 0 <= other_lr < float('inf'):

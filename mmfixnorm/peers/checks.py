@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch.optim import Optimizer
 
 from mmfixnorm.core.membership import FLAG, WAITING, flagged, positions
+from mmfixnorm.core.norm_fixing import NormFixer
+from mmfixnorm.engine.optim_wrapper import NormFixingMixin
 from mmfixnorm.errors import ConfigError
 
-__all__ = ['require_flagged_groups', 'require_no_decay']
+__all__ = ['replace_norm_fixer', 'require_flagged_groups', 'require_no_decay']
 
 _CONSTRUCTOR = "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
 
@@ -22,6 +27,28 @@ def require_flagged_groups(optimizer: Optimizer, peer: str, constructor: str = _
     mixed = [g for g in groups if len(positions(g, FLAG)) + len(positions(g, WAITING)) != len(g['params'])]
     if not groups or mixed:
         raise ConfigError(f'{peer} needs the scale-invariant weights in separate groups: set {constructor}')
+
+
+def replace_norm_fixer(
+    optim_wrapper: NormFixingMixin, norm_fixer: NormFixer, keeps: str, options: Mapping[str, Any]
+) -> None:
+    """Give an optim wrapper that was just built the norm fixer of a peer.
+
+    Args:
+        optim_wrapper (NormFixingMixin): The wrapper.
+        norm_fixer (NormFixer): The peer's.
+        keeps (str): What the peer keeps, for the message.
+        options (Mapping[str, Any]): The arguments of the wrapper.
+
+    Raises:
+        ConfigError: If the arguments ask for another norm fixer.
+    """
+    if options.get('target') is not None or type(optim_wrapper.norm_fixer) is not NormFixer:
+        raise ConfigError(
+            f"optim_wrapper: {type(optim_wrapper).__name__} keeps {keeps}; it takes neither target nor update='angle'"
+        )
+    norm_fixer.report = optim_wrapper.norm_fixer.report
+    optim_wrapper.norm_fixer = norm_fixer
 
 
 def require_no_decay(optimizer: Optimizer, peer: str) -> None:

@@ -17,7 +17,7 @@ from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
 from mmfixnorm.core.norms import joint_norms, local_norms, scale_
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
 from mmfixnorm.engine.start import config_errors
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.peers.checks import replace_norm_fixer
 
 __all__ = ['PerLayerFixNormAmpOptimWrapper', 'PerLayerFixNormOptimWrapper', 'TensorNormFixer']
 
@@ -168,15 +168,9 @@ class _PerLayerMixin(NormFixingMixin):
 
     def __init__(self, *args: Any, targets: str | Mapping[str, float] = 'init', **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if kwargs.get('target') is not None or type(self.norm_fixer) is not NormFixer:
-            raise ConfigError(
-                f'optim_wrapper: {type(self).__name__} keeps the norm of each layer, as targets says; it takes neither '
-                "target nor update='angle'"
-            )
-        report = self.norm_fixer.report
         with config_errors('optim_wrapper.'):
-            self.norm_fixer = TensorNormFixer(targets=targets)
-        self.norm_fixer.report = report
+            norm_fixer = TensorNormFixer(targets=targets)
+        replace_norm_fixer(self, norm_fixer, 'the norm of each layer, as targets says', kwargs)
 
     def attach(self, model: nn.Module, first_groups: list[dict[str, Any]] | None = None) -> None:
         super().attach(model, first_groups)

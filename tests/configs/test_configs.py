@@ -16,7 +16,9 @@ from PIL import Image
 from mmfixnorm.search.methods import parse_settings
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
-PEERS = ('sgdp', 'adamp', 'per-layer', 'bounded-wn', 'shifted-l2', 'exp-lr', 'lr-correction')  # in tests/peers
+# in tests/peers
+PEERS = ('sgdp', 'adamp', 'per-layer', 'bounded-wn', 'shifted-l2', 'exp-lr', 'lr-correction')
+PEERS += ('lars', 'lamb', 'hyperball', 'rotational', 'adamc', 'wd-clip')
 PATHS = sorted(
     path
     for path in [*(CONFIGS / 'digits').glob('resnet8_*.py'), *(CONFIGS / 'cifar10').glob('*.py')]

@@ -32,19 +32,33 @@ def small_net(affine=True):
     ).double()
 
 
+def matrices_net():
+    """Matrices alone, for optimizers that take nothing else."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(36, 8, bias=False),
+        nn.BatchNorm1d(8, affine=False),
+        nn.ReLU(),
+        nn.Linear(8, 3, bias=False),
+        nn.BatchNorm1d(3, affine=False),
+    ).double()
+
+
 def loss_of(model, step):
     generator = torch.Generator().manual_seed(step)
     x = torch.randn(8, 1, 6, 6, generator=generator, dtype=torch.float64)
     y = torch.randint(3, (8,), generator=generator)
-    return F.cross_entropy(model(x).mean((2, 3)), y)
+    scores = model(x)
+    return F.cross_entropy(scores.mean((2, 3)) if scores.ndim == 4 else scores, y)
 
 
 def convs(model):
-    return [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    return [m.weight for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
 
 
 def units(tensor, per):
-    return list(tensor) if per == 'filter' else [tensor]
+    return list(tensor) if per == 'filter' and tensor.ndim > 2 else [tensor]
 
 
 def angle_between(a, b):
@@ -59,6 +73,18 @@ MAKE = {
 }
 if hasattr(torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1), 'param_groups') and torch.__version__ >= '2.4':
     MAKE['nesterov_fused'] = lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True, fused=True)
+
+
+def muon(groups):
+    """Muon for the set, and its AdamW part for the rest."""
+    library = pytest.importorskip('pytorch_optimizer')
+    return library.Muon([{**group, 'use_muon': i == 0} for i, group in enumerate(groups)])
+
+
+def muon_of_torch(groups):
+    if not hasattr(torch.optim, 'Muon'):
+        pytest.skip(f'torch {torch.__version__} has no Muon')
+    return torch.optim.Muon(groups, weight_decay=0)
 
 
 def groups_of(model):
@@ -89,14 +115,34 @@ def naive_turn(weight, step, angle):
     return length * (math.cos(angle) * weight / length + math.sin(angle) * tangent / tangent.norm())
 
 
-def naive_run(model, name, per, steps=50):
+def each(step_of):
+    """Propose a step for each parameter, from its gradient alone."""
+    return lambda params, grads: [step_of(i, grad) for i, grad in enumerate(grads)]
+
+
+def by_library(make, model):
+    """Propose the steps, for learning rate 1, that an optimizer makes on a copy of the model."""
+    copied = copy.deepcopy(model)
+    optimizer = make([group | dict(lr=1.0) for group in groups_of(copied)])
+
+    def propose(params, grads):
+        with torch.no_grad():
+            for p, current, grad in zip(copied.parameters(), params, grads):
+                p.copy_(current)
+                p.grad = grad.clone()
+            optimizer.step()
+            return [p - current for p, current in zip(copied.parameters(), params)]
+
+    return propose
+
+
+def naive_run(model, propose, per, steps=50):
     """50 steps by the definition, one unit after the other; the other parameters make the optimizer's own step."""
-    step_of = direction(name)
     names = {id(w) for w in convs(model)}
     for step in range(steps):
         params = [*model.parameters()]
         grads = torch.autograd.grad(loss_of(model, step), params)
-        proposed = [step_of(i, g) for i, g in enumerate(grads)]
+        proposed = propose(params, grads)
         angle = schedule(step)
         with torch.no_grad():
             inside = [(p, d) for p, d in zip(params, proposed) if id(p) in names]
@@ -107,9 +153,7 @@ def naive_run(model, name, per, steps=50):
                 new = [part.view_as(p) for part, (p, _) in zip(flat.split([p.numel() for p, _ in inside]), inside)]
             else:
                 new = [
-                    torch.stack([naive_turn(u, d, angle) for u, d in zip(p, step)])
-                    if per == 'filter'
-                    else naive_turn(p, step, angle)
+                    torch.stack([naive_turn(u, d, angle) for u, d in zip(units(p, per), units(step, per))]).view_as(p)
                     for p, step in inside
                 ]
             for (p, _), value in zip(inside, new):
@@ -148,7 +192,20 @@ def run(model, make, per, steps=50, scale=lambda step, model: None):
 def test_50_steps_follow_a_naive_loop(name, per):
     model, twin = small_net(), small_net()
     angles, norms = run(model, MAKE[name], per)
-    naive_run(twin, name, per)
+    naive_run(twin, each(direction(name)), per)
+    assert_equal_and_turned(model, twin, angles, norms)
+
+
+@pytest.mark.parametrize('per', UNITS)
+@pytest.mark.parametrize('make, net', [(muon, small_net), (muon_of_torch, matrices_net)])
+def test_50_steps_of_muon_follow_a_naive_loop_that_takes_its_proposals(make, net, per):
+    model, twin = net(), net()
+    angles, norms = run(model, make, per)
+    naive_run(twin, by_library(make, twin), per)
+    assert_equal_and_turned(model, twin, angles, norms)
+
+
+def assert_equal_and_turned(model, twin, angles, norms):
     for (key, p), q in zip(model.named_parameters(), twin.parameters()):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-7, msg=lambda text, key=key: f'{key}: {text}')
     for step, per_unit in enumerate(angles):

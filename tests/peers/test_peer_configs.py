@@ -22,12 +22,22 @@ PEERS = {
     'shifted-l2': ('OptimWrapper', 'SGD', 0.0, 1e-4),
     'exp-lr': ('OptimWrapper', 'SGD', 0.0, 1e-4),
     'lr-correction': ('OptimWrapper', 'SGD', 0.0, 1e-4),
+    'lars': ('OptimWrapper', 'LARS', 1e-4, 1e-4),
+    'lamb': ('OptimWrapper', 'Lamb', 1e-2, 1e-2),
+    'hyperball': ('HyperballOptimWrapper', 'Muon', 0.0, 0.0),
+    'rotational': ('RotationalOptimWrapper', 'SGD', 0.0, 1e-4),
+    'adamc': ('OptimWrapper', 'AdamC', 1e-2, 1e-2),
+    'wd-clip': ('OptimWrapper', 'SGD', 1e-4, 1e-4),
 }
+WIDE = ('lars', 'lamb', 'hyperball', 'rotational', 'adamc', 'wd-clip')
+LIBRARY = ('sgdp', 'adamp', 'hyperball', 'adamc')
 NO_DECAY = {
     'optim_wrapper.constructor': 'FixNormOptimWrapperConstructor',
     'optim_wrapper.optimizer.weight_decay': 0.0,
     'optim_wrapper.paramwise_cfg.lambda_fc': 1e-4,
 }
+DECAYED = {'optim_wrapper.constructor': 'DecayedGroupsOptimWrapperConstructor'}
+ADAPTIVE = {'optim_wrapper.optimizer.momentum': None, 'optim_wrapper.optimizer.nesterov': None}
 #: What each sets and the weight-decay baseline does not, besides the import, `search` and the learning rate. None: it
 #: takes the key away.
 DIFFERENCES = {
@@ -48,6 +58,43 @@ DIFFERENCES = {
     'shifted-l2': NO_DECAY,
     'exp-lr': NO_DECAY | {'optim_wrapper.optimizer.nesterov': False},
     'lr-correction': NO_DECAY | {'optim_wrapper.constructor': 'PerLayerGroupsOptimWrapperConstructor'},
+    'lars': DECAYED
+    | {
+        'optim_wrapper.optimizer.type': 'LARS',
+        'optim_wrapper.paramwise_cfg.groups.no_decay.lr_mult': 0.025,
+        'optim_wrapper.paramwise_cfg.groups.no_decay.lars_exclude': True,
+    },
+    'lamb': DECAYED
+    | ADAPTIVE
+    | {
+        'optim_wrapper.optimizer.type': 'Lamb',
+        'optim_wrapper.optimizer.weight_decay': 1e-2,
+        'optim_wrapper.paramwise_cfg.groups.no_decay.lr_mult': 0.2,
+    },
+    'hyperball': ADAPTIVE
+    | {
+        'model.head.type': 'WNLinearClsHead',
+        'optim_wrapper.type': 'HyperballOptimWrapper',
+        'optim_wrapper.constructor': 'FixNormOptimWrapperConstructor',
+        'optim_wrapper.optimizer.type': 'Muon',
+        'optim_wrapper.optimizer.weight_decay': None,
+        'optim_wrapper.other_lr': 0.1,
+    },
+    'rotational': NO_DECAY
+    | {
+        'optim_wrapper.type': 'RotationalOptimWrapper',
+        'optim_wrapper.weight_decay': 1e-4,
+        'optim_wrapper.optimizer.nesterov': False,
+    },
+    'adamc': DECAYED
+    | ADAPTIVE
+    | {
+        'optim_wrapper.optimizer.type': 'AdamC',
+        'optim_wrapper.optimizer.weight_decay': 1e-2,
+        'optim_wrapper.paramwise_cfg.lambda_fc': 1e-2,
+        'optim_wrapper.paramwise_cfg.groups.norm_fixing.normalized': True,
+    },
+    'wd-clip': {'optim_wrapper.clip_grad.max_norm': 1.0},
 }
 #: What each appends to a list of the baseline.
 APPENDED = {
@@ -97,19 +144,20 @@ def test_a_peer_differs_from_weight_decay_in_what_it_claims_alone(peer):
     ours, baseline = flat(load(peer).to_dict()), flat(load('wd').to_dict())
     changed = {k: ours.get(k) for k in ours.keys() | baseline.keys() if ours.get(k) != baseline.get(k)}
     rest = {k: v for k, v in changed.items() if not k.startswith('search.') and k != 'optim_wrapper.optimizer.lr'}
-    assert rest.pop('custom_imports.imports') == ['mmfixnorm.cls', 'mmfixnorm.peers']
+    if peer != 'wd-clip':  # which needs nothing of this package
+        assert rest.pop('custom_imports.imports') == ['mmfixnorm.cls', 'mmfixnorm.peers']
     for key, appended in APPENDED.get(peer, {}).items():
         assert rest.pop(key) == [*baseline[key], appended]
     assert rest == DIFFERENCES[peer]
 
 
 @pytest.mark.parametrize('peer', PEERS)
-def test_all_search_five_learning_rates_over_the_same_ratio_at_full_length(peer):
+def test_all_search_five_learning_rates_at_full_length_and_their_own_is_among_them(peer):
     cfg = load(peer)
     settings = parse_settings(cfg.search)
     assert (settings.kind, settings.num_splits) == ('GridSearch', 5)
     low, high = settings.lr_range
-    assert high / low == pytest.approx(16)
+    assert high / low == pytest.approx(64 if peer in WIDE else 16)  # the best of the wide ones is not measured
     assert low <= cfg.optim_wrapper.optimizer.lr <= high
 
 
@@ -151,7 +199,7 @@ def test_its_config_trains_and_decays_what_the_method_says(peer, tmp_path, forge
         forget_runs()
         cfg.custom_hooks[-1].reference = str(tmp_path / 'reference')
     wrapper, optimizer, conv_decay, fc_decay = PEERS[peer]
-    if optimizer != 'SGD':
+    if peer in LIBRARY:
         pytest.importorskip('pytorch_optimizer')
 
     runner = train(cfg, tmp_path / 'run')
