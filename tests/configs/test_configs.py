@@ -17,10 +17,11 @@ from mmfixnorm.search.methods import parse_settings
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PEERS = ('sgdp', 'adamp', 'per-layer', 'bounded-wn', 'shifted-l2', 'exp-lr', 'lr-correction')  # in tests/peers
+ADAMW_NETWORKS = ('deit-', 'convnext-')  # in test_adamw_networks.py
 PATHS = sorted(
     path
     for path in [*(CONFIGS / 'digits').glob('resnet8_*.py'), *(CONFIGS / 'cifar10').glob('*.py')]
-    if not any(f'_{peer}_' in path.stem for peer in PEERS)
+    if not any(f'_{peer}_' in path.stem for peer in PEERS) and not path.stem.startswith(ADAMW_NETWORKS)
 )
 NAMES = [path.stem for path in PATHS]
 NAME = re.compile(
