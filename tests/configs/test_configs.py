@@ -19,14 +19,15 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 # in tests/peers
 PEERS = ('sgdp', 'adamp', 'per-layer', 'bounded-wn', 'shifted-l2', 'exp-lr', 'lr-correction')
 PEERS += ('lars', 'lamb', 'hyperball', 'rotational', 'adamc', 'wd-clip')
+ADAMW_NETWORKS = ('deit-', 'convnext-')  # in test_adamw_networks.py
 PATHS = sorted(
     path
     for path in [*(CONFIGS / 'digits').glob('resnet8_*.py'), *(CONFIGS / 'cifar10').glob('*.py')]
-    if not any(f'_{peer}_' in path.stem for peer in PEERS)
+    if not any(f'_{peer}_' in path.stem for peer in PEERS) and not path.stem.startswith(ADAMW_NETWORKS)
 )
 NAMES = [path.stem for path in PATHS]
 NAME = re.compile(
-    r'(?P<model>[a-z0-9-]+)_(?P<method>wd|alg1|wn-fc|wd-grid|fixnorm(-grid|-per-layer|-equal|-set|-auto-alpha)?)'
+    r'(?P<model>[a-z0-9-]+)_(?P<method>wd|alg1|wn-fc|wd-grid|angle|fixnorm(-grid|-per-layer|-equal|-set|-auto-alpha)?)'
     r'_1xb(?P<batch>\d+)-(?P<epochs>\d+)e_(?P<data>digits|cifar10)(-(?P<thousands>\d)k)?'
 )
 WRAPPER = {
@@ -52,6 +53,8 @@ DIFFERENCES = {
     'alg1': WRAPPER | {'optim_wrapper.paramwise_cfg.lambda_fc': 1e-4},
     'wn-fc': WRAPPER | {'model.head.type': 'WNLinearClsHead'},
     'fixnorm': WRAPPER | {'model.head.type': 'FixNormLinearClsHead'},
+    'angle': WRAPPER
+    | {'model.head.type': 'FixNormLinearClsHead', 'optim_wrapper.update': 'angle', 'optim_wrapper.per': 'layer'},
     'fixnorm-grid': WRAPPER | {'model.head.type': 'FixNormLinearClsHead'},
     'fixnorm-per-layer': PER_LAYER,
     'fixnorm-equal': PER_LAYER | {'optim_wrapper.targets': 'equal'},
@@ -75,11 +78,11 @@ def one_batch(cfg: Config, folder: Path) -> dict:
     return FUNCTIONS.get(cfg.train_dataloader.collate_fn.type)(samples)
 
 
-def test_there_are_four_methods_for_each_network():
+def test_there_are_five_methods_for_each_network():
     found = {(m['model'], m['data'], m['thousands'], m['method']) for m in map(NAME.fullmatch, NAMES) if m}
     networks = [('resnet8', 'digits', None), ('resnet8', 'cifar10', '2'), ('resnet20', 'cifar10', '5')]
     networks += [('resnet18', 'cifar10', None), ('mobilenet-v2', 'cifar10', None)]
-    assert found >= {(*n, method) for n in networks for method in ('wd', 'alg1', 'wn-fc', 'fixnorm')}
+    assert found >= {(*n, method) for n in networks for method in ('wd', 'alg1', 'wn-fc', 'fixnorm', 'angle')}
 
 
 @every_config

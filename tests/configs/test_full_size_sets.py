@@ -109,7 +109,7 @@ def named(paths):
 
 
 every_row = named(PATHS)
-fixnorm_rows = named([path for path in PATHS if '_fixnorm' in path.stem])
+fixnorm_rows = named([path for path in PATHS if '_wd_' not in path.stem])
 baselines = named([path for path in PATHS if '_wd_' in path.stem])
 
 

@@ -60,7 +60,7 @@ def test_one_training_step_on_a_real_image(path, load, real_data, tmp_path, trai
             assert g.item() == pytest.approx(joint_norm([weight]), rel=1e-6), name
             assert g.item() < layer.scale_bound, name  # the bound is not in the way at the start
 
-    if '_fixnorm' in path.stem:
+    if '_wd_' not in path.stem:
         assert runner.optim_wrapper.norm_fixer.target == pytest.approx(start.norm, rel=1e-6)
         assert joint_norm(flagged(runner.optim_wrapper.optimizer)) == pytest.approx(start.norm, rel=1e-6)
 

@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 PATHS = sorted((CONFIGS / 'imagenet').glob('*.py'))
 NAME = re.compile(
     r'(?P<model>(resnet50|mobilenet-v2|efficientnet)[a-z0-9-]*)'
-    r'_(?P<method>wd|wd-grid|bo-wd|alg1|wn-fc|fixnorm|fixnorm-grid)_16xb64-(?P<epochs>\d+)e_imagenet'
+    r'_(?P<method>wd|wd-grid|bo-wd|alg1|wn-fc|fixnorm|fixnorm-grid|angle)_16xb64-(?P<epochs>\d+)e_imagenet'
 )
 #: Tables 1 and 2: top-1 and reference, lr and alpha; lr and weight decay of the reference
 ROWS = {
@@ -41,7 +41,7 @@ ROWS = {
 }
 #: Table 1, BO + WD: top-1, lr, weight decay, number of trainings
 BAYESIAN = {('resnet50-d', 120): (78.53, 0.53, 8.6e-5, 25), ('mobilenet-v2', 150): (72.84, 0.64, 2.2e-5, 35)}
-FIGURES = {(100, m) for m in ('wd', 'wd-grid', 'alg1', 'wn-fc', 'fixnorm')} | {(50, 'fixnorm-grid')}
+FIGURES = {(100, m) for m in ('wd', 'wd-grid', 'alg1', 'wn-fc', 'fixnorm', 'angle')} | {(50, 'fixnorm-grid')}
 WITH_AUTO_AUGMENT = ('efficientnet-b0', 'efficientnet-b1', *(m for m, _ in ROWS if m.endswith('-tricks')))
 #: Convolutions outside of SE, layers inside of SE, by hand from the architectures
 SIZES = {
@@ -68,7 +68,7 @@ class Parts(NamedTuple):
 
     @property
     def fixes_norm(self) -> bool:
-        return self.method in ('alg1', 'wn-fc', 'fixnorm', 'fixnorm-grid')
+        return self.method in ('alg1', 'wn-fc', 'fixnorm', 'fixnorm-grid', 'angle')
 
 
 def parts(path: Path) -> Parts:
@@ -157,6 +157,8 @@ def test_settings_of_the_two_trainings_do_not_mix(path):
         path.with_name(f'{name.model}_wd_16xb64-{100 if name.epochs == 50 else name.epochs}e_imagenet.py')
     )
     assert {key: ours.optim_wrapper[key] for key in WRAPPER} == WRAPPER
+    by_angle = {key: ours.optim_wrapper.get(key) for key in ('update', 'per', 'other_lr')}
+    assert by_angle == dict.fromkeys(by_angle) | (dict(update='angle', per='layer') if name.method == 'angle' else {})
     decays = {'lambda_fc': 1e-4} if name.method == 'alg1' else {}
     assert ours.optim_wrapper.paramwise_cfg == dict(norm_decay_mult=0.0, bias_decay_mult=0.0, **decays)
     assert 'clip_grad' not in ours.optim_wrapper
@@ -190,11 +192,12 @@ def test_the_search_is_the_paper_s(path):
         return
     settings = parse_settings(cfg.search)
     assert settings.metric == 'accuracy/top1'
-    if name.method == 'fixnorm':
-        assert (settings.kind, settings.lr_range, settings.num_rounds) == ('FixNormSearch', (0.2, 3.2), 2)
+    if name.method in ('fixnorm', 'angle'):
+        lr_range = (0.0025, 0.16) if name.method == 'angle' else (0.2, 3.2)
+        assert (settings.kind, settings.lr_range, settings.num_rounds) == ('FixNormSearch', lr_range, 2)
         assert settings.alphas == (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
         assert cfg.model.head.alpha in settings.alphas
-        assert 0.2 <= cfg.optim_wrapper.optimizer.lr <= 3.2
+        assert lr_range[0] <= cfg.optim_wrapper.optimizer.lr <= lr_range[1]
     elif name.method == 'fixnorm-grid':
         assert (settings.lrs, settings.alphas) == ((0.4, 1.0, 1.6, 2.2, 2.8), (0.5, 1.0, 2.0, 4.0, 8.0))
     else:

@@ -14,9 +14,9 @@ from mmfixnorm.search.trial.schedule import scale_schedule
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 PATHS = sorted(path for folder in ('coco', 'cityscapes') for path in (CONFIGS / folder).glob('*.py'))
-FIXNORM = [path for path in PATHS if '_fixnorm' in path.stem]
+FIXNORM = [path for path in PATHS if '_wd_' not in path.stem]
 NAME = re.compile(
-    r'(?P<model>retinanet_r50-fpn|base-oc_r101-d8)_(?P<method>wd|fixnorm|fixnorm-frozen-bn)'
+    r'(?P<model>retinanet_r50-fpn|base-oc_r101-d8)_(?P<method>wd|fixnorm|fixnorm-frozen-bn|angle)'
     r'_(?P<gpus>\d)xb(?P<batch>\d)-(?P<schedule>step|cosine|poly)-(?P<iters>\d+)k'
     r'_(?P<data>coco|cityscapes)(-769x769)?'
 )
@@ -46,6 +46,14 @@ DIFFERENCES = {
     | NO_DECAY
     | {'model.decode_head.type': 'FixNormBaseOCHead', 'model.auxiliary_head.type': 'FixNormFCNHead'},
 }
+ANGLE = {'optim_wrapper.update': 'angle', 'optim_wrapper.per': 'layer'}
+DIFFERENCES |= {(data, 'angle'): DIFFERENCES[data, 'fixnorm'] | ANGLE for data in ('coco', 'cityscapes')}
+#: Not rows of the tables.
+OTHERS = {
+    'retinanet_r50-fpn_fixnorm-frozen-bn_8xb2-cosine-90k_coco',
+    'retinanet_r50-fpn_angle_8xb2-cosine-90k_coco',
+    'base-oc_r101-d8_angle_4xb2-cosine-40k_cityscapes-769x769',
+}
 ALPHAS = {
     'coco': ('model.bbox_head.alpha',),
     'cityscapes': ('model.decode_head.alpha', 'model.auxiliary_head.alpha'),
@@ -63,8 +71,8 @@ def parts(path: Path) -> re.Match:
     return match
 
 
-def test_there_is_a_config_for_every_row_and_one_with_frozen_bn():
-    assert {path.stem for path in PATHS} == {*TABLES, 'retinanet_r50-fpn_fixnorm-frozen-bn_8xb2-cosine-90k_coco'}
+def test_there_is_a_config_for_every_row_and_those_of_frozen_bn_and_of_angles():
+    assert {path.stem for path in PATHS} == {*TABLES, *OTHERS}
 
 
 @named(PATHS)
@@ -162,8 +170,8 @@ def test_its_search_block_is_valid_and_its_own_lr_and_alpha_lie_inside(path, fla
     settings = parse_settings(cfg.search)
     assert settings.kind == 'FixNormSearch'
     assert (settings.num_rounds, settings.num_splits, settings.schedule_fractions) == (2, 5, (0.2, 1.0))
-    assert settings.lr_range == (0.005, 0.1)
-    assert 0.005 <= cfg.optim_wrapper.optimizer.lr <= 0.1
+    assert settings.lr_range == ((0.0025, 0.16) if '_angle_' in path.stem else (0.005, 0.1))
+    assert settings.lr_range[0] <= cfg.optim_wrapper.optimizer.lr <= settings.lr_range[1]
     assert settings.metric == METRIC[path.parent.name]
     assert settings.alpha_keys == ALPHAS[path.parent.name]
     assert {flat(cfg.to_dict())[key] for key in settings.alpha_keys} <= set(settings.alphas)

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ('digits', 'bccd', 'camvid')
 PATHS = sorted(p for f in FOLDERS for m in ('retinanet', 'base-oc') for p in (ROOT / 'configs' / f).glob(f'{m}_*.py'))
 NAME = re.compile(
-    r'(?P<model>retinanet_r18-thin-fpn|base-oc_r18-thin-d(?P<stride>[48]))_(?P<method>wd|fixnorm)'
+    r'(?P<model>retinanet_r18-thin-fpn|base-oc_r18-thin-d(?P<stride>[48]))_(?P<method>wd|fixnorm|angle)'
     r'_1xb(?P<batch>\d+)-(?P<iters>\d+)i_(?P<data>digits-det|digits-seg|bccd|camvid)'
 )
 DATA_ROOT = {'digits-det': 'digits_det', 'digits-seg': 'digits_seg', 'bccd': 'bccd', 'camvid': 'camvid'}
@@ -42,6 +42,7 @@ DIFFERENCES = {
     'mmdet': WRAPPER | {'model.bbox_head.type': 'FixNormRetinaHead'},
     'mmseg': WRAPPER | {'model.decode_head.type': 'FixNormBaseOCHead', 'model.auxiliary_head.type': 'FixNormFCNHead'},
 }
+ANGLE = {'optim_wrapper.update': 'angle', 'optim_wrapper.per': 'layer'}
 ALPHAS = {
     'mmdet': ('model.bbox_head.alpha',),
     'mmseg': ('model.decode_head.alpha', 'model.auxiliary_head.alpha'),
@@ -107,10 +108,10 @@ def model_of(cfg: Config) -> nn.Module:
     return model.train()
 
 
-def test_each_data_set_has_both_methods_with_the_same_name():
+def test_each_data_set_has_every_method_with_the_same_name():
     found = {(m['data'], m['method']) for m in map(parts, PATHS)}
-    assert found == {(data, method) for data in DATA_ROOT for method in ('wd', 'fixnorm')}
-    assert len({re.sub('_(wd|fixnorm)_', '_', p.stem) for p in PATHS}) == len(DATA_ROOT)
+    assert found == {(data, method) for data in DATA_ROOT for method in ('wd', 'fixnorm', 'angle')}
+    assert len({re.sub('_(wd|fixnorm|angle)_', '_', p.stem) for p in PATHS}) == len(DATA_ROOT)
 
 
 @every_config
@@ -157,14 +158,15 @@ def test_its_search_block_is_valid_and_its_own_lr_and_alpha_lie_inside(path, fla
     assert {flat(cfg.to_dict())[key] for key in settings.alpha_keys} <= set(settings.alphas)
 
 
-@pytest.mark.parametrize('path', [p for p in PATHS if '_fixnorm_' in p.stem], ids=lambda path: path.stem)
-def test_fixnorm_differs_from_weight_decay_in_what_it_claims_alone(path, flat):
-    baseline = Config.fromfile(path.with_name(path.name.replace('_fixnorm_', '_wd_')))
+@pytest.mark.parametrize('path', [p for p in PATHS if parts(p)['method'] != 'wd'], ids=lambda path: path.stem)
+def test_a_method_differs_from_weight_decay_in_what_it_claims_alone(path, flat):
+    method = parts(path)['method']
+    baseline = Config.fromfile(path.with_name(path.name.replace(f'_{method}_', '_wd_')))
     ours, theirs = flat(Config.fromfile(path).to_dict()), flat(baseline.to_dict())
     changed = {k: ours.get(k) for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k)}
     tuned = {'optim_wrapper.optimizer.lr', *ALPHAS[baseline.default_scope]}
     rest = {k: v for k, v in changed.items() if not k.startswith('search.') and k not in tuned}
-    assert rest == DIFFERENCES[baseline.default_scope]
+    assert rest == DIFFERENCES[baseline.default_scope] | (ANGLE if method == 'angle' else {})
 
 
 @every_config
@@ -205,7 +207,7 @@ def test_one_training_step_on_generated_scenes(path, folder, load):
     head = 'bbox_head.retina_cls' if cfg.default_scope == 'mmdet' else 'decode_head.conv_seg'
     assert {f'{head}.weight', f'{head}.bias'} <= moved
     assert any(name.startswith('backbone.') for name in moved)
-    if parts(path)['method'] == 'fixnorm':
+    if parts(path)['method'] != 'wd':
         after = flagged(optim_wrapper.optimizer)
         assert global_norm(after).item() == pytest.approx(global_norm(fixed).item(), rel=1e-6)
         assert len(after) == sum(isinstance(m, nn.Conv2d) for m in model.modules())

@@ -1,0 +1,5 @@
+# FixNorm by angle: each layer turns by the learning rate, in radians, which the schedule scales from warm-up to 0.
+_base_ = ['./resnet8_fixnorm_1xb64-20e_digits.py']
+
+optim_wrapper = dict(update='angle', per='layer', optimizer=dict(lr=0.02))
+search = dict(lr_range=(0.0025, 0.16))
