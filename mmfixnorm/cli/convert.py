@@ -22,11 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--alpha', type=float, default=1.0, help='bound of the classifiers, times sqrt(classes) (default: %(default)s)'
     )
     parser.add_argument(
+        '--update',
+        choices=['step', 'angle'],
+        default='step',
+        help="'step': the set makes the optimizer's steps, and its norm is restored; 'angle': each of its layers turns "
+        'by the learning rate, in radians (default: %(default)s)',
+    )
+    parser.add_argument(
         '--lr-range',
         type=float,
         nargs=2,
         metavar=('LO', 'HI'),
-        help="learning rates to search (default: half to 8 times the config's)",
+        help="learning rates to search (default: half to 8 times the config's; 0.0025 to 0.16 with --update angle)",
     )
     parser.add_argument(
         '--keep-norm-eval',
@@ -52,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         keep_norm_eval=args.keep_norm_eval,
         overwrite=args.force,
         size=args.size,
+        update=args.update,
     )
     print(
         f'{args.out}: {len(done.in_set)} weights in the norm-fixing set, all scale-invariant; '

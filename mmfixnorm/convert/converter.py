@@ -14,6 +14,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
+from mmfixnorm.convert.angle import ANGLE_RANGE, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
@@ -34,6 +35,8 @@ _STORED = (
     'BN on stored statistics (norm_eval=True) is an affine map, and the convolution before it not scale-invariant. '
     'So BN is trained here, over all GPUs, except in frozen stages, which are frozen whole and not in the set.'
 )
+
+_SCHEDULE = 'As in the base config, with what was in units of its learning rate in the same proportion to the angle.'
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def convert(
     keep_norm_eval: bool = False,
     overwrite: bool = False,
     size: int | None = None,
+    update: str = 'step',
 ) -> Conversion:
     """Write a child config that makes a plain config FixNorm, and check it by the audit.
 
@@ -74,11 +78,13 @@ def convert(
         out (str): The file to write.
         alpha (float): Bound on the scale of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
         lr_range (Sequence[float], optional): ``(lr_min, lr_max)`` of the search. Defaults to None: half to 8 times
-            the config's learning rate.
+            the config's learning rate, or with ``update='angle'`` 0.0025 to 0.16.
         keep_norm_eval (bool): Whether to keep batch normalisations on stored statistics, and leave the layers before
             them out of the set. Defaults to False.
         overwrite (bool): Whether to replace ``out`` if it exists. Defaults to False.
         size (int, optional): Height and width of the audit's images. Defaults to None: depends on the toolbox.
+        update (str): ``'step'``: the set makes the optimizer's steps; ``'angle'``: each of its layers turns by the
+            learning rate, in radians. Defaults to 'step'.
 
     Raises:
         ConfigError: If the config cannot be converted or is already FixNorm, or if ``out`` cannot be written.
@@ -89,11 +95,14 @@ def convert(
         raise ConfigError(f'{out}: would replace the config itself; choose another name')
     if not alpha > 0:
         raise ConfigError(f'--alpha: must be > 0, got {alpha}')
+    if update not in ('step', 'angle'):
+        raise ConfigError(f"--update: must be 'step' or 'angle', got {update!r}")
     cfg = with_names(load_config(filename))
     _check(cfg)
+    schedule = schedule_by_angle(cfg) if update == 'angle' else None
     plan = _Plan(cfg, alpha, keep_norm_eval, size)
     base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
-    text, notes = plan.child(base, lr_range, inherit=not is_pure_python(filename))
+    text, notes = plan.child(base, lr_range, update=update, schedule=schedule, inherit=not is_pure_python(filename))
     beside = f'{out}.{os.getpid()}.tmp.py'
     try:
         os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
@@ -217,11 +226,25 @@ class _Plan:
         outputs, classes = layer.weight.shape[0], head.num_classes
         return outputs % classes == 0 or outputs == classes + 1
 
-    def child(self, base: str, lr_range: Sequence[float] | None, *, inherit: bool) -> tuple[str, list[str]]:
+    def child(
+        self,
+        base: str,
+        lr_range: Sequence[float] | None,
+        *,
+        update: str,
+        schedule: Sequence[Mapping[str, Any]] | None,
+        inherit: bool,
+    ) -> tuple[str, list[str]]:
         """Return the text of the child config, and notes for the user; without ``inherit`` it has the base in full."""
         notes: list[str] = []
         excluded = self._excluded()
         wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out))
+        search_comments = []
+        if by_angle := update == 'angle':
+            wrapper, angle_comments = wrapper_by_angle(self.cfg, wrapper)
+            wrapper_comments += angle_comments
+            lr_range = lr_range or ANGLE_RANGE
+            search_comments = ['lr_range is in radians.']
         search = search_block(self.cfg, self._all_alpha_keys(), lr_range)
         if unused := [r.name for r in self.report.weights if r.cause == 'unused' and r.trainable]:
             notes.append(
@@ -234,12 +257,14 @@ class _Plan:
             ('model', self._model(), self._model_comments()),
             ('optim_wrapper', wrapper, [*self._left_out_comments(), *wrapper_comments]),
         ]
+        if schedule:
+            sections.append(('param_scheduler', list(schedule), [_SCHEDULE]))
         hooks = hooks_with_fixnorm(self.cfg)
         if hooks != [dict(hook) for hook in self.cfg.get('custom_hooks') or []]:
             sections.append(('custom_hooks', hooks, []))
         if search:
-            sections.append(('search', search, []))
-        title = f'{os.path.basename(base)} with FixNorm.'
+            sections.append(('search', search, search_comments))
+        title = f'{os.path.basename(base)} with FixNorm{" by angle" if by_angle else ""}.'
         if inherit:
             return config_text(title, [('_base_', [base], []), *sections]), notes
         title += ' In full, as a text config cannot inherit from one in pure Python.'

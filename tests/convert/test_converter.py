@@ -32,6 +32,39 @@ def test_a_classifier_becomes_the_config_that_was_written_by_hand(tmp_path) -> N
     assert (done.weight_normalized, done.left_out, done.notes) == ((), {}, ())
 
 
+@pytest.mark.parametrize(
+    'base',
+    [
+        'digits/resnet8_wd_1xb64-20e_digits',
+        pytest.param('bccd/retinanet_r18-thin-fpn_wd_1xb4-600i_bccd', marks=pytest.mark.slow),
+        pytest.param('camvid/base-oc_r18-thin-d8_wd_1xb8-240i_camvid', marks=pytest.mark.slow),
+    ],
+)
+def test_by_angle_it_becomes_the_config_by_angle_that_was_written_by_hand(tmp_path, base) -> None:
+    plain = CONFIGS / f'{base}.py'
+    done = convert(str(plain), str(tmp_path / 'new.py'), size=16 if 'resnet8' in base else None, update='angle')
+    new, by_hand = (Config.fromfile(p) for p in (tmp_path / 'new.py', str(plain).replace('_wd_', '_angle_')))
+    assert new.optim_wrapper == by_hand.optim_wrapper
+    assert new.param_scheduler == by_hand.param_scheduler
+    settings, expected = parse_settings(new.search), parse_settings(by_hand.search)
+    assert (settings.lr_range, settings.alpha_keys) == (expected.lr_range, expected.alpha_keys)
+    assert '# lr is an angle: each layer of the set turns by it' in done.text
+    assert '# lr_range is in radians.' in done.text
+
+
+def test_by_angle_the_end_of_a_schedule_is_no_longer_in_units_of_the_lr(tmp_path) -> None:
+    cosine = dict(type='CosineAnnealingLR', by_epoch=True, T_max=20, eta_min=0.01)
+    plain = child_of(tmp_path, f'param_scheduler = [{cosine!r}]\n')
+    done = convert(plain, str(tmp_path / 'new.py'), size=16, update='angle', lr_range=(0.01, 0.1))
+    expected = dict(type='CosineAnnealingLR', by_epoch=True, T_max=20, eta_min_ratio=0.1)
+    assert Config.fromfile(tmp_path / 'new.py').param_scheduler == [expected]
+    assert '# As in the base config, with what was in units of its learning rate' in done.text
+    assert parse_settings(Config.fromfile(tmp_path / 'new.py').search).lr_range == (0.01, 0.1)
+    without = convert(plain, str(tmp_path / 'step.py'), size=16)
+    assert 'update=' not in without.text
+    assert 'param_scheduler' not in without.text
+
+
 def test_a_child_behind_a_link_finds_its_base(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path('disk/deep/runs').mkdir(parents=True)
@@ -71,6 +104,12 @@ def refused(tmp_path, message, text='', base=WD, **kwargs) -> None:
 )
 def test_what_cannot_be_converted_is_refused_before_anything_is_built(tmp_path, text, message) -> None:
     refused(tmp_path, message, text)
+
+
+def test_a_schedule_without_a_counterpart_in_angles_is_refused(tmp_path) -> None:
+    text = "param_scheduler = [dict(type='OneCycleLR', eta_max=0.1, total_steps=20)]\n"
+    refused(tmp_path, r'param_scheduler\[0\].eta_max: OneCycleLR', text, update='angle')
+    refused(tmp_path, "--update: must be 'step' or 'angle', got 'turn'", update='turn')
 
 
 def test_a_model_without_a_classifier_is_refused(tmp_path) -> None:

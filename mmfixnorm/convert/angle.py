@@ -1,0 +1,123 @@
+"""What a converted config has besides when its layers turn by an angle: the numbers in units of the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
+
+__all__ = ['ANGLE', 'ANGLE_RANGE', 'schedule_by_angle', 'wrapper_by_angle']
+
+ANGLE = 0.02
+"""Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
+
+ANGLE_RANGE = (0.0025, 0.16)
+"""Angles of the ``search`` block: an eighth to 8 times :data:`ANGLE`, whatever the config's learning rate."""
+
+# Keys of each scheduler in units of the learning rate; all others are factors, counts or switches.
+_LR_KEYS: dict[str, tuple[str, ...]] = {
+    'ConstantLR': (),
+    'CosineAnnealingLR': ('eta_min',),
+    'CosineRestartLR': ('eta_min',),
+    'ExponentialLR': (),
+    'LinearLR': (),
+    'MultiStepLR': (),
+    'PolyLR': ('eta_min',),
+    'PolyLRRatio': ('eta_min',),
+    'QuadraticWarmupLR': (),
+    'ReduceOnPlateauLR': ('min_value', 'eps'),
+    'StepLR': (),
+}
+# These take `eta_min_ratio`, which holds for every group of parameters and every angle of a search.
+_WITH_RATIO = ('CosineAnnealingLR', 'CosineRestartLR', 'PolyLRRatio')
+_OTHER_VALUES = ('Momentum', 'WeightDecay')  # ends of the names of schedulers of something other than the lr
+
+
+def wrapper_by_angle(cfg: Config, edit: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Turn the child's ``optim_wrapper`` into one by angle; return it, and comments on it.
+
+    Args:
+        cfg (Config): The plain config.
+        edit (Mapping): ``optim_wrapper`` of the child whose set makes the optimizer's steps.
+    """
+    optimizer = cfg.optim_wrapper.optimizer
+    found: dict[str, Any] = {**edit, 'update': 'angle', 'per': 'layer'}
+    found['optimizer'] = dict(lr=ANGLE, **edit.get('optimizer', {}))
+    comments = [
+        'lr is an angle: each layer of the set turns by it in one step, in radians. Schedules act on the angle.'
+    ]
+    if type_name(optimizer['type'], OPTIMIZERS, cfg.get('default_scope')) == 'SGD':
+        comments.append('Biases, norm layers and other parameters outside the set have 20 times the angle as their lr.')
+    else:  # 20 times the angle is for SGD; a step of others is as long as their lr
+        found['other_lr'] = float(f'{optimizer["lr"] / ANGLE:.3g}')
+        comments.append(
+            'Biases, norm layers and other parameters outside the set have other_lr times the angle as their lr: '
+            f"{float(optimizer['lr']):g}, the base config's, as long as the angle is {ANGLE}."
+        )
+    return found, comments
+
+
+def schedule_by_angle(cfg: Config) -> list[dict[str, Any]] | None:
+    """Write the child's ``param_scheduler``, without any number in units of the old learning rate.
+
+    Returns:
+        list[dict] | None: All schedulers; None if the config's own have no such number.
+
+    Raises:
+        ConfigError: If a scheduler is unknown, or its number has no counterpart; the message names its key.
+    """
+    schedulers = cfg.get('param_scheduler') or []
+    several = not isinstance(schedulers, Mapping)
+    before = [dict(own) for own in (schedulers if several else [schedulers])]
+    lr = float(cfg.optim_wrapper.optimizer.lr)
+    after = []
+    for i, own in enumerate(before):
+        key = f'param_scheduler[{i}]' if several else 'param_scheduler'
+        kind = _kind(own, cfg.get('default_scope'))
+        after.append(dict(own) if kind is None else _scaled(own, kind, lr, key))
+    return None if after == before else after
+
+
+def _kind(scheduler: Mapping[str, Any], scope: str | None) -> str | None:
+    """Return the name of a scheduler of the learning rate; None if it schedules something else."""
+    kind = type_name(scheduler.get('type') or '', PARAM_SCHEDULERS, scope)
+    if kind.endswith(_OTHER_VALUES):
+        return None
+    if kind.endswith('ParamScheduler'):
+        return kind.removesuffix('ParamScheduler') + 'LR' if scheduler.get('param_name') == 'lr' else None
+    return kind
+
+
+def _scaled(scheduler: Mapping[str, Any], kind: str, lr: float, key: str) -> dict[str, Any]:
+    if kind == 'OneCycleLR':
+        raise ConfigError(
+            f'{key}.eta_max: OneCycleLR gives it to all parameters, but those outside the set need another learning '
+            'rate than the angle; replace the schedule, for example by LinearLR and CosineAnnealingLR'
+        )
+    if kind not in _LR_KEYS:
+        raise ConfigError(
+            f'{key}.type: {kind!r} is unknown to --update angle, which cannot tell which of its numbers are in units '
+            'of the learning rate; convert the config with another schedule'
+        )
+    scaled = dict(scheduler)
+    for name in _LR_KEYS[kind]:
+        value = scheduler.get(name)
+        if not value:  # missing or 0, in any unit
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ConfigError(f'{key}.{name}: must be a number to be changed to an angle, got {value!r}')
+        if kind in _WITH_RATIO:
+            del scaled[name]
+            scaled['eta_min_ratio'] = _tidy(value / lr)
+        else:
+            scaled[name] = _tidy(value / lr * ANGLE)
+    return scaled
+
+
+def _tidy(value: float) -> float:
+    return float(f'{value:.6g}')

@@ -1,0 +1,132 @@
+"""A config converted by angle: no number of it stays in units of the learning rate of its base."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from torch import nn
+
+from mmfixnorm.convert.angle import ANGLE, ANGLE_RANGE, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.recipe import optim_wrapper_edit
+from mmfixnorm.core.layers import WNLinear
+from mmfixnorm.errors import ConfigError
+
+SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+ADAMW = dict(type='AdamW', lr=4e-3, weight_decay=0.05)
+
+
+def config(*schedulers, optimizer=SGD) -> Config:
+    return Config(dict(optim_wrapper=dict(optimizer=optimizer), param_scheduler=list(schedulers)))
+
+
+def child_of(cfg: Config) -> Config:
+    edit, _ = wrapper_by_angle(cfg, optim_wrapper_edit(cfg, [], decay=False)[0])
+    child = Config(cfg.to_dict())
+    child.merge_from_dict(dict(optim_wrapper=edit))
+    return child
+
+
+def test_the_range_has_the_angle_in_its_middle() -> None:
+    low, high = ANGLE_RANGE
+    assert (ANGLE / low, high / ANGLE) == pytest.approx((8, 8))
+
+
+@pytest.mark.parametrize('optimizer, other_lr', [(SGD, 20 * ANGLE), (ADAMW, 4e-3)], ids=['sgd', 'adamw'])
+def test_others_train_with_20_times_the_angle_or_the_lr_of_an_optimizer_other_than_sgd(optimizer, other_lr) -> None:
+    child = child_of(config(optimizer=optimizer))
+    wrapper = build_optim_wrapper(nn.Sequential(WNLinear(3, 4)), child.optim_wrapper)
+    lrs = {'fix_norm' in group: group['lr'] for group in wrapper.optimizer.param_groups}
+    assert lrs == pytest.approx({True: ANGLE, False: other_lr})
+    assert (child.optim_wrapper['update'], child.optim_wrapper['per']) == ('angle', 'layer')
+    assert all(group['weight_decay'] == 0 for group in wrapper.optimizer.param_groups)
+
+
+WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=5)
+
+
+@pytest.mark.parametrize(
+    'scheduler',
+    [
+        dict(type='CosineAnnealingLR', eta_min=0.0, by_epoch=False, begin=5),
+        dict(type='CosineAnnealingLR', eta_min_ratio=0.05, by_epoch=False, begin=5),
+        dict(type='MultiStepLR', milestones=[3], gamma=0.1),
+        dict(type='PolyLR', power=0.9, eta_min=0.0),
+        dict(type='CosineAnnealingMomentum', eta_min=0.85),
+        dict(type='CosineAnnealingParamScheduler', param_name='weight_decay', eta_min=0.1),
+    ],
+)
+def test_a_schedule_of_factors_or_of_another_value_is_inherited(scheduler) -> None:
+    assert schedule_by_angle(config(WARM_UP, scheduler)) is None
+
+
+@pytest.mark.parametrize(
+    'scheduler, changed',
+    [
+        (dict(type='CosineAnnealingLR', eta_min=0.005, T_max=9), dict(eta_min_ratio=0.05)),
+        (dict(type='CosineRestartLR', eta_min=0.005, periods=[9]), dict(eta_min_ratio=0.05)),
+        (dict(type='CosineAnnealingParamScheduler', param_name='lr', eta_min=0.005), dict(eta_min_ratio=0.05)),
+        (dict(type='PolyLR', power=0.9, eta_min=0.005), dict(eta_min=0.001)),
+        (dict(type='ReduceOnPlateauLR', min_value=0.01, eps=1e-5), dict(min_value=0.002, eps=2e-6)),
+    ],
+)
+def test_numbers_in_units_of_the_lr_keep_their_proportion(scheduler, changed) -> None:
+    cfg = config(WARM_UP, scheduler)
+    kept = {key: value for key, value in scheduler.items() if key not in ('eta_min', 'min_value', 'eps')}
+    assert schedule_by_angle(cfg) == [WARM_UP, {**kept, **changed}]
+    assert cfg.param_scheduler[1] == scheduler  # the base is as it was
+
+
+def curve(cfg: Config) -> list[float]:
+    """The learning rate of 20 steps, in parts of the first."""
+    lr = cfg.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    scheduler = PARAM_SCHEDULERS.build({**cfg.param_scheduler[0], 'optimizer': optimizer})
+    found = []
+    for _ in range(20):
+        found.append(optimizer.param_groups[0]['lr'] / lr)
+        optimizer.step()
+        scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize(
+    'scheduler',
+    [
+        dict(type='CosineAnnealingLR', eta_min=0.03, T_max=20, by_epoch=False),
+        dict(type='CosineRestartLR', eta_min=0.03, periods=[12, 8], restart_weights=[1, 0.5], by_epoch=False),
+        dict(type='PolyLR', power=0.9, eta_min=0.03, begin=0, end=20, by_epoch=False),
+    ],
+    ids=lambda scheduler: scheduler['type'],
+)
+def test_the_angle_follows_the_curve_of_the_lr(scheduler) -> None:
+    cfg = config(scheduler)
+    child = child_of(cfg)
+    child.param_scheduler = schedule_by_angle(cfg)
+    assert curve(child) == pytest.approx(curve(cfg), rel=1e-5)
+    assert curve(child)[10] < 0.9
+
+
+@pytest.mark.parametrize(
+    'scheduler, message',
+    [
+        (
+            dict(type='OneCycleLR', eta_max=0.1, total_steps=9),
+            r'param_scheduler\[1\].eta_max: OneCycleLR gives it to all',
+        ),
+        (dict(type='MyLR', low=0.1), r"param_scheduler\[1\].type: 'MyLR' is unknown"),
+        (dict(type='ReduceOnPlateauLR', min_value=[0.1]), r'param_scheduler\[1\].min_value: must be a number'),
+    ],
+)
+def test_what_has_no_counterpart_is_refused_with_its_key(scheduler, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        schedule_by_angle(config(WARM_UP, scheduler))
+
+
+def test_a_single_scheduler_is_named_without_an_index() -> None:
+    cfg = config()
+    cfg.param_scheduler = dict(type='PolyLR', eta_min=0.01)
+    assert schedule_by_angle(cfg) == [dict(type='PolyLR', eta_min=0.002)]
+    cfg.param_scheduler = dict(type='OneCycleLR', eta_max=0.1)
+    with pytest.raises(ConfigError, match=r'^param_scheduler\.eta_max'):
+        schedule_by_angle(cfg)
