@@ -136,7 +136,7 @@ def flat(value, prefix=''):
 def test_every_peer_has_a_config_and_every_other_config_is_of_another_kind():
     found = {path.stem.split('_')[1] for path in CONFIGS.glob('resnet20_*.py')}
     forms = {f'fixnorm-{form}' for form in ('per-layer', 'equal', 'set', 'auto-alpha')}
-    assert found == {*PEERS, *forms, 'wd', 'alg1', 'wn-fc', 'fixnorm'}
+    assert found == {*PEERS, *forms, 'wd', 'alg1', 'wn-fc', 'fixnorm', 'angle'}
 
 
 @pytest.mark.parametrize('peer', PEERS)
