@@ -22,8 +22,8 @@ def test_random_kills_lose_nothing_and_double_nothing(benchmark, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_hundred_random_kills_lose_nothing_and_double_nothing(benchmark, tmp_path):
-    check(benchmark['kill_searches'](100, SEED + 1, tmp_path))
+def test_forty_random_kills_lose_nothing_and_double_nothing(benchmark, tmp_path):
+    check(benchmark['kill_searches'](40, SEED + 1, tmp_path))
 
 
 def test_faults_are_counted(benchmark, make_search):

@@ -46,7 +46,6 @@ REGISTERED = "from mmengine.registry import MODELS; print(bool(MODELS.get('FixNo
         ('mmfixnorm', 'False False'),
         ('mmfixnorm.engine', 'True True'),
         ('mmfixnorm.cls', 'True True'),
-        ('mmfixnorm.launch', 'True True'),
     ],
 )
 def test_importing_the_package_registers_nothing_and_its_engine_does(module, printed):

@@ -20,7 +20,6 @@ CHEAP = [
     'mmpretrain/mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k',
     'mmdet/retinanet/retinanet_r18_fpn_1x_coco',
     'mmseg/fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024',
-    'mmseg/pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
 ]
 
 

@@ -203,7 +203,8 @@ def killed_run(search, workers, number):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(('workers', 'step'), [(1, 1), (2, 3)])
+# Steps that have no factor in common with the events of a training, so each kind of event is met.
+@pytest.mark.parametrize(('workers', 'step'), [(1, 3), (2, 5)])
 def test_kill_9_of_the_driver_at_any_event_changes_no_point(make_search, decaying, workers, step):
     block = BLOCK.replace('num_trials=6', 'num_trials=4')  # a random batch, and one proposed from it
     calm = make_search(block, 'calm', decaying)
