@@ -16,8 +16,8 @@ __all__ = ['ANGLE', 'ANGLE_RANGE', 'schedule_by_angle', 'wrapper_by_angle']
 ANGLE = 0.02
 """Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
 
-ANGLE_RANGE = (0.0025, 0.16)
-"""Angles of the ``search`` block: an eighth to 8 times :data:`ANGLE`, whatever the config's learning rate."""
+ANGLE_RANGE = (0.005, 0.08)
+"""Angles of the ``search`` block: a quarter to 4 times :data:`ANGLE`, whatever the config's learning rate."""
 
 # Keys of each scheduler in units of the learning rate; all others are factors, counts or switches.
 _LR_KEYS: dict[str, tuple[str, ...]] = {

@@ -78,7 +78,7 @@ def convert(
         out (str): The file to write.
         alpha (float): Bound on the scale of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
         lr_range (Sequence[float], optional): ``(lr_min, lr_max)`` of the search. Defaults to None: half to 8 times
-            the config's learning rate, or with ``update='angle'`` 0.0025 to 0.16.
+            the config's learning rate, or with ``update='angle'`` 0.005 to 0.08.
         keep_norm_eval (bool): Whether to keep batch normalisations on stored statistics, and leave the layers before
             them out of the set. Defaults to False.
         overwrite (bool): Whether to replace ``out`` if it exists. Defaults to False.
