@@ -33,8 +33,9 @@ class ProposalNormFixer(NormFixer):
     """A :class:`~mmfixnorm.core.NormFixer` that knows the weights before the step, and the step of the optimizer.
 
     Needs one copy of the set. Where the optimizer does not read the weights (torch's optimizers without weight decay
-    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits. A subclass
-    replaces ``_rescale``, and writes the new weights of all that moved.
+    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits. After a step
+    that ended with an error, the next one starts from the weights before it. A subclass replaces ``_rescale``, and
+    writes the new weights of all that moved.
 
     Args:
         target (float | str, optional): As in the base class.
@@ -44,12 +45,18 @@ class ProposalNormFixer(NormFixer):
         super().__init__(target)
         self._copies: dict[Place, Tensor] = {}
         self._from_zero = False
+        self._at_zero: list[Place] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), '_copies': {}}
+        return {**super().__getstate__(), '_copies': {}, '_at_zero': []}
 
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._at_zero:  # the last step ended with an error
+            every = places(optimizer, FLAG, WAITING)
+            parts = [local_part(every[place]) for place in self._at_zero]
+            torch._foreach_copy_(parts, [self._copies[place] for place in self._at_zero])
+            self.report.write('Norm fixing: the last step ended with an error; the weights are those before it')
         super()._measure(optimizer, args, kwargs)
         own_args = (*args[1:], *kwargs.values())  # after the optimizer
         has_closure = any(argument is not None for argument in own_args)
@@ -65,6 +72,11 @@ class ProposalNormFixer(NormFixer):
             torch._foreach_copy_([self._copies[place] for place in may_move], parts)
             if self._from_zero:
                 torch._foreach_zero_(parts)
+                self._at_zero = [*may_move]
+
+    def _hold(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        super()._hold(optimizer, args, kwargs)
+        self._at_zero = []
 
     def stepped_from_zero(self, optimizer: Optimizer) -> list[Tensor]:
         if not self._from_zero:

@@ -1,7 +1,9 @@
 """Steps of a given angle, against a naive float64 loop and by what must not matter."""
 
 import copy
+import logging
 import math
+import sys
 
 import pytest
 import torch
@@ -296,6 +298,26 @@ def one_step(model, per='layer', lr=0.1, grads=None, optimizer=None):
         p.grad = grad
     optimizer.step()
     return optimizer
+
+
+def test_after_a_step_that_fails_the_next_one_starts_from_the_weights_before_it(monkeypatch):
+    model = small_net()
+    twin, written = copy.deepcopy(model), []
+    grads = [torch.randn_like(p) for p in model.parameters()]
+    optimizer, expected = one_step(model, grads=grads), one_step(twin, grads=grads)
+
+    def out_of_memory(*args, **kwargs):
+        raise MemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(logging.getLogger('mmfixnorm'), 'warning', written.append)
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[torch.optim.SGD.__module__], 'sgd', out_of_memory)
+        with pytest.raises(MemoryError):
+            optimizer.step()
+    optimizer.step()
+    expected.step()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters()))
+    assert written == ['Norm fixing: the last step ended with an error; the weights are those before it']
 
 
 @pytest.mark.parametrize('per', ['layer', 'filter'])
