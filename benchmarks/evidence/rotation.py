@@ -40,7 +40,7 @@ class Task:
     wd: float
     decay: float
     adamw: float = 2.5e-4
-    lars: float = 0.25
+    lars: float = 0.5
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,21 +57,29 @@ def _angle(per: str) -> tuple[str, dict[str, Any]]:
     return 'fixnorm', {'optim_wrapper.update': 'angle', 'optim_wrapper.per': per}
 
 
-def _rival(**optimizer: Any) -> tuple[str, dict[str, Any]]:
-    return 'wd', {'optim_wrapper.optimizer': dict(_delete_=True, lr=1.0, **optimizer)}
+def _rival(**optimizer: Any) -> dict[str, Any]:
+    return {'optim_wrapper.optimizer': dict(_delete_=True, lr=1.0, **optimizer)}
 
+
+# Norm layers and biases, which LARS leaves out, have a learning rate of their own, as in its config for ResNet-20.
+_LARS = {
+    **_rival(type='mmpretrain.LARS', momentum=0.9, weight_decay=1e-4),
+    'optim_wrapper.constructor': 'mmfixnorm.peers.DecayedGroupsOptimWrapperConstructor',
+    'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=dict(no_decay=dict(lr_mult=0.025, lars_exclude=True))),
+}
+_CLIP = {'optim_wrapper.clip_grad': dict(max_norm=5.0)}
 
 #: Which config a method starts from, and what it changes there.
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     'angle': _angle('layer'),
     'fixnorm': ('fixnorm', {}),
     'wd': ('wd', {}),
-    'adamw': _rival(type='AdamW', weight_decay=0.05),
-    'lars': _rival(type='LARS', momentum=0.9, weight_decay=1e-4),
+    'adamw': ('wd', _rival(type='AdamW', weight_decay=0.05)),
+    'lars': ('wd', _LARS),
     'angle-set': _angle('set'),
     'angle-filter': _angle('filter'),
-    'wd-clip': ('wd', {'optim_wrapper.clip_grad': dict(max_norm=5.0)}),
-    'fixnorm-clip': ('fixnorm', {'optim_wrapper.clip_grad': dict(max_norm=5.0)}),
+    'wd-clip': ('wd', _CLIP),
+    'fixnorm-clip': ('fixnorm', _CLIP),
 }
 
 
