@@ -78,7 +78,9 @@ def screens(command: Sequence[str]) -> Iterator[list[str]]:
     """
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', LINES, COLUMNS, 0, 0))
-    env = {**os.environ, 'TERM': 'xterm-256color', 'PYTHONPATH': str(ROOT)}
+    # COLUMNS and LINES would count more than the size of this terminal.
+    env = {name: value for name, value in os.environ.items() if name not in ('COLUMNS', 'LINES')}
+    env |= {'TERM': 'xterm-256color', 'PYTHONPATH': str(ROOT)}
     screen, decoder = Screen(), codecs.getincrementaldecoder('utf-8')('replace')
     text = ''
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=env, cwd=ROOT) as process:

@@ -164,9 +164,11 @@ class WeightNormalized(nn.Module):
     def _scaled(self, input: Tensor) -> tuple[Tensor, Tensor]:
         """Return input and weight for the plain operation, which is linear in both: the smaller one is scaled.
 
-        In half precision always the weight, whose norm then becomes ``g``: the input could leave the range.
+        In evaluation always the weight, so that a folded layer gives the same bits; in half precision as well, as the
+        input could leave the range.
         """
-        if input.numel() < self.weight.numel() and input.dtype == self.weight.dtype == self._compute_dtype:
+        is_full = input.dtype == self.weight.dtype == self._compute_dtype
+        if self.training and is_full and input.numel() < self.weight.numel():
             return input * self._factor(), self.weight
         return input, self.effective_weight()
 

@@ -56,16 +56,18 @@ RUN = {  # program -> the test that runs it
     'test_both_forms_of_every_model_have_the_paper_s_parameters_and_flops',
     'tools/dataset_converters/digits.py': f'{HERE}::test_digits_by_the_commands',
     'tools/dataset_converters/cifar10.py': f'{HERE}::test_a_benchmark_by_its_command',
+    'benchmarks/angle_meter.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/audit_cost.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/convert_stock.py': 'tests/tools/test_fixnorm_convert.py::'
     'test_a_stock_config_is_converted_passes_the_audit_and_trains_with_its_norm_held',
     'benchmarks/driver_cost.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/driver_kills.py': 'tests/search/test_kills.py::test_random_kills_lose_nothing_and_double_nothing',
     'benchmarks/driver_makespan.py': 'tests/search/test_makespan.py::test_no_worker_waits_while_a_trial_is_ready',
-    'benchmarks/evidence/report.py': 'tests/test_evidence.py::test_the_page_has_the_tables_that_the_raw_results_make',
+    'benchmarks/evidence/report.py': 'tests/test_evidence.py::test_the_pages_have_the_tables_that_the_raw_results_make',
     'benchmarks/ema_rescale.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/in_memory_loader.py': f'{HERE}::test_a_benchmark_by_its_command',
-    'benchmarks/large_study.py': 'tests/search/test_large.py::test_2000_trials_are_told_in_time_and_in_less_than_5_mb',
+    'benchmarks/large_study.py': 'tests/search/test_large.py::test_2000_trials_are_told_in_less_than_5_mb',
+    'benchmarks/norm_fixing.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/record_search.py': 'tests/search/terminal/test_recording.py::test_a_live_search_is_recorded',
     'benchmarks/search_kills.py': 'tests/search/test_kills.py::test_kills_at_a_terminal_and_an_edit_mix_nothing',
     'benchmarks/tuners/replay.py': 'tests/search/test_replay.py::test_without_noise_it_is_the_search_on_the_formula',
@@ -469,10 +471,12 @@ def test_own_config_by_the_commands(folder, digits, tmp_path, capfd):
 
 DIGITS = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'
 SHORTER = {  # program -> words to put last, and what is printed
+    'angle_meter': (['--batch', '2', '--size', '32', '--threads', '1', '--rounds', '2'], 'measured, with cosine'),
     'audit_cost': ([DIGITS, '--size', '32', '--threads', '1'], '"weights": 10'),
     'driver_cost': (['--trials', '5', '--workers', '1'], '"torch": false'),
     'ema_rescale': (['--epochs', '1', '--momenta', '0.1', '--seeds', '0'], '"norm_ratio"'),
     'in_memory_loader': (['--images', '20', '--rounds', '1'], '"decoding_once_s"'),
+    'norm_fixing': (['--rounds', '2'], 'SGD + FixNorm by angle, fused'),
     'wd_against_fixnorm': ([], '| bccd | fixnorm |'),
 }
 

@@ -61,7 +61,8 @@ def test_the_recording_names_nothing_outside_itself():
 
 @pytest.mark.skipif(not hasattr(pty, 'openpty'), reason='needs a pseudo-terminal')
 @pytest.mark.slow
-def test_a_live_search_is_recorded(make_search, small, fake_trial, tmp_path):
+def test_a_live_search_is_recorded(make_search, small, fake_trial, tmp_path, monkeypatch):
+    monkeypatch.setenv('COLUMNS', '80')  # as a shell may export it
     search = make_search(small)
     command = [sys.executable, '-c', RUN, 'run', search.config, f'--work-dir={search.work_dir}', *fake_trial('slow')]
     shown = [plain(lines) for lines in screens(command)]
