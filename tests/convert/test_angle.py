@@ -29,7 +29,7 @@ def child_of(cfg: Config) -> Config:
 
 def test_the_range_has_the_angle_in_its_middle() -> None:
     low, high = ANGLE_RANGE
-    assert (ANGLE / low, high / ANGLE) == pytest.approx((8, 8))
+    assert (ANGLE / low, high / ANGLE) == pytest.approx((4, 4))
 
 
 @pytest.mark.parametrize('optimizer, other_lr', [(SGD, 20 * ANGLE), (ADAMW, 4e-3)], ids=['sgd', 'adamw'])
