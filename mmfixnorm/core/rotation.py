@@ -210,8 +210,10 @@ def _per_unit(angles: Sequence[Any], sizes: Sequence[int], like: Tensor) -> Tens
     """Repeat the angle of each tensor for its units."""
     if all(angle is angles[0] or angle == angles[0] for angle in angles):
         angles, sizes = angles[:1], [sum(sizes)]
+    # A number is filled in on the device; copying it there would wait for the device.
     parts = [
-        torch.as_tensor(a, dtype=like.dtype, device=like.device).expand(n) for a, n in zip(angles, sizes, strict=True)
+        a.to(like).expand(n) if isinstance(a, Tensor) else like.new_full((n,), a)
+        for a, n in zip(angles, sizes, strict=True)
     ]
     return torch.cat(parts)
 

@@ -117,7 +117,7 @@ class RotationalNormFixer(ProposalNormFixer):
                 )
         rows = {key: value.to(old) for key, value in rows.items()}
         turn = update - (update * old).sum(1, keepdim=True) / rows['norms'] ** 2 * old
-        beta = unless_skipped(old.new_tensor(self.beta), optimizer)
+        beta = unless_skipped(old.new_full((), self.beta), optimizer)
         rows['squares'] = beta * rows['squares'] + (1 - beta) * turn.square().sum(1, keepdim=True)
         rows['shares'] = beta * rows['shares'] + (1 - beta)  # 1 - beta^n in step n
         self._rows[place] = rows
