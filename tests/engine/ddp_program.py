@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import mmfixnorm.engine  # noqa: F401
 from mmfixnorm.core import FixNormLinear
+from tests.gloo import leave_group
 
 
 class Net(BaseModel):
@@ -47,7 +48,7 @@ def main(out, batch):
         labels = torch.randint(3, (batch,), generator=generator)
         model.train_step(dict(inputs=inputs[rank::world], labels=labels[rank::world]), wrapper)
     torch.save(dict(weights=model.module.state_dict(), target=wrapper.norm_fixer.target), f'{out}/{world}_{rank}.pth')
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from torch import nn
 
 from mmfixnorm.core import FixNormLinear
 from mmfixnorm.engine import AutoAlphaHook
+from tests.gloo import leave_group
 
 HOOK = dict(type='AutoAlphaHook', free=0.3, interval=1, average=3)
 NAMES = ('alpha', 'scale_per_risk', 'risks')
@@ -276,7 +277,7 @@ def main(out):
     hook.before_save_checkpoint(runner, checkpoint)
     assert math.isfinite(hook.alpha)
     torch.save(dict(own=own, state=checkpoint['auto_alpha'], g=net[2].g.detach()), f'{out}/{rank}.pth')
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from mmfixnorm.core import fix_norm, norm_fixing_parameters
 from mmfixnorm.core.angles import StepMeter, joint_cosine
 from mmfixnorm.core.membership import FLAG, WAITING, places
 from mmfixnorm.core.sharding import local_part
+from tests.gloo import leave_group
 
 
 def step_by_wrapper(model, chunk, wrapper):
@@ -142,7 +143,7 @@ def main(out, *regimes):
     for regime in regimes:
         torch.save(train(regime), f'{out}/{regime}_{dist.get_rank()}.pth')
         dist.barrier()
-    dist.destroy_process_group()
+    leave_group()
 
 
 BUILDERS = {'ddp': ddp, 'syncbn': ddp, 'fsdp2': fsdp2, 'fsdp': fsdp}
