@@ -1,4 +1,4 @@
-"""A whole training iteration of a FixNorm config against that of its weight-decay baseline, paired.
+"""A whole training iteration of a FixNorm config (``--config``) against that of its weight-decay baseline, paired.
 
 Both models and optim wrappers are built as a Runner builds them. An iteration is ``model.train_step``: preprocessing of
 one random batch, forward, backward, optimizer step and, with FixNorm, the rescale. The hooks of the two configs are the
@@ -21,8 +21,8 @@ Memory is what an iteration needs at its peak: on a GPU ``torch.cuda.max_memory_
 stay plus the peak of the allocations that torch's profiler counts. Not the resident memory, which differs by 5 % from
 run to run of one config. Prints a table and, last, one line of JSON. Run it on an otherwise idle machine::
 
-    python benchmarks/train_iteration.py [--device cuda] [--batch 16] [--size 224] [--threads 2] [--pairs 6]
-        [--rounds 4] [--out FILE]
+    python benchmarks/train_iteration.py [--config NAME] [--device cuda] [--batch 16] [--size 224] [--threads 2]
+        [--pairs 6] [--rounds 4] [--out FILE]
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ def paired(other: str, options: dict[str, Any], warm_up: int, rounds: int, other
     return dict(ratios=ratios, median_ms=[1e3 * statistics.median(values) for values in times])
 
 
-def differing_parts(options: dict[str, Any], rounds: int = 40) -> dict[str, list[float]]:
+def differing_parts(other: str, options: dict[str, Any], rounds: int = 40) -> dict[str, list[float]]:
     """Median milliseconds of the optimizer step and of the head, of both configs."""
-    runs = trainers([BASELINE, FIXNORM], **options)
+    runs = trainers([BASELINE, other], **options)
     for run in runs:
         run()
     features = torch.randn(options['batch'], 2048, device=options['device'])
@@ -183,6 +183,7 @@ def peak_mb(config: str, options: dict[str, Any]) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--config', default=FIXNORM, help='in configs/imagenet, with the backbone of the baseline')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--batch', type=int, default=16)
     parser.add_argument('--size', type=int, default=224, help='height and width of the images')
@@ -194,25 +195,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     options = dict(batch=args.batch, size=args.size, device=args.device, threads=args.threads)
 
-    found: dict[str, list[dict[str, Any]]] = {FIXNORM: [], BASELINE: []}
+    found: dict[str, list[dict[str, Any]]] = {args.config: [], BASELINE: []}
     for k in range(2 * args.pairs):
         for other, results in found.items():
             results.append(in_own_process(paired, other, options, args.warm_up, args.rounds, k % 2 == 1))
     iteration, control = map(over_processes, found.values())
     for name, result in (('time', iteration), ('control', control)):
         print('{:8}{:.4f}  [{:.4f}, {:.4f}]'.format(name, result['ratio'], *result['interval_95']), flush=True)
-    parts = in_own_process(differing_parts, options)
+    parts = in_own_process(differing_parts, args.config, options)
     for name, (theirs, ours) in parts.items():
         print(f'{name:8}{ours - theirs:+.2f} ms  ({theirs:.2f} and {ours:.2f})')
     by_parts = 1 + sum(ours - theirs for theirs, ours in parts.values()) / iteration['median_ms'][0]
     print(f'by parts {by_parts:.4f}', flush=True)
-    peak = {name: in_own_process(peak_mb, name, options) for name in (BASELINE, FIXNORM)}
-    print(f'memory  {peak[FIXNORM] / peak[BASELINE]:.4f}  ({peak[BASELINE]:.0f} MB)')
+    peak = {name: in_own_process(peak_mb, name, options) for name in (BASELINE, args.config)}
+    print(f'memory  {peak[args.config] / peak[BASELINE]:.4f}  ({peak[BASELINE]:.0f} MB)')
     name = torch.cuda.get_device_name() if args.device == 'cuda' else platform.processor() or platform.machine()
     line = json.dumps(
         dict(
             baseline=BASELINE,
-            fixnorm=FIXNORM,
+            fixnorm=args.config,
             **options,
             name=name,
             torch=torch.__version__,

@@ -4,17 +4,25 @@ import json
 import math
 import re
 import statistics
+from dataclasses import replace
 
 import pytest
+import torch
 from matplotlib.figure import Figure
+from mmengine.optim import build_optim_wrapper
 from scipy import stats
 
-from benchmarks.evidence import report
+from benchmarks.evidence import report, rotation
 from benchmarks.evidence.experiments import EXPERIMENTS
 from benchmarks.evidence.lab import RESULTS, config_file, read_lines
+from mmfixnorm.launch import build_model, load_config
 from mmfixnorm.plot.png import draw_png
 
 FILES = sorted(RESULTS.glob('*.jsonl'))
+
+
+def cosine(a, b):
+    return torch.nn.functional.cosine_similarity(a.flatten().double(), b.flatten().double(), dim=0)
 
 
 def groups(lines):
@@ -111,3 +119,64 @@ def test_an_alpha_that_ties_with_others_is_labelled(values, label):
 def test_a_page_without_a_marker_is_refused():
     with pytest.raises(ValueError, match='must have the markers of fig4 once, has them 0 times'):
         report.with_tables('no markers', {'fig4': 'text'})
+
+
+def test_what_a_method_chose_is_compared_on_test_data_with_the_angle(tmp_path):
+    values = {'angle': [60.0, 61.0, 62.0], 'wd': [58.0, None, 58.5], 'lars': [None, None]}
+    lines = []
+    for method, of_method in values.items():
+        lines.append(dict(group=f'{method}/seed0', kind='search', value=61.0, winner=[0.02, None, None]))
+        lines.append(dict(group=f'{method}/test', kind='finals', point=[0.02, None, None]))
+        lines += [dict(group=f'{method}/test', seed=i + 3, value=v) for i, v in enumerate(of_method)]
+    (tmp_path / 'rotation-digits.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    angle, wd, lars = report.rotation_finals(report.Results(tmp_path)).splitlines()[2:]
+    assert angle == '| digits | angle | 0.02 | 61.0 | 61.00 (sd 1.00) |  |'
+    assert wd.startswith('| digits | wd | 0.02 | 61.0 | 58.25 (sd 0.35), 1 diverged | -2.75 [')
+    assert lars == '| digits | lars | 0.02 | 61.0 | diverged |  |'
+
+
+def test_a_change_of_the_training_tells_how_far_the_best_has_moved(tmp_path):
+    tops = {
+        'rotation-residual': {'angle/seed0': 0.04},
+        'rotation-law': {'batch x 4/angle': 0.08, 'depth x 3/angle': 0.01},
+    }
+    for experiment, groups_of in tops.items():
+        lines = [
+            dict(group=group, lr=lr, value=None if lr == 0.16 else 60 - 4 * abs(math.log2(lr / top)))
+            for group, top in groups_of.items()
+            for lr in rotation.BESIDE['angle']
+        ]
+        (tmp_path / f'{experiment}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    rows = [row.split(' | ') for row in report.law_table(report.Results(tmp_path)).splitlines()[2:]]
+    assert [(row[0], row[8], row[-1]) for row in rows] == [
+        ('| nothing', '0.04', 'x 1 |'),
+        ('| batch x 4', '0.08', 'x 2 |'),
+        ('| depth x 3', '0.01 (edge)', 'x 0.25 |'),
+    ]
+    assert rows[0][7] == 'diverged'
+
+
+@pytest.mark.parametrize('method', [*rotation.METHODS, *rotation.SWITCHES])
+def test_each_method_of_the_scans_differs_from_its_config_in_what_it_claims(method):
+    pytest.importorskip('mmpretrain')
+    task = replace(rotation.TASKS['digits'], methods={**rotation.METHODS, **rotation.SWITCHES})
+    file, options = rotation.trained_by(task, method)
+    cfg = load_config(config_file(file))
+    cfg.merge_from_dict(options)
+    cfg.optim_wrapper.optimizer.lr = lr = rotation.lowest(task, method)
+    model = build_model(cfg)
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
+    start = {name: p.detach().clone() for name, p in model.named_parameters() if p.dim() > 1}
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(2):
+        loss = sum((p * torch.randn(p.shape, generator=generator)).sum() for p in model.parameters())
+        wrapper.update_params(loss)
+    after = dict(model.named_parameters())
+    kept = [after[name].norm().item() == pytest.approx(p.norm().item(), rel=1e-5) for name, p in start.items()]
+    angles = [torch.acos(cosine(after[name], p).clamp(-1, 1)).item() for name, p in start.items()]
+    if method in ('angle', 'angle-plain', 'hyperball', 'per-layer', 'angle-filter'):
+        assert all(kept)
+    else:
+        assert not all(kept)
+    if method in ('angle', 'angle-plain', 'angle-filter'):
+        assert all(0 < angle <= 2 * lr * (1 + 1e-3) for angle in angles)

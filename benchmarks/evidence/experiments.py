@@ -157,5 +157,6 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'beyond': beyond,
     'ablations': ablations,
     'peers': peers,
-    **{f'rotation-seed{seed}': rotation.scan(seed) for seed in rotation.SEEDS},
+    **{f'rotation-{name}': rotation.task(name) for name in rotation.TASKS},
+    'rotation-law': rotation.law,
 }

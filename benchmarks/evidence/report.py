@@ -358,9 +358,9 @@ def scan_table(results: Results) -> str:
     """The learning rate of each method and task: seven values, the best, and how wide the top is."""
     head = ['task', 'method', 'seeds', 'learning rates', *map(str, range(1, 8)), 'best', 'within 1 point']
     rows = [head, ['---'] * len(head)]
-    for task in rotation.TASKS:
-        for method in rotation.METHODS:
-            of_seeds = [results.runs(f'rotation-seed{seed}', f'{task}/{method}') for seed in rotation.SEEDS]
+    for task, about in rotation.TASKS.items():
+        for method in about.methods:
+            of_seeds = [results.runs(f'rotation-{task}', f'{method}/seed{seed}') for seed in rotation.SEEDS]
             of_seeds = [runs for runs in of_seeds if runs]
             if of_seeds:
                 rows.append([task, method, str(len(of_seeds)), *scan_cells(of_seeds)])
@@ -390,6 +390,45 @@ def scan_cells(of_seeds: Sequence[Lines]) -> list[str]:
     return [f'{lrs[0]:g} to {lrs[-1]:g}', *values, f'{lrs[top]:g}{edge}', f'x {lrs[high] / lrs[low]:g}']
 
 
+def law_table(results: Results) -> str:
+    """The best learning rate of the residual network where one thing of its training is changed."""
+    head = ['changed', 'method', 'learning rates', *map(str, range(1, 6)), 'best', 'within 1 point', 'moved by']
+    rows = [head, ['---'] * len(head)]
+    for method, lrs in rotation.BESIDE.items():
+        unchanged = results.runs('rotation-residual', f'{method}/seed{rotation.SEEDS[0]}')
+        around = [run for run in unchanged if run['lr'] in lrs]
+        groups = {'nothing': around, **{v: results.runs('rotation-law', f'{v}/{method}') for v in rotation.VARIANTS}}
+        for variant, runs in groups.items():
+            if runs:
+                best, before = (max(of, key=_value)['lr'] for of in (runs, around))
+                rows.append([variant, method, *scan_cells([runs]), f'x {best / before:g}'])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def _value(run: Mapping[str, Any]) -> float:
+    return -math.inf if run['value'] is None else run['value']
+
+
+def rotation_finals(results: Results) -> str:
+    """What each method chose with one seed, on test data with others, and its difference to the angle per layer."""
+    head = ['task', 'method', 'lr', 'validation', 'test, new seeds', 'less angle, 95 %']
+    rows = [head, ['---'] * len(head)]
+    for task, about in rotation.TASKS.items():
+        name = f'rotation-{task}'
+        against = results.values(name, 'angle/test')
+        for method in about.methods:
+            final = results.head(name, f'{method}/test')
+            searched = results.head(name, f'{method}/seed{rotation.SEEDS[0]}')
+            if final is None or searched is None:
+                continue  # not trained yet
+            values = results.values(name, f'{method}/test')
+            diverged = len(results.runs(name, f'{method}/test')) - len(values)
+            test = spread(values) + (f', {diverged} diverged' if diverged and values else '')
+            less = '' if method == 'angle' else difference(values, against)
+            rows.append([task, method, f'{final["point"][0]:g}', f'{searched["value"]:.1f}', test, less])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def with_tables(page: str, made: Mapping[str, str]) -> str:
     """A page with its tables replaced.
 
@@ -410,7 +449,8 @@ def _filled(text: str, markers: re.Match[str]) -> str:
 
 def pages(results: Results) -> dict[Path, dict[str, str]]:
     """The tables of each page."""
-    return {PAGE: tables(results), ROTATION_PAGE: {'scan': scan_table(results)}}
+    of_rotation = {'scan': scan_table(results), 'law': law_table(results), 'finals': rotation_finals(results)}
+    return {PAGE: tables(results), ROTATION_PAGE: of_rotation}
 
 
 def main() -> None:

@@ -1,56 +1,29 @@
-"""Scans of the learning rate: by angle, of FixNorm and of its rivals, on tasks that need very different ones.
+"""Is an angle a better learning rate? Scans of it and of its rivals, and what each chooses on test data.
 
 Seven learning rates a factor of 2 apart for each method and task, ranked on validation data. What of a rival is not
-scanned, the weight decay, is what its own search has found on that task (``results``).
+scanned, the weight decay, is what its own search has found on that task (``results``), and Adam's common 0.05.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.evidence.lab import Lab
+from mmfixnorm.search import Point
 
 ANGLES = 0.0025  # the lowest of seven, everywhere: 0.0025 to 0.16 rad
 SEEDS = (0, 1, 2)
+TEST_SEEDS = (3, 4, 5, 6, 7)
+
+#: Which config a method starts from, and what it changes there.
+Methods = Mapping[str, tuple[str, dict[str, Any]]]
 
 
 def seven(lowest: float) -> list[float]:
     """Seven learning rates, each twice the one before."""
     return [float(f'{lowest * 2**k:.6g}') for k in range(7)]
-
-
-@dataclass(frozen=True)
-class Task:
-    """Configs of one task.
-
-    Attributes:
-        configs (str): Their path, with ``{method}`` for ``fixnorm`` and ``wd``.
-        fixnorm (float): The lowest of FixNorm's learning rates.
-        wd (float): The lowest of those of SGD with weight decay.
-        decay (float): Its weight decay, the best of 11 or 25 trainings.
-        adamw (float): The lowest of AdamW's.
-        lars (float): The lowest of LARS's.
-        options (dict): Dotted keys of the configs to change for all methods.
-    """
-
-    configs: str
-    fixnorm: float
-    wd: float
-    decay: float
-    adamw: float = 2.5e-4
-    lars: float = 0.5
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-TASKS = {
-    'residual': Task('residual_{method}.py', 0.1, 0.05, 3.9e-4, adamw=5e-4),
-    'mobile': Task('mobile_{method}.py', 0.05, 0.0125, 0.0137),
-    'bccd': Task('bccd_{method}.py', 0.005, 0.005, 1e-5),
-    'camvid': Task('camvid_{method}.py', 0.05, 0.0125, 0.01),
-    'digits': Task('configs/digits/resnet8_{method}_1xb64-20e_digits.py', 0.1, 0.1, 4.7e-4),
-}
 
 
 def _angle(per: str) -> tuple[str, dict[str, Any]]:
@@ -69,38 +42,158 @@ _LARS = {
 }
 _CLIP = {'optim_wrapper.clip_grad': dict(max_norm=5.0)}
 
-#: Which config a method starts from, and what it changes there.
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+METHODS: Methods = {
     'angle': _angle('layer'),
     'fixnorm': ('fixnorm', {}),
     'wd': ('wd', {}),
-    'adamw': ('wd', _rival(type='AdamW', weight_decay=0.05)),
-    'lars': ('wd', _LARS),
-    'angle-set': _angle('set'),
-    'angle-filter': _angle('filter'),
     'wd-clip': ('wd', _CLIP),
     'fixnorm-clip': ('fixnorm', _CLIP),
+    'adamw': ('wd', _rival(type='AdamW', weight_decay=0.05)),
+    'lars': ('wd', _LARS),
+}
+
+#: One switch at a time, between the paper's update and the angle of each layer.
+SWITCHES: Methods = {
+    # One angle for the set: layers turn as their gradients say.
+    'angle-set': _angle('set'),
+    # Each filter by the same angle.
+    'angle-filter': _angle('filter'),
+    # Hyperball's form: each weight its own norm and a step of a given length, whose radial part stays.
+    'hyperball': ('fixnorm', {'optim_wrapper.type': 'mmfixnorm.peers.HyperballOptimWrapper'}),
+    # Each weight its own norm, and SGD's step as it is.
+    'per-layer': ('fixnorm', {'optim_wrapper.type': 'mmfixnorm.peers.PerLayerFixNormOptimWrapper'}),
+    # The angle with the plain heads: no weight normalisation and no bound.
+    'angle-plain': (
+        'wd',
+        {
+            'optim_wrapper.type': 'mmfixnorm.engine.FixNormOptimWrapper',
+            'optim_wrapper.constructor': 'mmfixnorm.engine.FixNormOptimWrapperConstructor',
+            'optim_wrapper.update': 'angle',
+            'optim_wrapper.per': 'layer',
+            'optim_wrapper.optimizer.weight_decay': 0.0,
+        },
+    ),
+}
+
+#: Networks that are trained by AdamW have configs of their own for each method.
+TRANSFORMERS: Methods = {name: (name, {}) for name in ('angle', 'angle-sgd', 'fixnorm', 'adamw')}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Configs of one task, and the lowest learning rate of each method there.
+
+    Attributes:
+        configs (str): Their path, with ``{method}`` for ``fixnorm`` and ``wd``.
+        lowest (dict): By the method's name up to the hyphen, of those that are not angles.
+        decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
+        methods (dict): What is compared.
+    """
+
+    configs: str
+    lowest: dict[str, float]
+    decay: float = 0.0
+    methods: Methods = field(default_factory=lambda: METHODS)
+
+
+TASKS = {
+    'bccd': Task(
+        'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.1), 1e-5, {**METHODS, **SWITCHES}
+    ),
+    'camvid': Task(
+        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.125), 0.01, {**METHODS, **SWITCHES}
+    ),
+    'digits': Task(
+        'configs/digits/resnet8_{method}_1xb64-20e_digits.py', dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4
+    ),
+    'residual': Task(
+        'residual_{method}.py', dict(fixnorm=0.1, wd=0.05, adamw=5e-4, lars=0.5), 3.9e-4, {**METHODS, **SWITCHES}
+    ),
+    'mobile': Task('mobile_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=2.5e-4, lars=0.5), 0.0137),
+    'deit': Task(
+        'configs/cifar10/deit-thin_{method}_1xb128-20e_cifar10-5k.py',
+        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS,
+    ),
+    'convnext': Task(
+        'configs/cifar10/convnext-thin_{method}_1xb128-20e_cifar10-5k.py',
+        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS,
+    ),
+}  # fmt: skip
+
+
+#: Five learning rates each, whose middle is the best of the residual network as it is.
+BESIDE = {'angle': [0.01, 0.02, 0.04, 0.08, 0.16], 'fixnorm': [0.4, 0.8, 1.6, 3.2, 6.4]}
+
+
+def _epochs(epochs: int) -> dict[str, Any]:
+    shared = dict(by_epoch=True, convert_to_iter_based=True)
+    return {
+        'train_cfg.max_epochs': epochs,
+        'train_cfg.val_interval': epochs,
+        'param_scheduler': [
+            dict(type='LinearLR', start_factor=0.01, begin=0, end=1, **shared),
+            dict(type='CosineAnnealingLR', begin=1, end=epochs, T_max=epochs - 1, **shared),
+        ],
+    }
+
+
+#: One thing of the residual network's training changed at a time; those that take least first.
+VARIANTS: dict[str, dict[str, Any]] = {
+    'length x 0.2': _epochs(3),
+    'batch x 4': {'train_dataloader.batch_size': 400},
+    'momentum 0.8': {'optim_wrapper.optimizer.momentum': 0.8},
+    'momentum 0.95': {'optim_wrapper.optimizer.momentum': 0.95},
+    'depth x 3': {'model.backbone.depth': 20},
+    'length x 5': _epochs(75),
+    'width x 4': {'model.backbone.base_channels': 64, 'model.head.in_channels': 256},
 }
 
 
 def lowest(task: Task, method: str) -> float:
     """The lowest learning rate of a scan."""
-    name = method.split('-')[0]
-    return ANGLES if name == 'angle' else getattr(task, name)
+    name = 'fixnorm' if method == 'per-layer' else method.split('-')[0]
+    return ANGLES if name in ('angle', 'hyperball') else task.lowest[name]
 
 
-def scan(seed: int) -> Callable[[Lab], None]:
-    """All methods on all tasks with one seed; the methods that matter most first."""
+def trained_by(task: Task, method: str) -> tuple[str, dict[str, Any]]:
+    """The config of a method on a task, and the keys that it changes."""
+    base, changes = task.methods[method]
+    decay = {'optim_wrapper.optimizer.weight_decay': task.decay} if method in ('wd', 'wd-clip') else {}
+    return task.configs.format(method=base), {**changes, **decay}
+
+
+def task(name: str) -> Callable[[Lab], None]:
+    """All methods on one task: the scan of one seed, then what each chose there on test data, then other scans."""
 
     def run(lab: Lab) -> None:
-        for method, (base, changes) in METHODS.items():
-            for name, task in TASKS.items():
-                options = {**task.options, **changes}
-                if base == 'wd' and method.startswith('wd'):
-                    options['optim_wrapper.optimizer.weight_decay'] = task.decay
-                lab.search(
-                    f'{name}/{method}', task.configs.format(method=base), options,
-                    type='GridSearch', lrs=seven(lowest(task, method)), seed=seed,
-                )  # fmt: skip
+        for seed in SEEDS:
+            for method in TASKS[name].methods:
+                scan(lab, TASKS[name], method, seed)
+            if seed == SEEDS[0]:
+                for method in TASKS[name].methods:
+                    finals(lab, TASKS[name], method)
 
     return run
+
+
+def scan(lab: Lab, of: Task, method: str, seed: int) -> Point:
+    """Seven learning rates of a method, on validation data; the best."""
+    config, options = trained_by(of, method)
+    lrs = seven(lowest(of, method))
+    return lab.search(f'{method}/seed{seed}', config, options, type='GridSearch', lrs=lrs, seed=seed)
+
+
+def finals(lab: Lab, of: Task, method: str) -> None:
+    """The best of the first scan, on test data with seeds that no scan has."""
+    config, options = trained_by(of, method)
+    winner = scan(lab, of, method, SEEDS[0])  # done before: it is looked up
+    lab.finals(f'{method}/test', config, Point(winner.lr, None, None), options=options, seeds=TEST_SEEDS)
+
+
+def law(lab: Lab) -> None:
+    """How far the best learning rate moves with the network and its training."""
+    for variant, changes in VARIANTS.items():
+        for method, lrs in BESIDE.items():
+            config, options = trained_by(TASKS['residual'], method)
+            group = f'{variant}/{method}'
+            lab.search(group, config, {**options, **changes}, type='GridSearch', lrs=lrs, seed=SEEDS[0])
