@@ -1,4 +1,4 @@
-"""The end of a program of several gloo processes."""
+"""The end of a program of several gloo processes, which finds this file by PYTHONPATH."""
 
 import time
 

@@ -7,6 +7,7 @@ import sys
 
 import torch
 import torch.distributed as dist
+from gloo import leave_group
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
 from torch import nn
@@ -14,7 +15,6 @@ from torch.nn import functional as F
 
 import mmfixnorm.engine  # noqa: F401
 from mmfixnorm.core import FixNormLinear
-from tests.gloo import leave_group
 
 
 class Net(BaseModel):

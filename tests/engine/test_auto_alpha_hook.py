@@ -15,7 +15,6 @@ from torch import nn
 
 from mmfixnorm.core import FixNormLinear
 from mmfixnorm.engine import AutoAlphaHook
-from tests.gloo import leave_group
 
 HOOK = dict(type='AutoAlphaHook', free=0.3, interval=1, average=3)
 NAMES = ('alpha', 'scale_per_risk', 'risks')
@@ -235,7 +234,7 @@ def test_two_processes_set_the_same_bound_from_the_mean_of_their_risks(tmp_path)
         [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', __file__, str(tmp_path)],
         check=True,
         cwd=root,
-        env={**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, 'PYTHONPATH': f'{root}:{root}/tests', 'OMP_NUM_THREADS': '1'},
         timeout=300,
     )
     first, second = (torch.load(tmp_path / f'{rank}.pth', weights_only=False) for rank in range(2))
@@ -249,6 +248,7 @@ def test_two_processes_set_the_same_bound_from_the_mean_of_their_risks(tmp_path)
 def main(out):
     """Ten steps of a linear model under DDP; each process has half of each batch."""
     import torch.distributed as dist
+    from gloo import leave_group
     from mmengine.model import MMDistributedDataParallel
 
     dist.init_process_group('gloo')

@@ -15,7 +15,7 @@ def run(out, processes):
         [*command, str(program), str(out), '8'],
         check=True,
         cwd=root,
-        env={**os.environ, 'PYTHONPATH': str(root), 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, 'PYTHONPATH': f'{root}:{root}/tests', 'OMP_NUM_THREADS': '1'},
         timeout=300,
     )
     return [torch.load(out / f'{processes}_{rank}.pth') for rank in range(processes)]

@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from gloo import leave_group
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy
 from toy import SGD, batches, data_of, net, start_of, wrap
@@ -13,7 +14,6 @@ from mmfixnorm.core import fix_norm, norm_fixing_parameters
 from mmfixnorm.core.angles import StepMeter, joint_cosine
 from mmfixnorm.core.membership import FLAG, WAITING, places
 from mmfixnorm.core.sharding import local_part
-from tests.gloo import leave_group
 
 
 def step_by_wrapper(model, chunk, wrapper):

@@ -38,12 +38,13 @@ def trained(tmp_path_factory):
     """Regime -> what each process ended with; two processes for all regimes, as starting them takes longest."""
     out = tmp_path_factory.mktemp('trained')
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    path = f'{ROOT}:{ROOT}/tests:{os.environ.get("PYTHONPATH", "")}'
     done = subprocess.run(
         [*command, str(Path(__file__).with_name('distributed_program.py')), str(out), *ROWS, 'fsdp_flat'],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': f'{ROOT}:{os.environ.get("PYTHONPATH", "")}', 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'},
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -64,9 +65,10 @@ class ToyExecutor(Executor):
         words = self._words(handle)
         if len(words) == 2:
             subprocess.run(['/bin/kill', '-KILL', '--', f'-{words[1]}'], check=False, stderr=subprocess.DEVNULL)
-            while self._lives(words[1]):
+            while self._has_processes(words[1]):
                 for child in self._children:
                     child.poll()
+                time.sleep(0.001)
 
     def describe(self, handle):
         return f'toy {" ".join(self._words(handle)[1:2])}'
@@ -79,6 +81,14 @@ class ToyExecutor(Executor):
     def _words(self, handle):
         claim = claim_file(*self._split(handle))
         return claim.read_text().split() if claim.exists() else []
+
+    @staticmethod
+    def _has_processes(group):
+        try:
+            os.killpg(int(group), 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     @staticmethod
     def _lives(pid):
