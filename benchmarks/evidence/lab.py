@@ -70,7 +70,7 @@ class Lab:
             head = dict(
                 kind='search',
                 method=settings['type'],
-                cost=round(sum(a.cost for a in record.attempts if is_finished(a)), 4),
+                cost=round(sum(a.spent for a in record.attempts if is_finished(a)), 4),
                 winner=list(astuple(best.point)),
                 value=best.value,
             )

@@ -24,6 +24,7 @@ from mmfixnorm.search.planner import Done, Propose, Run, Stuck, plan, propose, r
 from mmfixnorm.search.problem import SearchProblem, check_can_be_written
 from mmfixnorm.search.record.checkpoints import CheckpointPruner
 from mmfixnorm.search.record.lock import driver_lock
+from mmfixnorm.search.record.same_training import KnownTrainings, result_of
 from mmfixnorm.search.record.study import StudyRecord, open_record
 from mmfixnorm.search.trial.folder import (
     LOG_FILE,
@@ -123,9 +124,11 @@ class _Driver:
         self._stages_reported = 0
         self._warnings_reported: set[str] = set()
         self._checkpoints = CheckpointPruner(problem)
+        self._known = KnownTrainings(problem, record.attempts)
         self._planned = sum(n for _, n, _ in problem.planned_costs())
         self._checked_for_claim: set[str] = set()
         self._state_at_plan: tuple[int, ...] | None = None
+        self._state_at_reuse: tuple[int, ...] | None = None
 
     def run(self) -> Outcome:
         begin = time.monotonic()
@@ -181,6 +184,10 @@ class _Driver:
         """Start and record trials; return whether anything happened."""
         try:
             self._executor.refresh()
+            if self._state_at_plan != self._state_at_reuse:  # else nothing has ended since
+                if self._reuse(specs):
+                    return True
+                self._state_at_reuse = self._state_at_plan
             started = self._start(specs)
             ended = self._poll()
         except UnavailableError as err:
@@ -190,6 +197,18 @@ class _Driver:
             return False
         self._unavailable = ''
         return started or ended
+
+    def _reuse(self, specs: Sequence[Spec]) -> bool:
+        """Record the trainings that are the same as finished ones; return whether there was one."""
+        found = False
+        for spec in specs:
+            same = self._known.same_as(spec)
+            if same is None or self._adopt(spec):
+                continue
+            result = result_of(same, spec, attempt=self._record.next_attempt(spec.key))
+            self._write_end(spec, result)
+            found = True
+        return found
 
     def _start(self, specs: Sequence[Spec]) -> bool:
         """Adopt the trials that run already, then fill the free places; return whether any was started."""
@@ -204,6 +223,8 @@ class _Driver:
                 break
             if spec.key in self._running or not self._retries.may_start(spec.key):
                 continue
+            if any(self._known.is_repetition(spec, of=run.spec) for run in self._running.values()):
+                continue  # its result will be this one's
             # Once more: a claim can come late from a process that a killed driver had just started.
             if not self._adopt(spec):
                 self._submit(spec)
@@ -260,7 +281,7 @@ class _Driver:
         key = run.spec.key
         result = self._result(run) or self._failure(run, exit_)
         self._emit('ended', f'{key} {result.outcome}', key=key, outcome=result.outcome)
-        self._write_end(run, result)
+        self._write_end(run.spec, result)
         if result.outcome == 'broken':
             raise ConfigError(f'trial {key}: {result.message}')
         if result.outcome == 'failed' and not (exit_ and exit_.unwatched):
@@ -303,24 +324,26 @@ class _Driver:
             seconds=round(time.monotonic() - run.since, 3),
         )
 
-    def _write_end(self, run: _Running, result: TrialResult) -> None:
-        cost = self._problem.cost(run.spec.fraction)
+    def _write_end(self, spec: Spec, result: TrialResult) -> None:
         with writing_to(self._problem.work_dir):
-            self._record.add(run.spec, result, cost=cost)
-        del self._running[run.spec.key]
+            attempt = self._record.add(spec, result, cost=self._problem.cost(spec.fraction))
+        self._known.add(attempt)
+        self._running.pop(spec.key, None)
         self._checkpoints.prune(self._record.attempts)
         if result.value is not None:
             detail = f'{self._problem.settings.metric} {result.value:g}'
         else:
             detail = result.message.split('\n')[0]
+        took = f'the same training as {result.same_as}' if result.same_as else f'{result.seconds:.1f} s'
         self._emit(
             'recorded',
-            f'{run.spec.key} {run.spec.point}: {result.outcome}, {detail}, {result.seconds:.1f} s',
-            **run.spec.to_dict(),
+            f'{spec.key} {spec.point}: {result.outcome}, {detail}, {took}',
+            **spec.to_dict(),
             outcome=result.outcome,
             value=result.value,
-            attempt=run.attempt,
-            cost=cost,
+            attempt=result.attempt,
+            cost=attempt.spent,
+            same_as=result.same_as,
             progress=self._recorded(),
         )
 
@@ -339,7 +362,7 @@ class _Driver:
                 self._emit('warning', f'{run.spec.key} is not ended: {err}', key=run.spec.key)
                 continue
             self._emit('stopping', f'{run.spec.key} is ended', key=run.spec.key)
-            self._write_end(run, result or self._without_value(run, 'cancelled', 'ended by the driver'))
+            self._write_end(run.spec, result or self._without_value(run, 'cancelled', 'ended by the driver'))
 
     def _report_finished_stages(self) -> None:
         replayed = replay(self._problem.settings, self._record.history())

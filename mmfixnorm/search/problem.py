@@ -104,10 +104,17 @@ class SearchProblem:
         keys = self.settings.tuned_keys
         return {key: value for name, value in point.values.items() for key in keys.get(name, ())}
 
+    def seed_of(self, spec: Spec) -> int | None:
+        """Return the seed of a training; None if it has another one each time."""
+        for seed in (spec.seed, self.settings.seed):
+            if seed is not None:
+                return seed
+        return (self.cfg.get('randomness') or {}).get('seed')
+
     def trial_config(self, spec: Spec) -> Config:
         """Return the config that a trial trains: values, schedule, seed and work dir set."""
         cfg = scale_schedule(self.config_with(spec.point), spec.fraction)
-        seed = self.settings.seed if spec.seed is None else spec.seed
+        seed = self.seed_of(spec)
         if seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
         cfg.work_dir = str(self.trial_dir(spec.key) / 'run')

@@ -15,7 +15,9 @@ from mmfixnorm.search.executors import ExecutorSettings, parse_executor
 
 #: Settings that say how trials are executed: changing them never changes a result, so a search may be resumed with
 #: other values.
-EXECUTION_KEYS = frozenset({'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s'})
+EXECUTION_KEYS = frozenset(
+    {'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s', 'reuse_trainings'}
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class SearchSettings(ABC):
             dict with one of them as ``type`` and its settings, see :mod:`mmfixnorm.search.executors`.
         backoff_s (float): After its k-th failure a trial waits ``min(60, 2**k)`` times this, in
             seconds, while others continue.
+        reuse_trainings (bool): Take over the result of a training that is the same to the last bit, see
+            :mod:`mmfixnorm.search.record.same_training`; False trains each point.
     """
 
     kind: ClassVar[str]
@@ -59,6 +63,7 @@ class SearchSettings(ABC):
     keep_weights: str = 'winner'
     executor: str | Mapping[str, Any] | ExecutorSettings = 'local'
     backoff_s: float = 1.0
+    reuse_trainings: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
@@ -80,6 +85,8 @@ class SearchSettings(ABC):
         rule = 'a finite number >= 0'
         if checks.finite('backoff_s', self.backoff_s, rule) < 0:
             raise checks.fail('backoff_s', rule, self.backoff_s)
+        if not isinstance(self.reuse_trainings, bool):
+            raise checks.fail('reuse_trainings', 'True or False', self.reuse_trainings)
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen for all other code

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 
+SCALE = 3.0  # the largest |g| / sqrt(#class) of a training with a bound
 NUMBERS = ('lr', 'alpha', 'fraction', 'weight_decay')
 
 
@@ -33,6 +34,8 @@ def main(mode, trial_dir):
     outcome, value, message = 'done', accuracy(*(spec[k] for k in NUMBERS)), ''
     if mode == 'short-low' and spec['fraction'] < 1:  # shorter trainings prefer the lowest learning rate
         value = 50 - 10 * spec['lr']
+    if mode == 'bounded':  # a larger alpha has no effect
+        value = accuracy(spec['lr'], min(spec['alpha'], SCALE), spec['fraction'], spec['weight_decay'])
     if mode == 'tie':
         value = 50.0
     if mode == 'seeds':  # the seeds 1, 2, 3 of a confirmation
@@ -68,6 +71,7 @@ def main(mode, trial_dir):
         'outcome': outcome,
         'value': value,
         'message': message,
+        'largest_scale': SCALE if mode == 'bounded' else None,
     }
     temporary = os.path.join(trial_dir, 'result.tmp')
     with open(temporary, 'w') as f:

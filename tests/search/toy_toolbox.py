@@ -15,6 +15,8 @@ from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS
 from torch import nn
 from torch.utils.data import Dataset
 
+from mmfixnorm.core import FixNormLinear
+
 
 @DATASETS.register_module()
 class ToyPoints(Dataset):
@@ -50,6 +52,19 @@ class ToyHead(nn.Module):
 
     def forward(self, x):
         return self.alpha * torch.tanh(self.fc(x))
+
+
+@MODELS.register_module()
+class ToyFixNormHead(nn.Module):
+    """The last layer as FixNorm has it, with its bound."""
+
+    def __init__(self, alpha):
+        super().__init__()
+        self.alpha = alpha
+        self.fc = FixNormLinear(8, 2, alpha=alpha)
+
+    def forward(self, x):
+        return self.fc(x)
 
 
 @MODELS.register_module()

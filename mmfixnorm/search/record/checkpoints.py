@@ -36,11 +36,14 @@ class CheckpointPruner:
         for a in finished:
             if a.result.value is not None:
                 leading[a.spec.stage] = max(leading.get(a.spec.stage, -float('inf')), sign * a.result.value)
+        kept, folders = set(), set()
         for a in finished:
+            folder = a.result.same_as or a.spec.key  # that of the training, which can be another trial's
+            folders.add(folder)
             leads = a.result.value is not None and sign * a.result.value == leading[a.spec.stage]
-            keep = leads if winner is None else a.spec.key == winner
-            if keep or a.spec.key in self._deleted:
-                continue
-            for checkpoint in (self._problem.trial_dir(a.spec.key) / 'run').glob('*.pth'):
+            if leads if winner is None else a.spec.key == winner:
+                kept.add(folder)
+        for folder in folders - kept - self._deleted:
+            for checkpoint in (self._problem.trial_dir(folder) / 'run').glob('*.pth'):
                 checkpoint.unlink(missing_ok=True)
-            self._deleted.add(a.spec.key)
+            self._deleted.add(folder)

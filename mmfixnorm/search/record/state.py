@@ -14,7 +14,10 @@ from mmfixnorm.search.record.study import Attempt, StudyRecord, is_finished
 
 
 class Row(NamedTuple):
-    """One trial. ``cost`` is in T_max, ``length`` in epochs or iterations, times in seconds."""
+    """One trial. ``cost`` and ``spent`` are in T_max, ``length`` in epochs or iterations, times in seconds.
+
+    ``spent`` is 0 where the training is another trial's, ``same_as``, and was not done again; ``cost`` is its length.
+    """
 
     key: str
     stage: str
@@ -26,6 +29,8 @@ class Row(NamedTuple):
     attempts: int
     seconds: float
     message: str
+    spent: float
+    same_as: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return flat plain data for the events."""
@@ -75,6 +80,7 @@ class SearchState(NamedTuple):
         progress: The best value so far against cost.
         cost: What has finished, in T_max.
         planned_cost: What is planned at most, in T_max.
+        saved_cost: What need not be trained, as another training is the same, in T_max.
         trial_seconds: Time of all trials, in seconds.
         finished_seconds: Time of the attempts that finished their training, in seconds.
         wall_seconds: Time from the start of the search to its last result, in seconds.
@@ -86,6 +92,7 @@ class SearchState(NamedTuple):
     progress: Progress
     cost: float
     planned_cost: float
+    saved_cost: float
     trial_seconds: float
     finished_seconds: float
     wall_seconds: float
@@ -114,6 +121,7 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         progress=progress(record.attempts, replayed, problem.settings.rule),
         cost=ledger(record.attempts)[-1] if record.attempts else 0.0,
         planned_cost=sum(cost for _, _, cost in problem.planned_costs()),
+        saved_cost=round(sum(a.cost - a.spent for a in record.attempts), 9),
         trial_seconds=sum(row.seconds for row in rows),
         finished_seconds=sum(a.result.seconds for a in record.attempts if is_finished(a)),
         wall_seconds=(max(ends) - record.created).total_seconds() if ends else 0.0,
@@ -141,6 +149,8 @@ def _row(attempts: Sequence[Attempt]) -> Row:
         attempts=len(attempts),
         seconds=sum(a.result.seconds for a in attempts),
         message=last.result.message,
+        spent=last.spent,
+        same_as=last.result.same_as,
     )
 
 
@@ -153,7 +163,7 @@ def ledger(attempts: Sequence[Attempt]) -> list[float]:
     total, costs = 0.0, []
     for attempt in attempts:
         if is_finished(attempt):
-            total += attempt.cost
+            total += attempt.spent
         costs.append(round(total, 9))
     return costs
 
@@ -204,7 +214,8 @@ def progress(attempts: Sequence[Attempt], replayed: Replay, rule: str) -> Progre
 
 def summary_line(problem: SearchProblem, state: SearchState) -> str:
     """Name the winner or the best so far, and its cost."""
-    spent = f'{state.cost:g} of {state.planned_cost:g} T_max, {state.wall_seconds:.0f} s'
+    saved = f', {state.saved_cost:g} saved' if state.saved_cost else ''
+    spent = f'{state.cost:g} of {state.planned_cost:g} T_max{saved}, {state.wall_seconds:.0f} s'
     if state.replayed.stuck:
         return f'no winner: {state.replayed.stuck} ({spent})'
     if state.best is None:

@@ -40,12 +40,17 @@ _SHOWN_DIFFERENCES = 10
 
 @dataclass(frozen=True)
 class Attempt:
-    """One row of the record: the training, and how the attempt ended; ``cost`` in T_max."""
+    """One row of the record: the training, and how the attempt ended; ``cost``, the training's length, in T_max."""
 
     spec: Spec
     result: TrialResult
     cost: float
     ended: datetime
+
+    @property
+    def spent(self) -> float:
+        """What it has cost, in T_max: nothing if another trial's training is the same."""
+        return 0.0 if self.result.same_as else self.cost
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:
@@ -274,7 +279,7 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
             'attempt': result.attempt,
             'outcome': result.outcome,
             'fingerprint': result.fingerprint,
-            'cost': attempt.cost,
+            'cost': attempt.spent,
             # Everything, to be read back; the other attributes are for tools that open the study.
             'row': {
                 'spec': spec.to_dict(),

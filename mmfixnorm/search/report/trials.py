@@ -29,7 +29,7 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
     metric = problem.settings.metric
-    angles = {row.key: angle for row in state.rows if (angle := _median_angle(problem.trial_dir(row.key))) is not None}
+    angles = {row.key: angle for row in state.rows if (angle := _median_angle(_folder(problem, row))) is not None}
     columns = ['trial', 'outcome', *map(title, tuned), unit, 'T_max', metric]
     names = (*columns, *(['rad per step'] if angles else []), 'attempts', 'time', 'log')
     budget = min(_ONE_TRIAL, _ALL_TRIALS // max(1, len(state.rows)))
@@ -43,15 +43,19 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
             row.outcome,
             *(row.point.values.get(name) for name in tuned),
             row.length,
-            row.cost,
+            row.spent,
             row.value,
             *([angles.get(row.key)] if angles else []),
             row.attempts,
             duration(row.seconds),
-            Markup(_log(problem.trial_dir(row.key) / LOG_FILE, ended[row.key], budget)),
+            Markup(_log(_folder(problem, row) / LOG_FILE, ended[row.key], budget)),
         )
         rows.append((_css(row, state), cells))
     return table(names, rows)
+
+
+def _folder(problem: SearchProblem, row: Row) -> Path:
+    return problem.trial_dir(row.same_as or row.key)
 
 
 def _median_angle(trial_dir: Path) -> float | None:

@@ -76,7 +76,7 @@ def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row])
         [row.key for row in rows],
         *(column([row.point.values.get(name) for row in rows]) for name in tuned),
         [str(row.length) for row in rows],
-        column([row.cost for row in rows]),
+        column([row.spent for row in rows]),
         [row.outcome for row in rows],
         column([row.value for row in rows]),
         [str(row.attempts) for row in rows],

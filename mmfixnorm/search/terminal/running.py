@@ -94,7 +94,7 @@ def time_left(problem: SearchProblem, state: SearchState, running: Sequence[Runn
         cost = sum(costs)
     if not cost or state.replayed.finished or state.replayed.stuck:
         return None if not cost else 0.0
-    left = max(0.0, state.planned_cost - state.cost - sum(costs))
+    left = max(0.0, state.planned_cost - state.cost - state.saved_cost - sum(costs))
     return left * seconds / cost / max(1, len(running) or problem.settings.workers)
 
 

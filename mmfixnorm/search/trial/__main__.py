@@ -42,6 +42,7 @@ from mmfixnorm.search.trial.folder import (
     write_progress,
 )
 from mmfixnorm.search.trial.readback import built_lrs, built_value, built_weight_decays, check_built
+from mmfixnorm.search.trial.scales import LargestScale
 
 _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
 # What torch.load raises for a file that was cut off, by the place of the cut.
@@ -81,6 +82,8 @@ class TrialHook(Hook):
         self.built_lrs: list[float] = []
         self.built_alphas: list[float] = []
         self.built_weight_decays: list[float] = []
+        self.scales = LargestScale()
+        self._scale_before: float | None = None
 
     def before_train(self, runner: Runner) -> None:
         """Read the tuned numbers back from what was built; by now a checkpoint is loaded as well."""
@@ -89,6 +92,10 @@ class TrialHook(Hook):
         self.built_weight_decays = built_weight_decays(runner.optim_wrapper)
         check_built(self._task, self.built_lrs, self.built_alphas, self.built_weight_decays)
         self.curve = read_curve(self._curve_file, up_to=training_step(runner))
+        before = 0.0  # of a training from its start; a checkpoint to start from says nothing about it
+        if training_step(runner):
+            before = math.nan if self._scale_before is None else self._scale_before
+        self.scales.begin(runner.model, before)
 
     def after_train_iter(
         self,
@@ -99,9 +106,18 @@ class TrialHook(Hook):
     ) -> None:
         """Note the loss; check it every ``interval`` iterations."""
         self.iterations += 1
+        self.scales.update()
         self._loss, self._loss_iter = (outputs or {}).get('loss', 0.0), runner.iter + 1
         if self.every_n_train_iters(runner, self._interval):
             self._report_progress(runner, self._check_loss())
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Keep the largest scale so far, for a later attempt."""
+        checkpoint['largest_scale'] = self.scales.largest()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
+        """Take over the largest scale of an earlier attempt."""
+        self._scale_before = checkpoint.get('largest_scale')
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Check the last loss before the model is validated."""
@@ -254,6 +270,7 @@ def run_trial(trial_dir: Path) -> TrialResult:
         curve=[[s, v if math.isfinite(v) else None] for s, v in sorted(hook.curve.items())],
         length=length,
         seconds=round(time.monotonic() - begin, 3),
+        largest_scale=hook.scales.largest(),
     )
 
 

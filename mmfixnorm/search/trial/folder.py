@@ -106,6 +106,9 @@ class TrialResult:
         curve: ``[step, value]`` of each validation; a value that is not finite is None.
         length: Epochs or iterations trained.
         seconds: Wall-clock time of the attempt.
+        largest_scale: Over the whole training and all layers with a bound, the largest ``|g|`` in units of alpha: as
+            the alpha that it would just meet. None if it is not known, or no layer has a bound.
+        same_as: The trial whose training this is, where it was not done again.
     """
 
     key: str
@@ -120,6 +123,8 @@ class TrialResult:
     curve: list[list[Any]] = field(default_factory=list)
     length: int = 0
     seconds: float = 0.0
+    largest_scale: float | None = None
+    same_as: str = ''
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
