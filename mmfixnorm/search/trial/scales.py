@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from mmfixnorm.core.layers import WeightNormalized
-from mmfixnorm.core.sharding import shard_key
 
 
 class LargestScale:
     """The largest ``|g|`` of all layers with a bound over a training, as the alpha that it would just meet.
 
-    No host sync but in :meth:`largest`. Where ``g`` is sharded it is not known.
+    Such a layer has a finite ``scale_bound``, its ``alpha`` and one scale ``g``. Where ``g`` is sharded it is not
+    known. No host sync but in :meth:`largest`.
     """
 
     def __init__(self) -> None:
-        self._layers: list[WeightNormalized] = []
+        self._layers: list[Any] = []
         self._largest: list[Tensor] = []
         self._before = 0.0
 
@@ -29,8 +28,9 @@ class LargestScale:
             model (nn.Module): Wrapped or not.
             before (float): The largest of the training so far; nan if it is not known.
         """
-        self._layers = [m for m in model.modules() if isinstance(m, WeightNormalized) and math.isfinite(m.scale_bound)]
-        self._before = math.nan if any(shard_key(layer.g) is not None for layer in self._layers) else before
+        self._layers = [m for m in model.modules() if math.isfinite(getattr(m, 'scale_bound', math.inf))]
+        is_whole = all(layer.g.numel() == 1 and not hasattr(layer.g, 'device_mesh') for layer in self._layers)
+        self._before = before if is_whole else math.nan
         self._largest = [layer.g.detach().abs() for layer in self._layers]
 
     @torch.no_grad()
@@ -41,6 +41,8 @@ class LargestScale:
 
     def largest(self) -> float | None:
         """Return the largest so far; None without a bounded layer, or if it is not known or not finite."""
-        units = [layer.scale_bound / float(layer.alpha) for layer in self._layers]  # type: ignore[arg-type]
-        values = [self._before, *(v.item() / unit for v, unit in zip(self._largest, units, strict=True))]
-        return max(values) if self._layers and all(map(math.isfinite, values)) else None
+        if not self._layers or not math.isfinite(self._before):
+            return None
+        units = [layer.scale_bound / float(layer.alpha) for layer in self._layers]
+        values = [v.item() / unit for v, unit in zip(self._largest, units, strict=True)]
+        return max(self._before, *values) if all(map(math.isfinite, values)) else None
