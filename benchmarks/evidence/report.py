@@ -359,7 +359,7 @@ def scan_table(results: Results) -> str:
     head = ['task', 'method', 'seeds', 'learning rates', *map(str, range(1, 8)), 'best', 'within 1 point']
     rows = [head, ['---'] * len(head)]
     for task, about in rotation.TASKS.items():
-        for method in about.methods:
+        for method in (*about.methods, *about.switches):
             of_seeds = [results.runs(f'rotation-{task}', f'{method}/seed{seed}') for seed in rotation.SEEDS]
             of_seeds = [runs for runs in of_seeds if runs]
             if of_seeds:
@@ -416,7 +416,7 @@ def rotation_finals(results: Results) -> str:
     for task, about in rotation.TASKS.items():
         name = f'rotation-{task}'
         against = results.values(name, 'angle/test')
-        for method in about.methods:
+        for method in (*about.methods, *about.switches):
             final = results.head(name, f'{method}/test')
             searched = results.head(name, f'{method}/seed{rotation.SEEDS[0]}')
             if final is None or searched is None:

@@ -88,26 +88,28 @@ class Task:
         lowest (dict): By the method's name up to the hyphen, of those that are not angles.
         decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
         methods (dict): What is compared.
+        switches (dict): What differs from the angle in one thing.
     """
 
     configs: str
     lowest: dict[str, float]
     decay: float = 0.0
     methods: Methods = field(default_factory=lambda: METHODS)
+    switches: Methods = field(default_factory=dict)
 
 
 TASKS = {
     'bccd': Task(
-        'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.1), 1e-5, {**METHODS, **SWITCHES}
+        'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.1), 1e-5, switches=SWITCHES
     ),
     'camvid': Task(
-        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.125), 0.01, {**METHODS, **SWITCHES}
+        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.125), 0.01, switches=SWITCHES
     ),
     'digits': Task(
         'configs/digits/resnet8_{method}_1xb64-20e_digits.py', dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4
     ),
     'residual': Task(
-        'residual_{method}.py', dict(fixnorm=0.1, wd=0.05, adamw=5e-4, lars=0.5), 3.9e-4, {**METHODS, **SWITCHES}
+        'residual_{method}.py', dict(fixnorm=0.1, wd=0.05, adamw=5e-4, lars=0.5), 3.9e-4, switches=SWITCHES
     ),
     'mobile': Task('mobile_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=2.5e-4, lars=0.5), 0.0137),
     'deit': Task(
@@ -157,21 +159,24 @@ def lowest(task: Task, method: str) -> float:
 
 def trained_by(task: Task, method: str) -> tuple[str, dict[str, Any]]:
     """The config of a method on a task, and the keys that it changes."""
-    base, changes = task.methods[method]
+    base, changes = {**task.methods, **task.switches}[method]
     decay = {'optim_wrapper.optimizer.weight_decay': task.decay} if method in ('wd', 'wd-clip') else {}
     return task.configs.format(method=base), {**changes, **decay}
 
 
 def task(name: str) -> Callable[[Lab], None]:
-    """All methods on one task: the scan of one seed, then what each chose there on test data, then other scans."""
+    """One task: the scans of one seed, then what each method chose there on test data; then other scans."""
+    of = TASKS[name]
 
     def run(lab: Lab) -> None:
-        for seed in SEEDS:
-            for method in TASKS[name].methods:
-                scan(lab, TASKS[name], method, seed)
-            if seed == SEEDS[0]:
-                for method in TASKS[name].methods:
-                    finals(lab, TASKS[name], method)
+        for methods in (of.methods, of.switches):
+            for method in methods:
+                scan(lab, of, method, SEEDS[0])
+            for method in methods:
+                finals(lab, of, method)
+        for seed in SEEDS[1:]:
+            for method in of.methods:
+                scan(lab, of, method, seed)
 
     return run
 
