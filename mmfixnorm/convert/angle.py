@@ -11,7 +11,7 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
-__all__ = ['ANGLE', 'ANGLE_RANGE', 'schedule_by_angle', 'wrapper_by_angle']
+__all__ = ['ANGLE', 'ANGLE_RANGE', 'keys_of_lr', 'schedule_by_angle', 'wrapper_by_angle']
 
 ANGLE = 0.02
 """Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
@@ -81,6 +81,20 @@ def schedule_by_angle(cfg: Config) -> list[dict[str, Any]] | None:
         kind = _kind(own, cfg.get('default_scope'))
         after.append(dict(own) if kind is None else _scaled(own, kind, lr, key))
     return None if after == before else after
+
+
+def keys_of_lr(schedulers: Any, scope: str | None) -> list[str]:
+    """List the dotted keys of a ``param_scheduler``'s numbers in units of the learning rate: ``search.linked_keys``.
+
+    A number that is missing or 0 is the same in any unit. Of a scheduler that is unknown nothing is known.
+    """
+    several = not isinstance(schedulers, Mapping)
+    keys = []
+    for i, own in enumerate((schedulers or []) if several else [schedulers]):
+        names = {**_LR_KEYS, 'OneCycleLR': ('eta_max',)}.get(_kind(own, scope) or '', ())
+        prefix = f'param_scheduler.{i}' if several else 'param_scheduler'
+        keys += [f'{prefix}.{name}' for name in names if own.get(name)]
+    return keys
 
 
 def _kind(scheduler: Mapping[str, Any], scope: str | None) -> str | None:

@@ -14,7 +14,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
-from mmfixnorm.convert.angle import ANGLE_RANGE, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import ANGLE_RANGE, keys_of_lr, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
@@ -245,7 +245,11 @@ class _Plan:
             wrapper_comments += angle_comments
             lr_range = lr_range or ANGLE_RANGE
             search_comments = ['lr_range is in radians.']
-        search = search_block(self.cfg, self._all_alpha_keys(), lr_range)
+        schedulers = self.cfg.get('param_scheduler') if schedule is None else schedule
+        linked = keys_of_lr(schedulers, self.cfg.get('default_scope'))
+        search = search_block(self.cfg, self._all_alpha_keys(), lr_range, linked=linked)
+        if linked:
+            search_comments.append('linked_keys keep their ratio to the learning rate.')
         if unused := [r.name for r in self.report.weights if r.cause == 'unused' and r.trainable]:
             notes.append(
                 f'the generated batch did not reach {len(unused)} weights, so they were not checked: {listing(unused)}'

@@ -113,9 +113,15 @@ def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
 
 
 def search_block(
-    cfg: Config, alpha_keys: Sequence[str], lr_range: Sequence[float] | None = None
+    cfg: Config, alpha_keys: Sequence[str], lr_range: Sequence[float] | None = None, *, linked: Sequence[str] = ()
 ) -> dict[str, Any] | None:
     """Write the ``search`` block: Algorithm 4 around the config's learning rate; None if its metric is unknown.
+
+    Args:
+        cfg (Config): The plain config.
+        alpha_keys (Sequence[str]): Where alpha is.
+        lr_range (Sequence[float], optional): Instead of half to 8 times the config's learning rate.
+        linked (Sequence[str]): Keys of the numbers that move with the learning rate.
 
     Raises:
         ConfigError: If ``lr_range`` is not a valid range.
@@ -127,6 +133,8 @@ def search_block(
     low, high = lr_range or (float(f'{lr * factor:.3g}') for factor in _LR_FACTORS)
     block = dict(type='FixNormSearch', lr_range=(low, high), metric=metric, rule='greater')
     block['alpha_key'] = alpha_keys[0] if len(alpha_keys) == 1 else list(alpha_keys)
+    if linked:
+        block['linked_keys'] = list(linked)
     parse_settings(block)
     return block
 

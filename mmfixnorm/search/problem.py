@@ -71,6 +71,8 @@ class SearchProblem:
         """
         tuned = {key for keys in self.settings.tuned_keys.values() for key in keys}
         config = {f'config.{key}': value for key, value in flatten(self.cfg.to_dict()) if key not in tuned}
+        lr, linked = self._linked
+        config |= {f'config.{key}': f'{value / lr!r} times the learning rate' for key, value in linked.items()}
         settings = {f'search.{key}': value for key, value in self.settings.identity().items()}
         data = {f'{_DATA}{key}': value for key, value in describe_data(self.cfg, but=self.work_dir).items()}
         everything = sorted({**settings, **config, **data}.items())
@@ -100,9 +102,18 @@ class SearchProblem:
         return cfg
 
     def tuned(self, point: Point) -> dict[str, float]:
-        """Return the dotted keys that are tuned, with their values."""
+        """Return the dotted keys that are tuned or move with the learning rate, with their values."""
         keys = self.settings.tuned_keys
-        return {key: value for name, value in point.values.items() for key in keys.get(name, ())}
+        tuned = {key: value for name, value in point.values.items() for key in keys.get(name, ())}
+        lr, linked = self._linked
+        return {**tuned, **{key: value * (point.lr / lr) for key, value in linked.items()}}
+
+    @cached_property
+    def _linked(self) -> tuple[float, dict[str, float]]:
+        """The config's own learning rate, and the numbers that move with it by their dotted keys."""
+        plain = self.cfg.to_dict()
+        lr = get_key(plain, self.settings.lr_keys[0], named_by='search.lr_key')
+        return lr, {key: get_key(plain, key, named_by='search.linked_keys') for key in self.settings.linked_keys}
 
     def seed_of(self, spec: Spec) -> int | None:
         """Return the seed of a training; None if it has another one each time."""
@@ -245,11 +256,16 @@ def _confine_checkpoints(cfg: Config, *, keep_all: bool) -> None:
 
 def _check_keys(cfg: Config, settings: SearchSettings) -> None:
     named = [(f'search.{name}_key', key) for name, keys in settings.tuned_keys.items() for key in keys]
+    if twice := {key for _, key in named} & {*settings.linked_keys}:
+        raise ConfigError(f'search.linked_keys: {sorted(twice)[0]!r} is tuned itself; take it out of the list')
+    named += [('search.linked_keys', key) for key in settings.linked_keys]
     plain = cfg.to_dict()
     for setting, key in named:
         value = get_key(plain, key, named_by=setting)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f'{setting}: {key!r} must be a number in the config, got {value!r}')
+    if settings.linked_keys and not get_key(plain, settings.lr_keys[0], named_by='search.lr_key') > 0:
+        raise ConfigError(f'search.linked_keys: {settings.lr_keys[0]} must be > 0 in the config, to have a ratio to it')
 
 
 def check_data(cfg: Any) -> None:

@@ -31,6 +31,8 @@ class SearchSettings(ABC):
             validation of the training.
         lr_key (str or list[str]): Where the learning rate is in the config.
         alpha_key (str or list[str]): Where alpha is in the config.
+        linked_keys (str or list[str]): Numbers of the config that move with the learning rate, such as
+            ``param_scheduler.1.eta_min``: each keeps its ratio to the config's own (of the first ``lr_key``).
         seed (int, optional): Written to ``randomness.seed`` of every trial; None leaves the
             config's own.
         confirm_seeds (int): Train the winner and the runner-up again with the seeds ``seed + 1`` to
@@ -55,6 +57,7 @@ class SearchSettings(ABC):
     select: str = 'last'
     lr_key: str | tuple[str, ...] = 'optim_wrapper.optimizer.lr'
     alpha_key: str | tuple[str, ...] = 'model.head.alpha'
+    linked_keys: str | tuple[str, ...] = ()
     seed: int | None = 0
     confirm_seeds: int = 0
     workers: int = 1
@@ -73,6 +76,7 @@ class SearchSettings(ABC):
         checks.one_of('keep_weights', self.keep_weights, ('winner', 'all'))
         self._set('lr_key', checks.dotted_keys('lr_key', self.lr_key, 'optim_wrapper'))
         self._set('alpha_key', checks.dotted_keys('alpha_key', self.alpha_key, 'model'))
+        self._set('linked_keys', checks.distinct_keys('linked_keys', self.linked_keys))
         if self.seed is not None:
             checks.integer('seed', self.seed, at_least=0)
         if checks.integer('confirm_seeds', self.confirm_seeds, at_least=0) and self.seed is None:
@@ -125,8 +129,9 @@ class SearchSettings(ABC):
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what the trials are, as plain data."""
         values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
-        if not self.confirm_seeds:  # a record from before this key existed continues
-            del values['confirm_seeds']
+        for key in ('confirm_seeds', 'linked_keys'):
+            if not values[key]:  # a record from before this key existed continues
+                del values[key]
         processes = self.executor_settings.processes
         if processes > 1:  # each has the config's batch size, so together they have another one
             values['executor.gpus_per_trial'] = processes

@@ -7,7 +7,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
-from mmfixnorm.convert.angle import ANGLE, ANGLE_RANGE, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import ANGLE, ANGLE_RANGE, keys_of_lr, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.recipe import optim_wrapper_edit
 from mmfixnorm.core.layers import WNLinear
 from mmfixnorm.errors import ConfigError
@@ -75,6 +75,23 @@ def test_numbers_in_units_of_the_lr_keep_their_proportion(scheduler, changed) ->
     kept = {key: value for key, value in scheduler.items() if key not in ('eta_min', 'min_value', 'eps')}
     assert schedule_by_angle(cfg) == [WARM_UP, {**kept, **changed}]
     assert cfg.param_scheduler[1] == scheduler  # the base is as it was
+
+
+@pytest.mark.parametrize(
+    'schedulers, keys',
+    [
+        (None, []),
+        ([WARM_UP, dict(type='CosineAnnealingLR', eta_min=0.005)], ['param_scheduler.1.eta_min']),
+        ([WARM_UP, dict(type='CosineAnnealingLR', eta_min=0.0)], []),
+        ([dict(type='CosineAnnealingLR', eta_min_ratio=0.05)], []),
+        (dict(type='PolyLR', eta_min=1e-4), ['param_scheduler.eta_min']),
+        (dict(type='OneCycleLR', eta_max=0.1), ['param_scheduler.eta_max']),
+        ([dict(type='CosineAnnealingParamScheduler', param_name='lr', eta_min=1e-3)], ['param_scheduler.0.eta_min']),
+        ([dict(type='CosineAnnealingMomentum', eta_min=0.85), dict(type='OwnLR', eta_min=0.1)], []),
+    ],
+)
+def test_the_keys_of_numbers_in_units_of_the_lr_are_found(schedulers, keys) -> None:
+    assert keys_of_lr(schedulers, 'mmengine') == keys
 
 
 def curve(cfg: Config) -> list[float]:

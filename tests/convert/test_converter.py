@@ -60,9 +60,12 @@ def test_by_angle_the_end_of_a_schedule_is_no_longer_in_units_of_the_lr(tmp_path
     assert Config.fromfile(tmp_path / 'new.py').param_scheduler == [expected]
     assert '# As in the base config, with what was in units of its learning rate' in done.text
     assert parse_settings(Config.fromfile(tmp_path / 'new.py').search).lr_range == (0.01, 0.1)
+    assert 'linked_keys' not in done.text  # a ratio holds for every angle
     without = convert(plain, str(tmp_path / 'step.py'), size=16)
+    assert parse_settings(Config.fromfile(tmp_path / 'step.py').search).linked_keys == ('param_scheduler.0.eta_min',)
+    assert '# linked_keys keep their ratio to the learning rate.' in without.text
     assert 'update=' not in without.text
-    assert 'param_scheduler' not in without.text
+    assert 'param_scheduler = ' not in without.text
 
 
 def test_a_child_behind_a_link_finds_its_base(tmp_path, monkeypatch) -> None:

@@ -7,7 +7,7 @@ from mmfixnorm.data_checks.paths import data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, nest
 from mmfixnorm.search.methods.base import Point, Spec
-from mmfixnorm.search.problem import check_data, describe_data, load_problem
+from mmfixnorm.search.problem import check_data, describe_data, differences, load_problem
 
 SPEC = Spec('r0-k3', 'round 0', Point(2.6, 0.5), 0.2)
 
@@ -65,6 +65,59 @@ def test_the_config_of_a_trial_has_its_values_length_seed_and_folder(write_confi
     assert cfg.randomness.seed == 0
     assert cfg.work_dir == str(tmp_path / 'w' / 'trials' / 'r0-k3' / 'run')
     assert problem.cfg.optim_wrapper.optimizer.lr == 0.1  # the given one stays as it was
+
+
+SCHEDULE = """
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.1, begin=0, end=1),
+    dict(type='CosineAnnealingLR', T_max=9, begin=1, end=10, eta_min=0.003),
+]
+"""
+LINKED = "lr_range=(0.05, 0.4), linked_keys='param_scheduler.1.eta_min'"
+
+
+@pytest.mark.parametrize(('lr', 'eta_min'), [(0.1, 0.003), (0.4, 0.012), (0.05, 0.0015)])
+def test_a_linked_number_keeps_its_ratio_to_the_learning_rate(write_config, lr, eta_min):
+    problem = load_problem(write_config(LINKED, extra=SCHEDULE))
+    cfg = problem.trial_config(Spec('r0-k0', 'round 0', Point(lr, 0.5), 0.2))
+    assert cfg.param_scheduler[1].eta_min == (eta_min if lr == 0.1 else pytest.approx(eta_min))
+    assert cfg.param_scheduler[1].T_max == 1  # the schedule is shortened as before
+    left = load_problem(write_config('lr_range=(0.05, 0.4)', extra=SCHEDULE))
+    assert left.trial_config(Spec('r0-k0', 'round 0', Point(lr, 0.5), 0.2)).param_scheduler[1].eta_min == 0.003
+
+
+def test_the_ratio_of_a_linked_number_is_part_of_the_search(write_config):
+    def identity(search=LINKED, lr=0.1, eta_min=0.003):
+        extra = SCHEDULE.replace('0.003', str(eta_min)) + f'optim_wrapper = dict(optimizer=dict(lr={lr}))\n'
+        return load_problem(write_config(search, extra=extra)).identity
+
+    assert identity() == identity(lr=0.2, eta_min=0.006)
+    assert differences(identity(), identity(lr=0.2)) == ['config.param_scheduler.1.eta_min']
+    without = identity('lr_range=(0.05, 0.4)')
+    assert 'search.linked_keys' not in without  # searches from before there were any continue
+    assert differences(without, identity()) == ['search.linked_keys', 'config.param_scheduler.1.eta_min']
+
+
+@pytest.mark.parametrize(
+    ('search', 'message'),
+    [
+        ("linked_keys='param_scheduler.1.eta_mni'", r"search\.linked_keys: .*no key 'eta_mni', did you mean 'eta_min'"),
+        ("linked_keys='param_scheduler.1.type'", r'search\.linked_keys: .* must be a number in the config'),
+        ("linked_keys=['optim_wrapper.optimizer.lr']", r"search\.linked_keys: 'optim_wrapper\.optimizer\.lr' is tuned"),
+        ("linked_keys=['a.b', 'a.b']", r'search\.linked_keys: must be a dotted key .* or a list of different ones'),
+        ('linked_keys=3', r'search\.linked_keys: must be a dotted key'),
+        ("linked_keys=['']", r'search\.linked_keys: must be a dotted key'),
+    ],
+)
+def test_linked_keys_that_mean_nothing_are_refused(write_config, search, message):
+    with pytest.raises(ConfigError, match=message):
+        load_problem(write_config(search, extra=SCHEDULE))
+
+
+def test_a_learning_rate_of_0_has_no_ratio(write_config):
+    extra = SCHEDULE + 'optim_wrapper = dict(optimizer=dict(lr=0.0))\n'
+    with pytest.raises(ConfigError, match=r'search\.linked_keys: optim_wrapper\.optimizer\.lr must be > 0'):
+        load_problem(write_config(LINKED, extra=extra))
 
 
 def test_several_places_get_the_same_learning_rate(write_config):

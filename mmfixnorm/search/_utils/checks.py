@@ -87,6 +87,15 @@ def dotted_keys(key: str, value: Any, root: str) -> tuple[str, ...]:
     return names
 
 
+def distinct_keys(key: str, value: Any) -> tuple[str, ...]:
+    """Check for any number of different dotted keys of the config; one may stand without a list."""
+    names = (value,) if isinstance(value, str) else value
+    is_list = isinstance(names, Sequence) and all(isinstance(n, str) and n for n in names)
+    if not is_list or len(set(names)) != len(names):
+        raise fail(key, 'a dotted key of the config, or a list of different ones', value)
+    return tuple(names)
+
+
 def one_of(key: str, value: Any, valid: Sequence[str]) -> None:
     """Check for one of these names."""
     if value not in valid:
