@@ -31,6 +31,7 @@ from mmfixnorm.search.trial.folder import (
     SPEC_FILE,
     TrialResult,
     read_log_end,
+    read_progress,
     read_result,
     read_task,
     write_task,
@@ -217,18 +218,26 @@ class _Driver:
             if spec.key not in self._checked_for_claim:
                 self._adopt(spec)
                 self._checked_for_claim.add(spec.key)
-        for spec in specs:
+        if len(self._running) >= self._executor.workers:
+            return len(self._running) > before
+        for spec in self._known.in_order(specs):
             full = len(self._running) >= self._executor.workers
             if full or self._given_up or self._stop:
                 break
             if spec.key in self._running or not self._retries.may_start(spec.key):
                 continue
-            if any(self._known.is_repetition(spec, of=run.spec) for run in self._running.values()):
-                continue  # its result will be this one's
+            if any(self._may_become_same(spec, run) for run in self._running.values()):
+                continue  # its result may be this one's
             # Once more: a claim can come late from a process that a killed driver had just started.
             if not self._adopt(spec):
                 self._submit(spec)
         return len(self._running) > before
+
+    def _may_become_same(self, spec: Spec, run: _Running) -> bool:
+        if not self._known.may_become_same(spec, run.spec, None):
+            return False
+        progress = read_progress(self._problem.trial_dir(run.spec.key), attempt=run.attempt)
+        return self._known.may_become_same(spec, run.spec, progress.largest_scale if progress else None)
 
     def _adopt(self, spec: Spec) -> bool:
         """Take over a trial that an earlier driver has started; return whether there was one."""

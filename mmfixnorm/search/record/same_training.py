@@ -6,6 +6,9 @@ Trainings of one search differ in their points, lengths and seeds, and in nothin
 - Another alpha, all else equal: alpha is a bound of ``|g|``, with no effect on a training in which no bounded layer's
   scale came up to it. Such a training is that of every alpha above the largest scale that it had.
 
+So of trainings that differ in alpha alone the largest is started first, and another one once it is known to differ: the
+trainings that remain are as few as possible, and with several workers some of them start later.
+
 A search without a seed repeats nothing. On hardware whose trainings do not repeat bit by bit, "the same" means up to
 that difference, as for a training that is done twice.
 """
@@ -13,7 +16,7 @@ that difference, as for a training that is done twice.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -38,6 +41,7 @@ class KnownTrainings:
     def __init__(self, problem: SearchProblem, attempts: Iterable[Attempt]) -> None:
         self._problem = problem
         self._by_config: defaultdict[_ButAlpha, list[Attempt]] = defaultdict(list)
+        self._has_scales = False
         for attempt in attempts:
             self.add(attempt)
 
@@ -46,6 +50,7 @@ class KnownTrainings:
         config = self._but_alpha(attempt.spec)
         if config is not None and is_finished(attempt) and not attempt.result.same_as:
             self._by_config[config].append(attempt)
+            self._has_scales |= attempt.result.largest_scale is not None
 
     def same_as(self, spec: Spec) -> Attempt | None:
         """Return the training that is the one of ``spec``; None if there is none."""
@@ -54,10 +59,39 @@ class KnownTrainings:
             return None
         return next((a for a in self._by_config.get(config, ()) if _has_same_alpha(a, spec.point)), None)
 
-    def is_repetition(self, spec: Spec, of: Spec) -> bool:
-        """Return whether two trainings are of one config and one seed."""
-        config = self._but_alpha(spec)
-        return config is not None and config == self._but_alpha(of) and spec.point == of.point
+    def in_order(self, specs: Sequence[Spec]) -> list[Spec]:
+        """Return the trainings in the order in which to start them."""
+        if not self._has_scales:
+            return list(specs)
+        first: dict[_ButAlpha | None, int] = {}
+        places = [first.setdefault(self._but_alpha(spec), i) for i, spec in enumerate(specs)]
+        order = sorted(range(len(specs)), key=lambda i: (places[i], -(specs[i].point.alpha or 0.0)))
+        return [specs[i] for i in order]
+
+    def may_become_same(self, spec: Spec, running: Spec, largest_scale: float | None) -> bool:
+        """Return whether a training that runs may turn out to be the one of ``spec``.
+
+        Args:
+            spec (Spec): A training that could be started.
+            running (Spec): The one that runs.
+            largest_scale (float, optional): What it has come up to so far; None if it has not said so.
+        """
+        config, alphas = self._but_alpha(spec), (spec.point.alpha, running.point.alpha)
+        if config is None or config != self._but_alpha(running):
+            return False
+        if alphas[0] == alphas[1]:
+            return True
+        if not self._has_scales or self._meets_its_bound(spec) or self._meets_its_bound(running):
+            return False  # where no training has told its scale, none will
+        return largest_scale is None or _is_below(largest_scale, alphas)
+
+    def _meets_its_bound(self, spec: Spec) -> bool:
+        """Return whether that is known from a training with a larger alpha, which it follows up to there."""
+        alpha, config = spec.point.alpha, self._but_alpha(spec)
+        if alpha is None or config is None:
+            return False
+        known = [(a.spec.point.alpha, a.result.largest_scale) for a in self._by_config.get(config, ())]
+        return any(own is not None and own >= alpha and scale is not None and scale >= alpha for own, scale in known)
 
     def _but_alpha(self, spec: Spec) -> _ButAlpha | None:
         seed = self._problem.seed_of(spec)
@@ -80,4 +114,8 @@ def _has_same_alpha(trained: Attempt, point: Point) -> bool:
     if alphas[0] == alphas[1]:
         return True
     largest = trained.result.largest_scale
-    return largest is not None and all(alpha is not None and alpha > largest * (1 + _ROUNDING) for alpha in alphas)
+    return largest is not None and _is_below(largest, alphas)
+
+
+def _is_below(largest_scale: float, alphas: Iterable[float | None]) -> bool:
+    return all(alpha is not None and alpha > largest_scale * (1 + _ROUNDING) for alpha in alphas)

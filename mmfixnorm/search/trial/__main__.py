@@ -138,7 +138,7 @@ class TrialHook(Hook):
     def _report_progress(self, runner: Runner, loss: float) -> None:
         now = time.monotonic()
         if is_main_process() and now - self._reported >= _REPORT_S:
-            progress = TrainingProgress(runner.iter + 1, runner.max_iters, loss)
+            progress = TrainingProgress(runner.iter + 1, runner.max_iters, loss, self.scales.largest())
             write_progress(self._curve_file.parent, progress, attempt=self._task['attempt'])
             self._reported = now
 

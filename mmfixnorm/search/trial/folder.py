@@ -226,11 +226,12 @@ def read_angles(trial_dir: Path) -> dict[int, float]:
 
 
 class TrainingProgress(NamedTuple):
-    """How far a training is: iterations done, of how many, and the loss that was checked last."""
+    """How far a training is: iterations done, of how many, the loss that was checked last, the largest scale so far."""
 
     iteration: int
     max_iters: int
     loss: float | None
+    largest_scale: float | None = None
 
     @property
     def fraction(self) -> float:
@@ -252,7 +253,9 @@ def read_progress(trial_dir: Path, *, attempt: int) -> TrainingProgress | None:
         data = json.loads((trial_dir / PROGRESS_FILE).read_text(encoding='utf-8'))
     except (FileNotFoundError, ValueError):
         return None
-    return TrainingProgress(data['iteration'], data['max_iters'], data['loss']) if data['attempt'] == attempt else None
+    if data.pop('attempt') != attempt:
+        return None
+    return TrainingProgress(**data)
 
 
 def read_log_end(path: Path, size: int) -> str:

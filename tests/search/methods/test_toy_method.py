@@ -23,9 +23,10 @@ def test_it_is_planned_run_shown_and_reported(search, fake_trial, capsys):
     assert all(words in out for words in ('step0-down', '0.4', '1.6', 'in all: 6 trainings, 6 T_max'))
     assert command('run')[0] == 0
     # 0.4 or 1.6, then 0.8 or 3.2, then 0.4 or 1.6 again: the formula is best at 1.1.
-    assert search.trainings() == [f'step{i}-{name}' for i in range(3) for name in ('down', 'up')]
+    assert search.trainings() == [f'step{i}-{name}' for i in range(2) for name in ('down', 'up')]
     code, out = command('status')
     assert (code, 'winner: lr 0.8' in out) == (0, True)
+    assert '4 of 6 T_max, 2 saved' in out  # the last two points were trained before
     assert command('report')[0] == 0
     page = (search.work_dir / 'report.html').read_text()
     assert all(words in page for words in ('ToySearch', 'step 2', 'step1-down', 'winner: lr 0.8'))

@@ -19,7 +19,7 @@ from mmfixnorm.search.record.same_training import KnownTrainings
 from mmfixnorm.search.record.state import search_state, summary_line
 from mmfixnorm.search.record.study import Attempt, read_record
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.trial.folder import TrialResult
+from mmfixnorm.search.trial.folder import TrialResult, read_progress
 from mmfixnorm.search.trial.scales import LargestScale
 
 HERE = Path(__file__).parents[1]
@@ -43,6 +43,18 @@ def test_the_table_is_the_same_and_the_ledger_says_what_was_trained(make_search,
     source = next(row.same_as for row in state.rows if row.key == 'alpha-5')
     assert {row.key: row.same_as for row in state.rows if row.same_as} == {'alpha-4': source, 'alpha-5': source}
     assert [row.spent for row in state.rows if row.same_as] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize('workers', [1, 2, 5])
+def test_with_several_workers_nothing_is_trained_twice_either(make_search, workers):
+    # The first alpha is bounded, so nothing is known of the others: 16 is trained, and is 8 and 4 as well.
+    search, submitted = make_search('lr_range=(0.2, 3.2), alphas=[0.5, 1.0, 2.0, 4.0, 8.0, 16.0]'), []
+    search.run('bounded', workers, lambda e: submitted.append(e.data['key']) if e.kind == 'submitted' else None)
+    rows = {row.key: row for row in search_state(search.problem(), search.record()).rows}
+    same = {key: row.same_as for key, row in rows.items() if row.same_as}
+    assert same == {'alpha-3': 'alpha-5', 'alpha-4': 'alpha-5'}
+    assert submitted[10] == 'alpha-5'
+    assert sorted(submitted[11:]) == ['alpha-1', 'alpha-2']
 
 
 def test_it_is_told_as_it_happens_and_in_the_report(make_search):
@@ -123,6 +135,39 @@ def test_what_is_the_same(make_search, trained, asked, is_same):
     attempt = attempt_at(replace(SPEC, **trained), largest_scale=3.0)
     known = KnownTrainings(make_search().problem(), [attempt])
     assert known.same_as(replace(SPEC, key='b', **asked)) is (attempt if is_same else None)
+
+
+@pytest.mark.parametrize(
+    ('finished', 'running', 'so_far', 'asked', 'may_become'),
+    [
+        ([], 4.0, None, 4.0, True),  # the same point
+        ([], 4.0, None, 2.0, False),  # no training of this search has told a scale: none will
+        ([(0.5, 0.6)], 16.0, None, 8.0, True),
+        ([(0.5, 0.6)], 16.0, 3.0, 8.0, True),  # 3 is below both so far
+        ([(0.5, 0.6)], 16.0, 3.0, 3.0, False),
+        ([(0.5, 0.6)], 2.0, 2.5, 8.0, False),  # the running one is bounded
+        ([(0.5, 0.6)], 16.0, 3.0, None, False),
+        ([(4.0, 3.0)], 2.0, None, 1.0, False),  # both will be bounded, as 4 came up to 3
+        ([(4.0, 5.0)], 16.0, None, 8.0, True),  # 4 was bounded itself, and says nothing of what is above it
+    ],
+)
+def test_what_waits_for_a_training_that_runs(make_search, finished, running, so_far, asked, may_become):
+    def at(alpha):
+        return replace(SPEC, point=replace(POINT, alpha=alpha))
+
+    known = KnownTrainings(
+        make_search().problem(), [attempt_at(at(alpha), largest_scale=scale) for alpha, scale in finished]
+    )
+    assert known.may_become_same(at(asked), at(running), so_far) == may_become
+    assert not known.may_become_same(replace(at(asked), fraction=0.2), at(running), so_far)
+
+
+def test_of_trainings_that_differ_in_alpha_alone_the_largest_is_started_first(make_search):
+    points = [Point(1.0, 2.0), Point(0.5, 1.0), Point(1.0, 8.0), Point(0.5), Point(0.5, 4.0), Point(1.0, 4.0)]
+    specs = [Spec(f'grid-{i}', 'grid', point, 1.0) for i, point in enumerate(points)]
+    known = KnownTrainings(make_search().problem(), [attempt_at(SPEC, largest_scale=1.0)])
+    assert [int(spec.key[-1]) for spec in known.in_order(specs)] == [2, 5, 0, 4, 1, 3]
+    assert KnownTrainings(make_search().problem(), []).in_order(specs) == specs
 
 
 def attempt_at(spec, outcome='done', **result):
@@ -210,6 +255,9 @@ def test_a_real_search_gives_the_same_bits(tmp_path, monkeypatch):
     scales = {a.spec.key: a.result.largest_scale for a in trained.attempts}
     assert scales[same['alpha-2']] < 6.0
     assert {a.spec.key: a.result.largest_scale for a in resumed.attempts if a.result.outcome == 'done'} == scales
+    progress = read_progress(every.trial_dir('r1-k0'), attempt=1)
+    assert progress is not None
+    assert 0 < progress.largest_scale <= scales['r1-k0']
     weights = [
         torch.load(every.trial_dir(key) / 'run/epoch_4.pth', weights_only=False)['state_dict']
         for key in ('alpha-2', same['alpha-2'], 'alpha-1')
