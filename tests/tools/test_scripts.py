@@ -1,6 +1,5 @@
 """The shell scripts: several processes, here on the CPU, by torchrun and by Slurm."""
 
-import json
 import os
 import socket
 import subprocess
@@ -123,7 +122,7 @@ default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=2))
 """
 
 
-def test_a_detector_trains_resumes_and_tests_by_two_processes(tiny_task, test_tool, tmp_path) -> None:
+def test_a_detector_trains_and_resumes_by_two_processes(tiny_task, tmp_path) -> None:
     tiny_task('detection')
     (tmp_path / 'detector.py').write_text(DETECTOR)
     done = run('dist_train.sh', 'detector.py', '2', '--work-dir', 'straight', cwd=tmp_path)
@@ -138,15 +137,6 @@ def test_a_detector_trains_resumes_and_tests_by_two_processes(tiny_task, test_to
     torch.testing.assert_close(resumed, straight, rtol=0, atol=0)
     before = torch.load(tmp_path / 'straight/iter_2.pth', weights_only=False)['state_dict']
     assert not torch.equal(before['bbox_head.retina_cls.weight'], straight['bbox_head.retina_cls.weight'])
-
-    # Three pictures: one of the two processes is given one of them again.
-    arguments = ['resumed/iter_4.pth', '--work-dir', 'test', '--out-item', 'metrics', '--out']
-    done = run('dist_test.sh', 'detector.py', arguments[0], '2', *arguments[1:], 'two.json', cwd=tmp_path)
-    assert done.returncode == 0
-    assert test_tool(['detector.py', *arguments, 'one.json']) == 0
-    metrics = json.loads((tmp_path / 'two.json').read_text())
-    assert metrics == json.loads((tmp_path / 'one.json').read_text())
-    assert metrics['coco/AR@100'] > 0  # after 4 steps the precision may round to zero, not the recall
 
 
 def test_slurm_scripts_train_two_tasks_and_test(toy, tmp_path) -> None:
