@@ -165,15 +165,12 @@ def trained_by(task: Task, method: str) -> tuple[str, dict[str, Any]]:
 
 
 def task(name: str) -> Callable[[Lab], None]:
-    """One task: the scans of one seed, then what each method chose there on test data; then other scans."""
+    """One task: each method's scan with one seed, and what it chose there on test data; then other scans."""
     of = TASKS[name]
 
     def run(lab: Lab) -> None:
-        for methods in (of.methods, of.switches):
-            for method in methods:
-                scan(lab, of, method, SEEDS[0])
-            for method in methods:
-                finals(lab, of, method)
+        for method in (*of.methods, *of.switches):
+            finals(lab, of, method)
         for seed in SEEDS[1:]:
             for method in of.methods:
                 scan(lab, of, method, seed)
@@ -189,9 +186,9 @@ def scan(lab: Lab, of: Task, method: str, seed: int) -> Point:
 
 
 def finals(lab: Lab, of: Task, method: str) -> None:
-    """The best of the first scan, on test data with seeds that no scan has."""
+    """The first scan, and its best on test data with seeds that no scan has."""
     config, options = trained_by(of, method)
-    winner = scan(lab, of, method, SEEDS[0])  # done before: it is looked up
+    winner = scan(lab, of, method, SEEDS[0])
     lab.finals(f'{method}/test', config, Point(winner.lr, None, None), options=options, seeds=TEST_SEEDS)
 
 
