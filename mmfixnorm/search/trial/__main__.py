@@ -41,7 +41,7 @@ from mmfixnorm.search.trial.folder import (
     read_curve,
     write_progress,
 )
-from mmfixnorm.search.trial.readback import built_lrs, built_value, built_weight_decays, check_built
+from mmfixnorm.search.trial.readback import built_lrs, built_owner, built_value, built_weight_decays, check_built
 from mmfixnorm.search.trial.scales import LargestScale
 
 _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
@@ -95,7 +95,7 @@ class TrialHook(Hook):
         before = 0.0  # of a training from its start; a checkpoint to start from says nothing about it
         if training_step(runner):
             before = math.nan if self._scale_before is None else self._scale_before
-        self.scales.begin(runner.model, before)
+        self.scales.begin(runner.model, before, [built_owner(runner.model, key) for key in self._task['alpha_keys']])
 
     def after_train_iter(
         self,

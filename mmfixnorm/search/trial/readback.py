@@ -38,8 +38,21 @@ def built_value(model: Any, key: str) -> float:
     Raises:
         ConfigError: The model has no such attribute.
     """
+    return float(_built(model, key, key.split('.')[1:]))
+
+
+def built_owner(model: Any, key: str) -> Any:
+    """Return what has the value at a key: of ``model.head.alpha`` the head.
+
+    Raises:
+        ConfigError: The model has no such attribute.
+    """
+    return _built(model, key, key.split('.')[1:-1])
+
+
+def _built(model: Any, key: str, names: Sequence[str]) -> Any:
     node = model.module if is_model_wrapper(model) else model
-    for name in key.split('.')[1:]:
+    for name in names:
         if name.isdigit():
             node = node[int(name)]
         elif hasattr(node, name):
@@ -50,7 +63,7 @@ def built_value(model: Any, key: str) -> float:
                 f'{type(node).__name__} has no attribute {name!r}; use a layer that has it '
                 '(FixNormLinearClsHead has alpha), or tune the learning rate alone'
             )
-    return float(node)
+    return node
 
 
 def _is_among(value: float, built: Sequence[float]) -> bool:

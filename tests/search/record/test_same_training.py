@@ -7,6 +7,7 @@ import signal
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -220,6 +221,20 @@ def test_without_a_bound_or_with_an_unknown_past_no_scale_is_known(model, before
     scales.begin(model, before)
     scales.update()
     assert scales.largest() is None
+
+
+@pytest.mark.parametrize(
+    ('owner', 'is_known'),
+    [
+        (torch.nn.Sequential(FixNormLinear(4, 2, alpha=1.0)), True),  # a head
+        (torch.nn.Linear(2, 2), False),  # a loss with an alpha of its own, say
+        (SimpleNamespace(alpha=1.0), True),  # the replaced layers of a FixNormModel, which are no module
+    ],
+)
+def test_an_alpha_that_bounds_no_layer_can_act_in_another_way(owner, is_known):
+    scales = LargestScale()
+    scales.begin(FixNormLinear(4, 2, alpha=1.0), 0.0, [owner])
+    assert (scales.largest() is not None) == is_known
 
 
 @pytest.mark.slow
