@@ -33,6 +33,7 @@ WALLS = {
     'convert/audit.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.search'},
     'plot': MM | HEADS | {'torch'} | {f'mmfixnorm.{p}' for p in ('core', 'engine', 'search', 'analysis', 'launch')},
     'launch.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.core', 'mmfixnorm.search'},
+    'lr_range.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.core', 'mmfixnorm.search'},
     'fold.py': MM - {'mmengine'} | HEADS | {'mmfixnorm.search'},
     '__init__.py': MM | HEADS | PEERS | {'mmfixnorm.search', 'optuna', 'plotly'},
     'errors.py': MM | HEADS | PEERS | {'torch', 'mmfixnorm.core', 'mmfixnorm.engine', 'mmfixnorm.search'},

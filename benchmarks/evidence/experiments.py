@@ -159,4 +159,5 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'peers': peers,
     **{f'rotation-{name}': rotation.task(name) for name in rotation.TASKS},
     'rotation-law': rotation.law,
+    'rotation-short': rotation.short,
 }

@@ -17,6 +17,11 @@ ANGLES = 0.0025  # the lowest of seven, everywhere: 0.0025 to 0.16 rad
 SEEDS = (0, 1, 2)
 TEST_SEEDS = (3, 4, 5, 6, 7)
 
+#: Shorter trainings, as fractions of a task's schedule, and of what.
+SHORT = (0.1, 0.2)
+SHORT_METHODS = ('angle', 'fixnorm', 'wd')
+SHORT_TASKS = ('digits', 'bccd', 'camvid', 'residual', 'mobile')
+
 #: Which config a method starts from, and what it changes there.
 Methods = Mapping[str, tuple[str, dict[str, Any]]]
 
@@ -178,11 +183,11 @@ def task(name: str) -> Callable[[Lab], None]:
     return run
 
 
-def scan(lab: Lab, of: Task, method: str, seed: int) -> Point:
+def scan(lab: Lab, of: Task, method: str, seed: int, *, fraction: float = 1.0, group: str = '') -> Point:
     """Seven learning rates of a method, on validation data; the best."""
     config, options = trained_by(of, method)
-    lrs = seven(lowest(of, method))
-    return lab.search(f'{method}/seed{seed}', config, options, type='GridSearch', lrs=lrs, seed=seed)
+    block = dict(lrs=seven(lowest(of, method)), schedule_fraction=fraction, seed=seed)
+    return lab.search(group or f'{method}/seed{seed}', config, options, type='GridSearch', **block)
 
 
 def finals(lab: Lab, of: Task, method: str) -> None:
@@ -190,6 +195,16 @@ def finals(lab: Lab, of: Task, method: str) -> None:
     config, options = trained_by(of, method)
     winner = scan(lab, of, method, SEEDS[0])
     lab.finals(f'{method}/test', config, Point(winner.lr, None, None), options=options, seeds=TEST_SEEDS)
+
+
+def short(lab: Lab) -> None:
+    """The scans of the methods that a search tunes, in shorter trainings: what can be learnt from these?"""
+    for seed in SEEDS:
+        for name in SHORT_TASKS:
+            for method in SHORT_METHODS:
+                for fraction in SHORT:
+                    group = f'{name}/{method}/x{fraction:g}/seed{seed}'
+                    scan(lab, TASKS[name], method, seed, fraction=fraction, group=group)
 
 
 def law(lab: Lab) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     'audit': ('mmfixnorm.cli.audit', 'measure which weights of a model are scale-invariant'),
     'convert': ('mmfixnorm.cli.convert', 'write a FixNorm config for a plain one'),
     'search': ('mmfixnorm.cli.search', 'tune learning rate and alpha: plan, run, status, tell, report'),
+    'lr-range': ('mmfixnorm.cli.lr_range', 'measure the learning rates worth a search, by a short ramp'),
     'fold': ('mmfixnorm.cli.fold', 'fold a checkpoint into plain layers for the stock config'),
     'analyze': ('mmfixnorm.cli.analyze', "draw the paper's figures from your own runs"),
 }

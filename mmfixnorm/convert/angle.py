@@ -11,13 +11,10 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
-__all__ = ['ANGLE', 'ANGLE_RANGE', 'keys_of_lr', 'schedule_by_angle', 'wrapper_by_angle']
+__all__ = ['ANGLE', 'keys_of_lr', 'schedule_by_angle', 'wrapper_by_angle']
 
 ANGLE = 0.02
 """Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
-
-ANGLE_RANGE = (0.005, 0.08)
-"""Angles of the ``search`` block: a quarter to 4 times :data:`ANGLE`, whatever the config's learning rate."""
 
 # Keys of each scheduler in units of the learning rate; all others are factors, counts or switches.
 _LR_KEYS: dict[str, tuple[str, ...]] = {

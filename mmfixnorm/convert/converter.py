@@ -14,7 +14,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
-from mmfixnorm.convert.angle import ANGLE_RANGE, keys_of_lr, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import keys_of_lr, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
@@ -27,6 +27,7 @@ from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.engine.replace_layers import is_plain_layer
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.methods.ramp import ANGLE_RANGE
 from mmfixnorm.type_names import type_name
 
 __all__ = ['Conversion', 'convert']

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mmfixnorm.search.methods.fixnorm import FixNormSearch
     from mmfixnorm.search.methods.grid import GridSearch
     from mmfixnorm.search.methods.halving import SuccessiveHalvingSearch
+    from mmfixnorm.search.methods.lr_fit import LRFitSearch
     from mmfixnorm.search.methods.sampled import RandomSearch
     from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch
     from mmfixnorm.search.problem import SearchProblem, load_problem
@@ -46,6 +47,7 @@ _MODULES = {
     'BayesianSearch': 'methods.bayesian',
     'FixNormSearch': 'methods.fixnorm',
     'GridSearch': 'methods.grid',
+    'LRFitSearch': 'methods.lr_fit',
     'Outcome': 'driver',
     'Point': 'methods.base',
     'RandomSearch': 'methods.sampled',
@@ -65,6 +67,7 @@ __all__ = [
     'BayesianSearch',
     'FixNormSearch',
     'GridSearch',
+    'LRFitSearch',
     'Outcome',
     'Point',
     'RandomSearch',

@@ -19,7 +19,7 @@ from mmfixnorm.search._utils.signals import StopRequested, stop_on_signals
 from mmfixnorm.search.events import Event, Listener, ignore
 from mmfixnorm.search.executors import build_executor
 from mmfixnorm.search.executors.base import Executor, Exit, UnavailableError
-from mmfixnorm.search.methods.base import Best, Spec, point_in
+from mmfixnorm.search.methods.base import Best, Spec, StageKind, point_in
 from mmfixnorm.search.planner import Done, Propose, Run, Stuck, plan, propose, replay
 from mmfixnorm.search.problem import SearchProblem, check_can_be_written
 from mmfixnorm.search.record.checkpoints import CheckpointPruner
@@ -335,14 +335,14 @@ class _Driver:
 
     def _write_end(self, spec: Spec, result: TrialResult) -> None:
         with writing_to(self._problem.work_dir):
-            attempt = self._record.add(spec, result, cost=self._problem.cost(spec.fraction))
+            cost = result.ramp.get('part', 0.0) if spec.is_ramp else self._problem.cost(spec.fraction)
+            attempt = self._record.add(spec, result, cost=cost)
         self._known.add(attempt)
         self._running.pop(spec.key, None)
         self._checkpoints.prune(self._record.attempts)
+        detail = result.message.split('\n')[0]
         if result.value is not None:
             detail = f'{self._problem.settings.metric} {result.value:g}'
-        else:
-            detail = result.message.split('\n')[0]
         took = f'the same training as {result.same_as}' if result.same_as else f'{result.seconds:.1f} s'
         self._emit(
             'recorded',
@@ -377,10 +377,12 @@ class _Driver:
         replayed = replay(self._problem.settings, self._record.history())
         stages = [s for s in replayed.stages if not s.missing]
         for stage in stages[self._stages_reported :]:
-            text = f'{stage.best.point}, {stage.best.value:g}' if stage.best else 'none'
+            text = f'best: {stage.best.point}, {stage.best.value:g}' if stage.best else 'best: none'
+            if stage.kind is StageKind.RAMP and stage.lr_range:
+                text = '{:g} to {:g}'.format(*stage.lr_range)
             self._emit(
                 'closed',
-                f'{stage.name} closed, best: {text}',
+                f'{stage.name} closed, {text}',
                 stage=stage.name,
                 best=stage.best.to_dict() if stage.best else None,
             )

@@ -15,11 +15,23 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mmfixnorm.search.methods import method_of
-from mmfixnorm.search.methods.base import Best, FinishedTraining, History, PlannedStage, Replay, Spec
+from mmfixnorm.search.methods.base import (
+    Best,
+    Finished,
+    FinishedTraining,
+    History,
+    PlannedStage,
+    Proposed,
+    Replay,
+    Spec,
+)
 from mmfixnorm.search.methods.confirm import planned_confirmation, replay_confirmation
 from mmfixnorm.search.methods.edges import edge_warnings
+from mmfixnorm.search.methods.ramp import needs_ramp, planned_ramp, replay_ramp, with_range
 from mmfixnorm.search.settings import SearchSettings
 
+# As wide as a ramp's: how many trainings a search has at most depends on the ratio of its ends alone.
+_ANY_RANGE = (0.1, 0.8)
 _T = TypeVar('_T', FinishedTraining, Spec)
 
 
@@ -103,16 +115,24 @@ def replay(settings: SearchSettings, history: History) -> Replay:
     history = list(history)
     finished = _index([h for h in history if isinstance(h, FinishedTraining)])
     proposed = _index([h for h in history if isinstance(h, Spec)])
-    replayed = method_of(settings).replay(settings, finished, proposed)
-    replayed = replay_confirmation(settings, replayed, finished)
-    if replayed.finished:
-        replayed = dataclasses.replace(
-            replayed, warnings=(*replayed.warnings, *edge_warnings(settings, replayed, finished))
-        )
+    ramped = replay_ramp(settings, finished)
+    replayed = ramped.replay
+    if ramped.settings is not None:
+        searched = _replay_method(ramped.settings, finished, proposed)
+        replayed = dataclasses.replace(searched, stages=(*replayed.stages, *searched.stages))
     strangers = {*finished, *proposed} - {s.key for stage in replayed.stages for s in stage.specs}
     if strangers:
         raise ValueError(f'the history holds trainings that no plan asked for: {sorted(strangers)}')
     return replayed
+
+
+def _replay_method(settings: SearchSettings, finished: Finished, proposed: Proposed) -> Replay:
+    replayed = method_of(settings).replay(settings, finished, proposed)
+    replayed = replay_confirmation(settings, replayed, finished)
+    if not replayed.finished:
+        return replayed
+    warnings = (*replayed.warnings, *edge_warnings(settings, replayed, finished))
+    return dataclasses.replace(replayed, warnings=warnings)
 
 
 def planned_stages(settings: SearchSettings) -> list[PlannedStage]:
@@ -120,7 +140,9 @@ def planned_stages(settings: SearchSettings) -> list[PlannedStage]:
 
     The numbers are upper bounds: a later round can be smaller.
     """
-    return [*method_of(settings).planned_stages(settings), *planned_confirmation(settings)]
+    searched = with_range(settings, _ANY_RANGE) if needs_ramp(settings) else settings
+    stages = method_of(searched).planned_stages(searched)
+    return [*planned_ramp(settings), *stages, *planned_confirmation(settings)]
 
 
 def propose(settings: SearchSettings, finished: Sequence[FinishedTraining], keys: Sequence[str]) -> list[Spec]:
@@ -132,7 +154,10 @@ def propose(settings: SearchSettings, finished: Sequence[FinishedTraining], keys
     make = method_of(settings).propose
     if make is None:
         raise TypeError(f'{settings.kind} proposes no points')
-    return make(settings, finished, keys)
+    ramped = replay_ramp(settings, _index(finished)).settings
+    if ramped is None:
+        raise ValueError('nothing can be proposed before the ramp of the learning rate has ended')
+    return make(ramped, [training for training in finished if training.lr_range is None], keys)
 
 
 def _index(history: Sequence[_T]) -> dict[str, _T]:

@@ -25,6 +25,7 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key
 from mmfixnorm.search.methods import method_of, parse_settings
 from mmfixnorm.search.methods.base import Point, Spec
+from mmfixnorm.search.methods.ramp import ANGLE_RANGE, needs_ramp, with_range
 from mmfixnorm.search.planner import planned_stages
 from mmfixnorm.search.settings import SearchSettings
 from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
@@ -93,7 +94,8 @@ class SearchProblem:
 
     def planned_costs(self) -> list[tuple[str, int, float]]:
         """List every stage as ``(name, trainings, cost in T_max)``."""
-        return [(name, n, n * self.cost(fraction)) for name, n, fraction in planned_stages(self.settings)]
+        stages = planned_stages(self.settings)
+        return [(name, n, n * self.cost(fraction) if fraction else 0.0) for name, n, fraction in stages]
 
     def config_with(self, point: Point) -> Config:
         """Return the resolved config with the values of a point at the keys that are tuned."""
@@ -223,6 +225,7 @@ def load_problem(
             raise ConfigError(f'--workers: must be an integer >= 1, got {workers}')
         settings = replace(settings, workers=workers)
     _check_keys(cfg, settings)
+    settings = _with_own_lr(cfg, settings)
     if check := method_of(settings).check:
         check(settings)
     for fraction in settings.fractions:
@@ -266,6 +269,19 @@ def _check_keys(cfg: Config, settings: SearchSettings) -> None:
             raise ConfigError(f'{setting}: {key!r} must be a number in the config, got {value!r}')
     if settings.linked_keys and not get_key(plain, settings.lr_keys[0], named_by='search.lr_key') > 0:
         raise ConfigError(f'search.linked_keys: {settings.lr_keys[0]} must be > 0 in the config, to have a ratio to it')
+
+
+def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
+    """Fill in what a search needs of its config: the learning rate, and the range of one that is an angle."""
+    if not settings.needs_own_lr:
+        return settings
+    key = settings.lr_keys[0]
+    lr = get_key(cfg.to_dict(), key, named_by='search.lr_key')
+    if not lr > 0:
+        raise ConfigError(f'{key}: must be > 0 in the config, which a search starts from, got {lr!r}')
+    if needs_ramp(settings) and cfg.optim_wrapper.get('update') == 'angle':
+        settings = with_range(settings, ANGLE_RANGE)
+    return replace(settings, own_lr=float(lr))
 
 
 def check_data(cfg: Any) -> None:

@@ -13,6 +13,9 @@ from typing import Any, ClassVar
 from mmfixnorm.search._utils import checks
 from mmfixnorm.search.executors import ExecutorSettings, parse_executor
 
+#: In place of a range of the learning rate: measure it, see :mod:`mmfixnorm.search.methods.ramp`.
+AUTO = 'auto'
+
 #: Settings that say how trials are executed: changing them never changes a result, so a search may be resumed with
 #: other values.
 EXECUTION_KEYS = frozenset(
@@ -46,6 +49,7 @@ class SearchSettings(ABC):
             dict with one of them as ``type`` and its settings, see :mod:`mmfixnorm.search.executors`.
         backoff_s (float): After its k-th failure a trial waits ``min(60, 2**k)`` times this, in
             seconds, while others continue.
+        own_lr (float, optional): The learning rate of the config, which is filled in where a search needs it.
         reuse_trainings (bool): Take over the result of a training that is the same to the last bit, see
             :mod:`mmfixnorm.search.record.same_training`; False trains each point.
     """
@@ -67,6 +71,7 @@ class SearchSettings(ABC):
     executor: str | Mapping[str, Any] | ExecutorSettings = 'local'
     backoff_s: float = 1.0
     reuse_trainings: bool = True
+    own_lr: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
@@ -89,6 +94,8 @@ class SearchSettings(ABC):
         rule = 'a finite number >= 0'
         if checks.finite('backoff_s', self.backoff_s, rule) < 0:
             raise checks.fail('backoff_s', rule, self.backoff_s)
+        if self.own_lr is not None:
+            self._set('own_lr', checks.positive('own_lr', self.own_lr))
         if not isinstance(self.reuse_trainings, bool):
             raise checks.fail('reuse_trainings', 'True or False', self.reuse_trainings)
 
@@ -117,6 +124,28 @@ class SearchSettings(ABC):
         return {name: of_name for name, of_name in keys.items() if of_name}
 
     @property
+    def needs_own_lr(self) -> bool:
+        """Whether the trainings depend on the learning rate of the config."""
+        return getattr(self, 'lr_range', None) == AUTO
+
+    @property
+    def winner_has_best_value(self) -> bool:
+        """Whether the winner is a training with the best value of its stage; else it is chosen by more than values."""
+        return True
+
+    @property
+    def known_lr_range(self) -> tuple[float, float]:
+        """The range of the learning rate.
+
+        Raises:
+            ValueError: It is ``'auto'``, and a ramp has not measured it yet.
+        """
+        lr_range = getattr(self, 'lr_range', None)
+        if not isinstance(lr_range, tuple):
+            raise ValueError(f'search.lr_range is {lr_range!r}: the ramp comes first')
+        return lr_range
+
+    @property
     def executor_settings(self) -> ExecutorSettings:
         """The settings of what runs the trials."""
         return parse_executor(self.executor)
@@ -129,7 +158,7 @@ class SearchSettings(ABC):
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what the trials are, as plain data."""
         values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
-        for key in ('confirm_seeds', 'linked_keys'):
+        for key in ('confirm_seeds', 'linked_keys', 'own_lr'):
             if not values[key]:  # a record from before this key existed continues
                 del values[key]
         processes = self.executor_settings.processes

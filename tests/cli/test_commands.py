@@ -104,6 +104,7 @@ NOWHERE = {  # what each command says of a path that is not there
     ('audit',): (['nowhere.py'], 'nowhere.py: no such config file'),
     ('convert',): (['nowhere.py', '-o', 'new.py'], 'nowhere.py: no such config file'),
     ('search',): (['status', 'nowhere.py'], 'nowhere.py: no such config file'),
+    ('lr-range',): (['nowhere.py'], 'nowhere.py: no such config file'),
     ('fold',): (['nowhere.py', 'x.pth', 'y.pth'], 'nowhere.py: no such config file'),
     ('analyze', 'accuracy'): (['nowhere'], 'mmfixnorm analyze accuracy: nowhere: no log of a training here'),
     ('analyze', 'classifier-scale'): (['nowhere'], 'mmfixnorm analyze classifier-scale: nowhere: no log'),

@@ -22,6 +22,7 @@ DOORS = {  # script -> command
     'analysis/weight_norm.py': ('analyze', 'weight-norm'),
     'fixnorm_audit.py': ('audit',),
     'fixnorm_convert.py': ('convert',),
+    'fixnorm_lr_range.py': ('lr-range',),
     'fixnorm_search.py': ('search',),
     'model_converters/fold_fixnorm.py': ('fold',),
     'test.py': ('test',),

@@ -3,8 +3,7 @@
 import math
 
 from mmfixnorm.search.methods.base import FinishedTraining
-from mmfixnorm.search.methods.bayesian import propose
-from mmfixnorm.search.planner import Propose, Run, plan
+from mmfixnorm.search.planner import Propose, Run, plan, propose
 
 LR, WEIGHT_DECAY = 0.53, 8.6e-5  # BO + WD of Table 1
 RANGES = dict(lr_range=(0.2, 3.2), weight_decay_range=(1e-5, 5e-4))
@@ -19,9 +18,9 @@ def hill(spec):
     return -(math.log(spec.point.lr / LR) ** 2) - 0.5 * math.log(spec.point.weight_decay / WEIGHT_DECAY) ** 2
 
 
-def play(settings, value_of=hill):
-    """Run a search; return its trainings in order, their values and the last step."""
-    history, asked, values = [], [], []
+def play(settings, value_of=hill, *, first=()):
+    """Run a search from a first history; return its trainings in order, their values and the last step."""
+    history, asked, values = [*first], [], []
     while True:
         step = plan(settings, history)
         if isinstance(step, Propose):

@@ -69,6 +69,15 @@ def positive_range(key: str, value: Any) -> tuple[float, float]:
     return low, high
 
 
+def lr_range(value: Any) -> tuple[float, float] | str:
+    """Check for a range of the learning rate, or for ``'auto'``."""
+    if isinstance(value, str):
+        if value != 'auto':
+            raise fail('lr_range', "a pair (lr_min, lr_max) with 0 < lr_min < lr_max, or 'auto'", value)
+        return value
+    return positive_range('lr_range', value)
+
+
 def fractions(key: str, value: Any) -> tuple[float, ...]:
     """Check for fractions of a schedule, none smaller than the one before it."""
     rule = 'a list of numbers in (0, 1], none smaller than the one before it'

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import nearest
-from mmfixnorm.search.methods import bayesian, fixnorm, grid, halving, sampled, unimodal
+from mmfixnorm.search.methods import bayesian, fixnorm, grid, halving, lr_fit, sampled, unimodal
 from mmfixnorm.search.methods.base import Method
 from mmfixnorm.search.settings import SearchSettings
 
@@ -20,6 +20,7 @@ METHODS: dict[str, Method] = {
     for module in (
         fixnorm,
         unimodal,
+        lr_fit,
         grid,
         sampled,
         bayesian,

@@ -72,6 +72,7 @@ class Spec:
         point: The tuned numbers.
         fraction: Length asked for, as a fraction of the config's own schedule.
         seed: Seed of the training, or None for ``search.seed``.
+        is_ramp: Whether it raises the learning rate through a few iterations to measure a range, and has no value.
     """
 
     key: str
@@ -79,10 +80,11 @@ class Spec:
     point: Point
     fraction: float
     seed: int | None = None
+    is_ramp: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return flat plain data, as in ``spec.json``, the record and the events."""
-        rest = {'fraction': self.fraction, 'seed': self.seed}
+        rest = {'fraction': self.fraction, 'seed': self.seed, **({'is_ramp': True} if self.is_ramp else {})}
         return {'key': self.key, 'stage': self.stage, **asdict(self.point), **rest}
 
     @classmethod
@@ -92,7 +94,8 @@ class Spec:
         Raises:
             KeyError: An entry is missing.
         """
-        return cls(data['key'], data['stage'], point_in(data), data['fraction'], data.get('seed'))
+        rest = data.get('seed'), data.get('is_ramp', False)
+        return cls(data['key'], data['stage'], point_in(data), data['fraction'], *rest)
 
 
 def point_in(data: Mapping[str, Any]) -> Point:
@@ -106,11 +109,21 @@ def point_in(data: Mapping[str, Any]) -> Point:
 
 @dataclass(frozen=True)
 class FinishedTraining:
-    """A training that needs no other attempt; ``value`` is None if it diverged."""
+    """A training that needs no other attempt.
+
+    Attributes:
+        key: Its identity.
+        point: The tuned numbers.
+        value: The metric; None if it diverged, or is a ramp of the learning rate.
+        lr_range: What a ramp has measured.
+        cost: What a ramp has cost, in T_max; that of other trainings is their length.
+    """
 
     key: str
     point: Point
     value: float | None
+    lr_range: tuple[float, float] | None = None
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +147,7 @@ History: TypeAlias = Iterable[FinishedTraining | Spec]
 class StageKind(Enum):
     """What the trainings of a stage differ in."""
 
+    RAMP = 'ramp'  #: nothing: it is one ramp of the learning rate
     LR = 'lr'
     ALPHA = 'alpha'
     GRID = 'grid'  #: learning rate and alpha
@@ -163,7 +177,10 @@ class Stage:
 
 
 class PlannedStage(NamedTuple):
-    """A stage before anything has run: at most so many trainings, each of this fraction of the schedule."""
+    """A stage before anything has run: at most so many trainings, each of this fraction of the schedule.
+
+    The fraction of a ramp of the learning rate is 0: its length is a number of iterations.
+    """
 
     name: str
     trainings: int
@@ -181,6 +198,7 @@ class Replay:
         stuck: Why the search cannot continue, or ''.
         warnings: What the user should know about the result.
         unproposed: Keys of the next stage, where its points must be proposed before it can start.
+        conclusion: How sure the choice of the winner is, in one sentence, if the method knows.
         contenders: The winner and the runner-up of the search itself, where they are trained again over new seeds, see
             :mod:`.confirm`.
     """
@@ -191,6 +209,7 @@ class Replay:
     stuck: str = ''
     warnings: tuple[str, ...] = ()
     unproposed: tuple[str, ...] = ()
+    conclusion: str = ''
     contenders: tuple[Best, ...] = ()
 
     def keys_of(self, *kinds: StageKind) -> set[str]:

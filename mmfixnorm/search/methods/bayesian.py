@@ -113,7 +113,7 @@ def replay(settings: BayesianSearch, finished: Finished, proposed: Proposed) -> 
         if any(key not in proposed for key in keys):
             return Replay(tuple(stages), best, unproposed=tuple(keys))
         specs = [proposed[key] for key in keys]
-        name, lr_range = f'batch {number}', settings.lr_range
+        name, lr_range = f'batch {number}', settings.known_lr_range
         stages.append(make_stage(name, StageKind.SAMPLES, specs, finished, settings.rule, lr_range=lr_range))
         if stages[-1].missing:
             return Replay(tuple(stages), best)

@@ -15,6 +15,7 @@ import math
 from dataclasses import replace
 
 from mmfixnorm.search.methods.base import Best, Finished, Replay, Spec, StageKind, title
+from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch, grid
 from mmfixnorm.search.settings import SearchSettings
@@ -46,6 +47,8 @@ def edge_warnings(settings: SearchSettings, replayed: Replay, finished: Finished
 def _end(settings: SearchSettings, name: str, best: Best, specs: list[Spec]) -> str:
     """Return which end of the tried values the best is at, or ''."""
     value = best.point.values[name]
+    if isinstance(settings, LRFitSearch) and name == 'lr':
+        return ''  # its curve knows more than its few points
     if isinstance(settings, SampledSearch):
         low, high = settings.ranges[name]
         place = math.log(value / low) / math.log(high / low)

@@ -43,7 +43,7 @@ class FixNormSearch(SearchSettings):
     """Tuned FixNorm, Algorithm 4: rounds over a shrinking lr range, then alpha.
 
     Args:
-        lr_range (tuple[float, float]): ``(lr_min, lr_max)`` of round 0.
+        lr_range (tuple[float, float] or str): ``(lr_min, lr_max)`` of round 0, or ``'auto'``: measured first.
         num_rounds (int): Rounds N over the learning rate.
         num_splits (int): Learning rates K in each round, at least 2.
         schedule_fractions (list[float]): Length of each round's trainings, as fractions of the config's own schedule;
@@ -56,7 +56,7 @@ class FixNormSearch(SearchSettings):
 
     kind: ClassVar[str] = 'FixNormSearch'
 
-    lr_range: tuple[float, float] = (0.2, 3.2)
+    lr_range: tuple[float, float] | str = (0.2, 3.2)
     num_rounds: int = 2
     num_splits: int = 5
     schedule_fractions: tuple[float, ...] = (0.2, 1.0)
@@ -64,7 +64,7 @@ class FixNormSearch(SearchSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
+        self._set('lr_range', checks.lr_range(self.lr_range))
         checks.integer('num_rounds', self.num_rounds, at_least=1)
         checks.integer('num_splits', self.num_splits, at_least=2)
         self._set('schedule_fractions', checks.fractions('schedule_fractions', self.schedule_fractions))
@@ -96,7 +96,7 @@ def split(low: float, high: float, num: int, *, drop_low: bool) -> tuple[float, 
 def replay(settings: FixNormSearch, finished: Finished, proposed: Proposed) -> Replay:
     """Follow the rounds over the learning rate, then the alphas."""
     del proposed
-    low, high = settings.lr_range
+    low, high = settings.known_lr_range
     best: Best | None = None
     stages: list[Stage] = []
     warnings: list[str] = []

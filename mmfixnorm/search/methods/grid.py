@@ -31,7 +31,7 @@ class GridSearch(SearchSettings):
     Args:
         lrs (list[float], optional): The learning rates; or give ``lr_range`` and ``num_splits``
             for evenly spaced ones with both ends.
-        lr_range (tuple[float, float], optional): ``(lr_min, lr_max)``.
+        lr_range (tuple[float, float] or str, optional): ``(lr_min, lr_max)``, or ``'auto'``: measured first.
         num_splits (int): Learning rates in ``lr_range``, at least 2.
         alphas (list[float], optional): The alphas; None tunes the learning rate alone and ignores ``alpha_key``.
         schedule_fraction (float): Length of the trainings, as a fraction of the config's own schedule.
@@ -43,7 +43,7 @@ class GridSearch(SearchSettings):
     kind: ClassVar[str] = 'GridSearch'
 
     lrs: tuple[float, ...] | None = None
-    lr_range: tuple[float, float] | None = None
+    lr_range: tuple[float, float] | str | None = None
     num_splits: int = 5
     alphas: tuple[float, ...] | None = None
     schedule_fraction: float = 1.0
@@ -58,7 +58,7 @@ class GridSearch(SearchSettings):
         if self.lrs is not None:
             self._set('lrs', checks.distinct_positives('lrs', self.lrs))
         if self.lr_range is not None:
-            self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
+            self._set('lr_range', checks.lr_range(self.lr_range))
         checks.integer('num_splits', self.num_splits, at_least=2)
         if self.alphas is not None:
             self._set('alphas', checks.distinct_positives('alphas', self.alphas))
@@ -77,7 +77,7 @@ def _specs(settings: GridSearch) -> list[Spec]:
     if settings.lrs is not None:
         lrs: tuple[float, ...] = settings.lrs
     elif settings.lr_range is not None:
-        lrs = split(*settings.lr_range, settings.num_splits, drop_low=False)
+        lrs = split(*settings.known_lr_range, settings.num_splits, drop_low=False)
     else:
         raise ValueError('a grid needs lrs or lr_range')
     points = [Point(lr, alpha) for lr in lrs for alpha in settings.alphas or (None,)]

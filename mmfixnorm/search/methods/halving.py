@@ -94,7 +94,7 @@ def replay(settings: SuccessiveHalvingSearch, finished: Finished, proposed: Prop
     for rung in range(len(settings.rung_sizes)):
         if rung > 0:
             specs = _promoted(settings, specs, finished, rung)
-        name, lr_range = f'rung {rung}', settings.lr_range
+        name, lr_range = f'rung {rung}', settings.known_lr_range
         stage = make_stage(name, StageKind.SAMPLES, specs, finished, settings.rule, lr_range=lr_range)
         stages.append(stage)
         best = stages[-2].best if rung > 0 and stage.best is None else stage.best

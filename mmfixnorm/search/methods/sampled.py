@@ -33,7 +33,7 @@ class SampledSearch(SearchSettings):
     """What methods share that sample lr and one other number, both on a log scale.
 
     Args:
-        lr_range (tuple[float, float]): ``(lr_min, lr_max)``.
+        lr_range (tuple[float, float] or str): ``(lr_min, lr_max)``, or ``'auto'``: measured first.
         alpha_range (tuple[float, float], optional): ``(alpha_min, alpha_max)``; give this one or
             ``weight_decay_range``. The other number stays as it is in the config.
         weight_decay_range (tuple[float, float], optional): The same for weight decay.
@@ -42,7 +42,7 @@ class SampledSearch(SearchSettings):
         sampler_seed (int): Seed of the points; ``seed`` is the seed of the trainings.
     """
 
-    lr_range: tuple[float, float] = (0.2, 3.2)
+    lr_range: tuple[float, float] | str = (0.2, 3.2)
     alpha_range: tuple[float, float] | None = None
     weight_decay_range: tuple[float, float] | None = None
     weight_decay_key: str | tuple[str, ...] = 'optim_wrapper.optimizer.weight_decay'
@@ -56,7 +56,8 @@ class SampledSearch(SearchSettings):
                 'search.weight_decay_range: give either weight_decay_range or alpha_range, '
                 f'got weight_decay_range={self.weight_decay_range!r} and alpha_range={self.alpha_range!r}'
             )
-        for name in ('lr_range', 'alpha_range', 'weight_decay_range'):
+        self._set('lr_range', checks.lr_range(self.lr_range))
+        for name in ('alpha_range', 'weight_decay_range'):
             if getattr(self, name) is not None:
                 self._set(name, checks.positive_range(name, getattr(self, name)))
         keys = checks.dotted_keys('weight_decay_key', self.weight_decay_key, 'optim_wrapper')
@@ -77,8 +78,8 @@ class SampledSearch(SearchSettings):
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The ranges by the name of their number, lr first."""
-        ranges = {name: getattr(self, f'{name}_range') for name in self.tuned_keys}
-        return {name: pair for name, pair in ranges.items() if pair is not None}
+        ranges = {name: getattr(self, f'{name}_range') for name in self.tuned_keys if name != 'lr'}
+        return {'lr': self.known_lr_range, **{name: pair for name, pair in ranges.items() if pair is not None}}
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ def replay(settings: RandomSearch, finished: Finished, proposed: Proposed) -> Re
     del proposed
     specs = random_specs(settings, 'random', numbered('random', settings.num_trials), settings.schedule_fraction)
     return one_stage(
-        make_stage('random', StageKind.SAMPLES, specs, finished, settings.rule, lr_range=settings.lr_range)
+        make_stage('random', StageKind.SAMPLES, specs, finished, settings.rule, lr_range=settings.known_lr_range)
     )
 
 

@@ -58,7 +58,7 @@ class UnimodalFixNormSearch(SearchSettings):
     """Tuned FixNorm in fewer trainings than Algorithm 4, see the module's docstring.
 
     Args:
-        lr_range (tuple[float, float]): ``(lr_min, lr_max)``.
+        lr_range (tuple[float, float] or str): ``(lr_min, lr_max)``, or ``'auto'``: measured first.
         lr_factor (float): Factor between neighbouring learning rates, above 1. It is rounded so that
             both ends of the range are among them.
         schedule_fractions (tuple[float, float]): Length of the short and of the long trainings, as fractions
@@ -71,14 +71,14 @@ class UnimodalFixNormSearch(SearchSettings):
 
     kind: ClassVar[str] = 'UnimodalFixNormSearch'
 
-    lr_range: tuple[float, float] = (0.2, 3.2)
+    lr_range: tuple[float, float] | str = (0.2, 3.2)
     lr_factor: float = 2.0
     schedule_fractions: tuple[float, ...] = (0.2, 1.0)
     alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set('lr_range', checks.positive_range('lr_range', self.lr_range))
+        self._set('lr_range', checks.lr_range(self.lr_range))
         rule = 'a finite number > 1'
         if checks.finite('lr_factor', self.lr_factor, rule) <= 1:
             raise checks.fail('lr_factor', rule, self.lr_factor)
@@ -143,7 +143,7 @@ def planned_stages(settings: UnimodalFixNormSearch) -> list[PlannedStage]:
 
 def grid(settings: UnimodalFixNormSearch) -> tuple[float, ...]:
     """Return the learning rates, rising: both ends of the range, and about ``lr_factor`` between neighbours."""
-    low, high = settings.lr_range
+    low, high = settings.known_lr_range
     steps = max(1, round(math.log(high / low) / math.log(settings.lr_factor)))
     return (low, *(tidy(float(lr), low, high) for lr in np.geomspace(low, high, steps + 1)[1:-1]), high)
 

@@ -41,7 +41,8 @@ class CheckpointPruner:
             folder = a.result.same_as or a.spec.key  # that of the training, which can be another trial's
             folders.add(folder)
             leads = a.result.value is not None and sign * a.result.value == leading[a.spec.stage]
-            if leads if winner is None else a.spec.key == winner:
+            may_win = leads or not self._problem.settings.winner_has_best_value
+            if may_win if winner is None else a.spec.key == winner:
                 kept.add(folder)
         for folder in folders - kept - self._deleted:
             for checkpoint in (self._problem.trial_dir(folder) / 'run').glob('*.pth'):

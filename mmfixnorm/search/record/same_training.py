@@ -95,7 +95,7 @@ class KnownTrainings:
 
     def _but_alpha(self, spec: Spec) -> _ButAlpha | None:
         seed = self._problem.seed_of(spec)
-        if seed is None or not self._problem.settings.reuse_trainings:
+        if seed is None or spec.is_ramp or not self._problem.settings.reuse_trainings:
             return None
         return replace(spec.point, alpha=None), spec.fraction, seed
 

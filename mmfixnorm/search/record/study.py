@@ -110,13 +110,20 @@ class StudyRecord:
 
 
 def is_finished(attempt: Attempt) -> bool:
-    """Return whether an attempt finished its training: done or diverged."""
+    """Return whether an attempt finished its training: done, measured or diverged."""
     return attempt.result.finished
 
 
 def finished_trainings(attempts: Iterable[Attempt]) -> list[FinishedTraining]:
     """List the trainings that these attempts finished."""
-    return [FinishedTraining(a.spec.key, a.spec.point, a.result.value) for a in attempts if is_finished(a)]
+    return [_finished(a) for a in attempts if is_finished(a)]
+
+
+def _finished(attempt: Attempt) -> FinishedTraining:
+    spec, result = attempt.spec, attempt.result
+    low, high = result.ramp.get('lr_range') or (None, None)
+    lr_range = None if low is None or high is None else (low, high)
+    return FinishedTraining(spec.key, spec.point, result.value, lr_range, attempt.cost if spec.is_ramp else 0.0)
 
 
 def open_record(problem: SearchProblem) -> StudyRecord:
@@ -269,8 +276,9 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
         name: FloatDistribution(0.0, max(1e6, value)) for name, value in params.items()
     }
     done = result.outcome == 'done'
+    state = {'done': TrialState.COMPLETE, 'measured': TrialState.PRUNED}.get(result.outcome, TrialState.FAIL)
     return create_trial(
-        state=TrialState.COMPLETE if done else TrialState.FAIL,
+        state=state,
         value=result.value if done else None,
         params=params,
         distributions=distributions,

@@ -45,6 +45,7 @@ def remarks(problem: SearchProblem, state: SearchState, attempts: Sequence[Attem
     """Judge the winner, the alphas and the lost time; nothing to say is an empty list."""
     noise = known_noise(state)
     return [
+        *filter(None, [state.replayed.conclusion]),
         *_about_rivals(state, noise),
         *_about_the_range_left(problem, state),
         *_about_alphas(problem, state, noise),

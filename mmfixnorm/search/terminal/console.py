@@ -61,6 +61,7 @@ def state_lines(problem: SearchProblem, state: SearchState) -> list[str]:
         interval = f', 95 % interval {c.interval[0]:.4g} to {c.interval[1]:.4g}' if c.interval else ''
         diverged = f', {c.diverged} diverged' if c.diverged else ''
         lines.append(f'{c.role} {c.training.key} over {len(c.seeds)} new seeds{mean}{interval}{diverged}')
+    lines += filter(None, [state.replayed.conclusion])
     return [*lines, summary_line(problem, state), *(f'WARNING: {w}' for w in state.replayed.warnings)]
 
 
@@ -101,8 +102,8 @@ def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec
         table.add_row(
             spec.key,
             *spec.point.cells(tuned),
-            str(shortened_length(problem.cfg, spec.fraction)),
-            f'{problem.cost(spec.fraction):g}',
+            '' if spec.is_ramp else str(shortened_length(problem.cfg, spec.fraction)),
+            'a ramp' if spec.is_ramp else f'{problem.cost(spec.fraction):g}',
         )
     console.print(table)
     if isinstance(known, Propose):
@@ -110,6 +111,7 @@ def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec
         console.print(f'next: {keys}; proposed when they start, from all earlier results', highlight=False)
     stages = problem.planned_costs()
     for name, number, cost in stages:
-        console.print(f'{name}: {number} trainings, {cost:g} T_max', highlight=False)
+        of = f'{number} trainings, {cost:g} T_max' if cost else 'at most 100 iterations, not counted below'
+        console.print(f'{name}: {of}', highlight=False)
     total = sum(cost for _, _, cost in stages)
     console.print(f'in all: {sum(n for _, n, _ in stages)} trainings, {total:g} T_max', highlight=False)

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from mmengine.config import Config
 from mmengine.dist import all_reduce, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -32,6 +33,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmfixnorm.errors import ConfigError, RaisedError
 from mmfixnorm.failures import explain_failure, explain_missing
 from mmfixnorm.launch import build_runner, build_training, load_config
+from mmfixnorm.lr_range import measure_lr_range
 from mmfixnorm.search.trial.folder import (
     CONFIG_FILE,
     CURVE_FILE,
@@ -204,9 +206,7 @@ def newest_loadable(work_dir: Path) -> Path | None:
 
 def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
     """Build the folder's config, continue from an earlier attempt if there was one, and train."""
-    cfg = load_config(trial_dir / CONFIG_FILE)
-    if dist.is_torchelastic_launched():
-        cfg.launcher = 'pytorch'
+    cfg = _config(trial_dir)
     checkpoint = newest_loadable(Path(cfg.work_dir))
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(checkpoint), True
@@ -221,6 +221,13 @@ def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
     return runner
 
 
+def _config(trial_dir: Path) -> Config:
+    cfg = load_config(trial_dir / CONFIG_FILE)
+    if dist.is_torchelastic_launched():
+        cfg.launcher = 'pytorch'
+    return cfg
+
+
 def summarise(curve: Mapping[int, float], *, select: str, rule: str) -> float:
     """Reduce a training to its value: its last validation, or its best finite one."""
     if select == 'last':
@@ -230,47 +237,60 @@ def summarise(curve: Mapping[int, float], *, select: str, rule: str) -> float:
     return pick(finite) if finite else math.nan
 
 
+def valued(hook: TrialHook, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a training ended that came to its end: done, or diverged without a finite value."""
+    value = summarise(hook.curve, select=task['select'], rule=task['rule'])
+    if math.isfinite(value):
+        return {'outcome': 'done', 'value': value}
+    if task['rule'] == 'greater':
+        # The loss is finite, or the training would have ended: the model finds nothing yet (no boxes, say).
+        message = f'{task["metric"]} is {value}, which counts as 0: the loss is finite'
+        print_log(message, level=logging.WARNING)
+        return {'outcome': 'done', 'value': 0.0, 'message': message}
+    return {'outcome': 'diverged', 'message': f'{task["metric"]} is {value} (see its log)'}
+
+
+def ramp_lr(trial_dir: Path, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Measure a range of the learning rate, and return how that ended."""
+    ramp = measure_lr_range(_config(trial_dir), task['lr'])
+    message = str(ramp)
+    print_log(message)
+    return {'outcome': 'measured', 'message': message, 'ramp': ramp.to_dict()}
+
+
 def run_trial(trial_dir: Path) -> TrialResult:
-    """Train and return how it ended: done, diverged or broken; anything else raises."""
+    """Train and return how it ended: done, measured, diverged or broken; anything else raises."""
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
     hook = TrialHook(task, trial_dir / CURVE_FILE)
-    begin, length, value = time.monotonic(), 0, None
-    outcome, message = 'done', ''
+    begin = time.monotonic()
     try:
-        runner = train(trial_dir, task, hook)
-        length = training_step(runner)
-        value = summarise(hook.curve, select=task['select'], rule=task['rule'])
-        if not math.isfinite(value) and task['rule'] == 'greater':
-            # The loss is finite, or the training would have ended: the model finds nothing yet (no boxes, say).
-            value, message = 0.0, f'{task["metric"]} is {value}, which counts as 0: the loss is finite'
-            print_log(message, level=logging.WARNING)
-        if not math.isfinite(value):
-            outcome, message, value = 'diverged', f'{task["metric"]} is {value} (see its log)', None
+        if task.get('is_ramp'):
+            ended = ramp_lr(trial_dir, task)
+        else:
+            runner = train(trial_dir, task, hook)
+            ended = valued(hook, task) | {'length': training_step(runner)}
     except DivergedError as err:
-        outcome, message = 'diverged', str(err)
+        ended = {'outcome': 'diverged', 'message': str(err)}
     except ConfigError as err:
         if isinstance(err, RaisedError):
             traceback.print_exc()  # into the trial's log
-        outcome, message = 'broken', str(err)
+        ended = {'outcome': 'broken', 'message': str(err)}
     except (*_CONFIG_ERRORS, RuntimeError) as err:
         if hook.iterations or not (isinstance(err, _CONFIG_ERRORS) or explain_missing(err)):
             raise
         traceback.print_exc()
-        outcome, message = 'broken', explain_failure(err)
+        ended = {'outcome': 'broken', 'message': explain_failure(err)}
     return TrialResult(
         key=task['key'],
         attempt=task['attempt'],
         fingerprint=task['fingerprint'],
-        outcome=outcome,
-        value=value,
-        message=message,
         built_lrs=hook.built_lrs,
         built_alphas=hook.built_alphas,
         built_weight_decays=hook.built_weight_decays,
         curve=[[s, v if math.isfinite(v) else None] for s, v in sorted(hook.curve.items())],
-        length=length,
         seconds=round(time.monotonic() - begin, 3),
         largest_scale=hook.scales.largest(),
+        **ended,
     )
 
 
@@ -299,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if is_main_process() or result.outcome == 'broken':
         result.write(Path(folder))
     print_log(f'{result.outcome} {result.message or result.value}')
-    return {'done': 0, 'diverged': 0}.get(result.outcome, 2)
+    return 0 if result.finished else 2
 
 
 if __name__ == '__main__':

@@ -36,10 +36,10 @@ LOG_FILE = 'log.txt'
 CURVE_FILE = 'curve.jsonl'
 PROGRESS_FILE = 'progress.json'
 
-#: done: has a value. diverged: trained without a finite value; a result, ranked below all values. failed: its process
-#: ended otherwise; worth another attempt. broken: the config is wrong, so every trial would end like this. cancelled:
-#: ended by the driver.
-OUTCOMES = ('done', 'diverged', 'failed', 'broken', 'cancelled')
+#: done: has a value. measured: a ramp of the learning rate has its range, and no value. diverged: trained without a
+#: finite value; a result, ranked below all values. failed: its process ended otherwise; worth another attempt. broken:
+#: the config is wrong, so every trial would end like this. cancelled: ended by the driver.
+OUTCOMES = ('done', 'measured', 'diverged', 'failed', 'broken', 'cancelled')
 
 # A line of mmengine's log; the messages that are followed by a list of many lines, and what such lines look like.
 _MESSAGE = re.compile(r'^[0-9/]+ [0-9:]+ - \S+ - [A-Z]+ - (?P<text>.*)$', re.MULTILINE)
@@ -109,6 +109,7 @@ class TrialResult:
         largest_scale: Over the whole training and all layers with a bound, the largest ``|g|`` in units of alpha: as
             the alpha that it would just meet. None if it is not known, or no layer has a bound.
         same_as: The trial whose training this is, where it was not done again.
+        ramp: What a ramp of the learning rate has measured, see :class:`mmfixnorm.lr_range.LRRamp`.
     """
 
     key: str
@@ -125,6 +126,7 @@ class TrialResult:
     seconds: float = 0.0
     largest_scale: float | None = None
     same_as: str = ''
+    ramp: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -140,7 +142,7 @@ class TrialResult:
     @property
     def finished(self) -> bool:
         """Whether the training needs no other attempt."""
-        return self.outcome in ('done', 'diverged')
+        return self.outcome in ('done', 'measured', 'diverged')
 
     def write(self, trial_dir: Path) -> None:
         """Write ``result.json`` atomically."""

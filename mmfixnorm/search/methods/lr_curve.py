@@ -1,0 +1,106 @@
+"""A curve of the metric over the learning rate, fitted to a few trainings whose noise is known.
+
+Accuracy over the logarithm of the learning rate is a flat top with a slope on the left and a cliff on the right. Here:
+
+.. math:: f(x) = A - \\min(B, s\\, ((x - m) / w)^2),
+
+with x in octaves, :math:`w` one number left of the top and a smaller or equal one right of it, and B the best value:
+more cannot be lost. The place of the top, both widths and the depth :math:`s` have a prior on a grid, and :math:`A` is
+near the best value; noise grows down the slopes, where seeds differ most. So a few values give a posterior by a sum,
+without any optimisation that could fail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_OCTAVES = np.arange(-6.0, 6.01, 0.25)  # of the top, around the middle of the range
+_LEFT, _RIGHT = (2.0, 3.5, 6.0), (0.75, 1.5, 3.0)  # octaves in which the depth is lost
+_DEPTHS = (0.1, 0.3, 1.0)  # in units of the best value
+_STEEP, _MORE_NOISE = 0.3, 3.0  # a training that has lost so much of the best value has so much more noise
+_HEADROOM = 0.3  # of the best value: how far the top is above it, or below
+_SURPRISE = 4.0  # nats at most for a top that is farther away: all values so far may be bad ones
+_SPREAD = 1.25  # octaves, standard deviation of the top around the middle of the range
+
+
+class Estimate(NamedTuple):
+    """What the curve says of one learning rate, in units of the metric: mean and standard deviation."""
+
+    mean: float
+    sd: float
+
+
+class LRCurve:
+    """The posterior of the curve.
+
+    Args:
+        lrs (Sequence[float]): Learning rates of full trainings; at least one.
+        values (Sequence[float | None]): Their metric; None for one that diverged.
+        middle (float): Learning rate around which the top is expected.
+        rule (str): ``'greater'`` or ``'less'``.
+        noise (float): Standard deviation of the metric of one training between seeds, over the best value.
+    """
+
+    def __init__(
+        self, lrs: Sequence[float], values: Sequence[float | None], middle: float, rule: str, noise: float
+    ) -> None:
+        self._sign = 1.0 if rule == 'greater' else -1.0
+        finite = [self._sign * v for v in values if v is not None]
+        best = max(finite)
+        self._unit = abs(best) or 1.0
+        worst = min([best - self._unit, *finite])
+        y = np.array([worst if v is None else self._sign * v for v in values])
+        self.noise = noise * self._unit
+        self._middle = math.log2(middle)
+        grid = [(m, left, right, s) for m, left, right, s in product(_OCTAVES, _LEFT, _RIGHT, _DEPTHS) if right <= left]
+        self._top, self._left, self._right, self._depth = (np.array(column) for column in zip(*grid, strict=True))
+        self._depth = self._depth * self._unit
+        drops = np.stack([self._drop(lr) for lr in lrs], axis=1)  # (hypotheses, trainings)
+        on_slope = np.minimum(1.0, drops / (_STEEP * self._unit))
+        precision = (self.noise * (1 + _MORE_NOISE * on_slope)) ** -2
+        heights = y + drops
+        total = precision.sum(axis=1)
+        self._height = (precision * heights).sum(axis=1) / total
+        error = (precision * (heights - self._height[:, None]) ** 2).sum(axis=1)
+        log = -0.5 * error + 0.5 * np.log(precision).sum(axis=1) - 0.5 * np.log(total)
+        log -= 0.5 * (self._top / _SPREAD) ** 2
+        above = (self._height - max(y)) / (_HEADROOM * self._unit)
+        log -= np.minimum(_SURPRISE, 0.5 * above**2)
+        weights = np.exp(log - log.max())
+        self._weights: NDArray[np.float64] = weights / weights.sum()
+
+    def _drop(self, lr: float) -> NDArray[np.float64]:
+        off = math.log2(lr) - self._middle - self._top
+        drop = self._depth * (off / np.where(off < 0, self._left, self._right)) ** 2
+        return np.minimum(self._unit, drop)
+
+    def _heights(self, lr: float) -> NDArray[np.float64]:
+        return self._height - self._drop(lr)
+
+    def at(self, lr: float) -> Estimate:
+        """Return what a training with this learning rate gives in the mean over seeds, and how sure that is."""
+        heights = self._heights(lr)
+        mean = float(self._weights @ heights)
+        return Estimate(self._sign * mean, math.sqrt(max(0.0, float(self._weights @ (heights - mean) ** 2))))
+
+    def rank(self, lr: float) -> float:
+        """Return the fitted mean such that more is better, whatever the rule."""
+        return float(self._weights @ self._heights(lr))
+
+    def chance_better(self, lr: float, than: float) -> float:
+        """Return the probability that one learning rate is better than another, in the mean over seeds."""
+        return float(self._weights[self._heights(lr) > self._heights(than)].sum())
+
+    def gain(self, lr: float, over: float) -> float:
+        """Return how much better than ``over`` a learning rate is expected to be, where it is better; at least 0."""
+        return float(self._weights @ np.maximum(0.0, self._heights(lr) - self._heights(over)))
+
+    def chance_beyond(self, lr: float) -> float:
+        """Return the probability that the top is above this learning rate."""
+        return float(self._weights[self._top > math.log2(lr) - self._middle].sum())

@@ -1,0 +1,270 @@
+"""Three trainings and a fit: the search for those who know no learning rate and have no time for a sweep.
+
+The first trainings are the config's own learning rate and the middle of the range; each later one is where a curve
+through the values so far, see :mod:`.lr_curve`, promises most over what is trained. The winner is the training whose
+*fitted* value is best: a lucky value beside worse neighbours does not win. It can be the config's own.
+
+Decided here:
+
+- there are no short trainings: on small tasks they have learnt nothing, or prefer other learning rates, see
+  ``docs/search.md``;
+- the two first trainings are at least 0.75 octaves apart;
+- another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
+  it;
+- while all trainings diverged, the next learning rate is a quarter of the lowest;
+- an alpha replaces the first one only if it is better by more than the noise: alphas are no reason to try one's luck.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mmfixnorm.search._utils import checks
+from mmfixnorm.search.methods.base import (
+    Best,
+    Finished,
+    FinishedTraining,
+    Method,
+    PlannedStage,
+    Point,
+    Proposed,
+    Replay,
+    Spec,
+    Stage,
+    StageKind,
+    all_diverged,
+    best_of,
+    make_stage,
+)
+from mmfixnorm.search.methods.lr_curve import LRCurve
+from mmfixnorm.search.settings import AUTO, SearchSettings
+
+_APART = 0.75  # octaves between the two first learning rates
+_NEAR = 0.4  # octaves: so close to a training another one says nothing new
+_REACH = (-3.0, 2.5)  # octaves around the middle of the range in which trainings are proposed
+_WORTH = 0.25  # of the noise: less is not worth a training
+_SURE = 0.7  # probability that the top is beyond what was tried, from which that is told
+
+
+@dataclass(frozen=True)
+class LRFitSearch(SearchSettings):
+    """The config's own learning rate, the middle of the range, and what a curve through them promises.
+
+    Args:
+        lr_range (tuple[float, float] or str): ``(lr_min, lr_max)``, or ``'auto'``: measured first.
+        num_trainings (int): Full trainings over the learning rate at most, at least 2.
+        alphas (list[float], optional): The first one is that of the trainings over the learning rate; the others are
+            tried at the best one. None leaves alpha as it is in the config.
+        noise (float): Standard deviation of the metric between seeds, as a part of its best value.
+        budget (float, optional): Cost of the search at most, in T_max, the ramp included; None for as much as the
+            trainings cost.
+
+    Raises:
+        ConfigError: A value breaks its rule; the message names the key, e.g. ``search.num_trainings``.
+    """
+
+    kind: ClassVar[str] = 'LRFitSearch'
+
+    lr_range: tuple[float, float] | str = AUTO
+    num_trainings: int = 3
+    alphas: tuple[float, ...] | None = None
+    noise: float = 0.02
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._set('lr_range', checks.lr_range(self.lr_range))
+        checks.integer('num_trainings', self.num_trainings, at_least=2)
+        if self.alphas is not None:
+            self._set('alphas', checks.distinct_positives('alphas', self.alphas))
+        self._set('noise', checks.positive('noise', self.noise))
+        if self.budget is not None:
+            rule = 'a finite number >= 1, in lengths of one training'
+            if checks.finite('budget', self.budget, rule) < 1:
+                raise checks.fail('budget', rule, self.budget)
+            self._set('budget', float(self.budget))
+
+    @property
+    def alpha_keys(self) -> tuple[str, ...]:
+        return super().alpha_keys if self.alphas is not None else ()
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        return (1.0,)
+
+    @property
+    def needs_own_lr(self) -> bool:
+        return True
+
+    @property
+    def winner_has_best_value(self) -> bool:
+        return False
+
+
+class _Course:
+    """The trainings of a search so far, and what follows from them."""
+
+    def __init__(self, settings: LRFitSearch, finished: Finished) -> None:
+        if settings.own_lr is None:
+            raise ValueError('the search needs the learning rate of the config')
+        self.settings = settings
+        self.finished = finished
+        self.own = settings.own_lr
+        self.lr_range = settings.known_lr_range
+        self.middle = math.sqrt(math.prod(self.lr_range))
+        self.alpha = settings.alphas[0] if settings.alphas else None
+
+    def left(self, planned: int) -> int:
+        """Trainings that the budget allows after ``planned`` ones."""
+        if self.settings.budget is None:
+            return self.settings.num_trainings + len(self.settings.alphas or ())
+        return math.floor(self.settings.budget + 1e-9) - planned
+
+    def opening(self) -> list[Spec]:
+        """The first trainings: as many of the two as the budget allows."""
+        other = self.middle
+        if abs(math.log2(self.own / self.middle)) < _APART:
+            other = self.own * (2.0 if self.own <= self.middle else 0.5)
+        return [self.spec(i, lr) for i, lr in enumerate((self.own, _rounded(other)))][: min(2, self.left(0))]
+
+    def spec(self, number: int, lr: float) -> Spec:
+        return Spec(f'lr-{number}', f'lr {number + 1}', Point(lr, self.alpha), 1.0)
+
+    def stage(self, name: str, kind: StageKind, specs: Sequence[Spec]) -> Stage:
+        return make_stage(name, kind, specs, self.finished, self.settings.rule, lr_range=self.lr_range)
+
+
+def curve_of(settings: LRFitSearch, trainings: Sequence[FinishedTraining]) -> LRCurve | None:
+    """Fit the curve to full trainings; None while all of them diverged."""
+    if all(training.value is None for training in trainings):
+        return None
+    lrs, values = [t.point.lr for t in trainings], [t.value for t in trainings]
+    middle = math.sqrt(math.prod(settings.known_lr_range))
+    return LRCurve(lrs, values, middle, settings.rule, settings.noise)
+
+
+def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Replay:
+    """Follow the trainings over the learning rate, then those over alpha."""
+    course = _Course(settings, finished)
+    specs = course.opening()
+    stages = [course.stage('opening', StageKind.LR, specs)]
+    while True:
+        best = _fitted_best(settings, [finished[s.key] for s in specs if s.key in finished])
+        if stages[-1].missing:
+            return Replay(tuple(stages), best if len(stages) > 1 else None)
+        key = f'lr-{len(specs)}'
+        if key in proposed:
+            specs.append(proposed[key])
+            stages.append(course.stage(f'lr {len(specs)}', StageKind.LR, specs[-1:]))
+        elif _next_lr(course, [finished[s.key] for s in specs]) is not None:
+            return Replay(tuple(stages), best, unproposed=(key,))
+        else:
+            break
+    if best is None:
+        return Replay(tuple(stages), stuck=all_diverged('the search', specs))
+    warnings = _warnings(settings, [finished[s.key] for s in specs], best)
+    alphas = [
+        Spec(f'alpha-{i}', 'alpha', Point(best.point.lr, alpha), 1.0)
+        for i, alpha in enumerate((settings.alphas or ())[1:], start=1)
+    ][: max(0, course.left(len(specs)))]
+    if alphas:
+        stages.append(course.stage('alpha', StageKind.ALPHA, alphas))
+        if stages[-1].missing:
+            return Replay(tuple(stages), best)
+        best = _beyond_noise(settings, best, stages[-1].best)
+    conclusion = _conclusion(settings, [finished[s.key] for s in specs], best)
+    return Replay(tuple(stages), best, finished=True, warnings=tuple(warnings), conclusion=conclusion)
+
+
+def propose(settings: LRFitSearch, finished: Sequence[FinishedTraining], keys: Sequence[str]) -> list[Spec]:
+    """Make the next training over the learning rate."""
+    course = _Course(settings, {training.key: training for training in finished})
+    trained = sorted((t for t in finished if t.key.startswith('lr-')), key=lambda t: int(t.key.split('-')[1]))
+    lr = _next_lr(course, trained)
+    if lr is None or keys != (f'lr-{len(trained)}',):
+        raise ValueError(f'nothing is worth a training as {keys}')
+    return [course.spec(len(trained), lr)]
+
+
+def _next_lr(course: _Course, trained: Sequence[FinishedTraining]) -> float | None:
+    """Return the learning rate that promises most; None if there is no training left or worth it."""
+    if len(trained) >= course.settings.num_trainings or course.left(len(trained)) < 1:
+        return None
+    curve = curve_of(course.settings, trained)
+    if curve is None:
+        return _rounded(min(t.point.lr for t in trained) / 4)
+    low, high = _REACH
+    octaves = [low + k / 4 for k in range(round(4 * (high - low)) + 1)]
+    candidates = [course.middle * 2.0**octave for octave in octaves]
+    candidates = [lr for lr in candidates if all(abs(math.log2(lr / t.point.lr)) > _NEAR for t in trained)]
+    over = max((t.point.lr for t in trained), key=curve.rank)
+    gain, lr = max(((curve.gain(lr, over), -lr) for lr in candidates), default=(0.0, 0.0))
+    return _rounded(-lr) if gain > _WORTH * curve.noise else None
+
+
+def _fitted_best(settings: LRFitSearch, trained: Sequence[FinishedTraining]) -> Best | None:
+    """Return the training whose fitted value is best, of those that did not diverge."""
+    curve = curve_of(settings, trained) if trained else None
+    if curve is None:
+        return None
+    best = max((t for t in trained if t.value is not None), key=lambda t: curve.rank(t.point.lr))
+    return best_of(settings.rule, [best])
+
+
+def _beyond_noise(settings: LRFitSearch, first: Best, other: Best | None) -> Best:
+    if other is None:
+        return first
+    sign = 1 if settings.rule == 'greater' else -1
+    return other if sign * (other.value - first.value) > settings.noise * abs(first.value) else first
+
+
+def _warnings(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> list[str]:
+    curve = curve_of(settings, trained)
+    lrs = [t.point.lr for t in trained]
+    if curve is None or len(set(lrs)) < 2 or best.point.lr not in (min(lrs), max(lrs)):
+        return []
+    end = 'above' if best.point.lr == max(lrs) else 'below'
+    beyond = curve.chance_beyond(best.point.lr)
+    chance = beyond if end == 'above' else 1 - beyond
+    if chance <= _SURE:
+        return []
+    return [
+        f'the best learning rate probably lies {end} {best.point.lr:g}, the '
+        f'{"highest" if end == "above" else "lowest"} that was tried: raise search.num_trainings'
+    ]
+
+
+def _conclusion(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> str:
+    """Say in one sentence how sure the choice is."""
+    curve = curve_of(settings, trained)
+    if curve is None:
+        return ''
+    fitted, own = curve.at(best.point.lr), settings.own_lr
+    text = f'lr {best.point.lr:g} gives {fitted.mean:.4g} +- {fitted.sd:.2g} by the fit, {best.value:.4g} as trained'
+    if own is None or best.point.lr == own:
+        return f"{text}; it is the config's own, and nothing that was tried beats it"
+    return f"{text}; with {curve.chance_better(best.point.lr, own):.0%} probability it beats the config's own, {own:g}"
+
+
+def _rounded(value: float) -> float:
+    return float(f'{value:.3g}')
+
+
+def planned_stages(settings: LRFitSearch) -> list[PlannedStage]:
+    """List its stages, each with as many trainings as the budget allows."""
+    budget = math.inf if settings.budget is None else math.floor(settings.budget)
+    sizes = [('opening', 2), *((f'lr {n}', 1) for n in range(3, settings.num_trainings + 1))]
+    sizes.append(('alpha', max(0, len(settings.alphas or ()) - 1)))
+    stages = []
+    for name, size in sizes:
+        allowed = int(min(size, budget))
+        budget -= allowed
+        if allowed:
+            stages.append(PlannedStage(name, allowed, 1.0))
+    return stages
+
+
+METHOD = Method(LRFitSearch, replay, planned_stages, propose)

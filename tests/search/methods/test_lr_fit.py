@@ -1,0 +1,207 @@
+"""Three trainings and a fit: what is trained, what wins, what it costs at most, what it says."""
+
+import math
+
+import numpy as np
+import pytest
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.search.methods.lr_fit import LRFitSearch
+from mmfixnorm.search.planner import Done, Stuck, plan, planned_stages, replay
+from mmfixnorm.search.record.state import search_state
+from tests.search.planning import closed, play
+
+RANGE = (0.1, 0.8)
+MIDDLE = math.sqrt(0.08)
+
+
+def search(**values):
+    return LRFitSearch(**{'lr_range': RANGE, 'own_lr': 0.1, **values})
+
+
+def hill(top, *, left=3.0, right=1.5, height=60.0, depth=30.0, noise=0.0, seed=0):
+    """Accuracy over log2(lr), with noise that belongs to the training."""
+
+    def value_of(spec):
+        off = math.log2(spec.point.lr / top)
+        draw = np.random.default_rng([seed, round(1e6 * spec.point.lr)]).normal() * noise
+        return height - depth * min(1.0, (off / (left if off < 0 else right)) ** 2) + draw
+
+    return value_of
+
+
+OPENINGS = {  # the config's own learning rate -> the two first ones
+    0.01: [0.01, 0.283],
+    0.1: [0.1, 0.283],
+    0.25: [0.25, 0.5],
+    0.3: [0.3, 0.15],
+    5.0: [5.0, 0.283],
+}
+
+
+@pytest.mark.parametrize(('own', 'lrs'), OPENINGS.items())
+def test_the_first_two_are_the_configs_own_and_one_near_the_middle(own, lrs):
+    specs = plan(search(own_lr=own), []).specs
+    assert [s.point.lr for s in specs] == lrs
+    assert {s.fraction for s in specs} == {1.0}
+
+
+@pytest.mark.parametrize('top', [0.15, 0.2, 0.4, 0.6])
+@pytest.mark.parametrize('own', [0.05, 0.1, 0.3, 0.6])
+def test_three_trainings_come_near_the_top_and_not_below_the_configs_own(top, own):
+    value_of = hill(top)
+    asked, _, step = play(search(own_lr=own), value_of)
+    assert len(asked) <= 3
+    assert isinstance(step, Done)
+    reached = max(value_of(s) for s in asked)
+    noise = 0.02 * 60
+    assert step.best.value >= reached - noise
+    assert step.best.value >= value_of(asked[0]) - noise
+    assert 60 - step.best.value < 3 * noise
+
+
+@pytest.mark.parametrize('number', [3, 5])
+@pytest.mark.parametrize('top', [0.12, 0.3, 0.7])
+def test_noise_of_a_hundredth_costs_no_more_than_that(number, top):
+    lost = []
+    for seed in range(10):
+        _, _, step = play(search(num_trainings=number), hill(top, noise=0.6, seed=seed))
+        lost.append(60 - hill(top)(step.best))
+    assert np.mean(lost) < 1.2
+
+
+def test_nothing_beats_a_config_that_is_at_the_top():
+    asked, values, step = play(search(own_lr=0.3), hill(0.3))
+    conclusion = replay_of(search(own_lr=0.3), asked, values).conclusion
+    assert step.best.key == 'lr-0'
+    assert "it is the config's own, and nothing that was tried beats it" in conclusion
+
+
+def test_the_conclusion_says_what_the_fit_expects_and_how_sure_it_is():
+    asked, values, step = play(search(own_lr=0.02), hill(0.3))
+    conclusion = replay_of(search(own_lr=0.02), asked, values).conclusion
+    assert f'lr {step.best.point.lr:g} gives ' in conclusion
+    assert "probability it beats the config's own, 0.02" in conclusion
+    assert '100%' in conclusion
+
+
+def replay_of(settings, asked, values):
+    proposals = [s for s in asked if s.key not in ('lr-0', 'lr-1')]
+    return replay(settings, [*map(closed, asked, values), *proposals])
+
+
+@pytest.mark.parametrize('budget', [1.0, 2.0, 2.5, 3.0, 5.0])
+@pytest.mark.parametrize('alphas', [None, (16.0, 4.0, 1.0, 0.5)])
+def test_the_budget_is_kept_and_there_is_a_winner(budget, alphas):
+    settings = search(budget=budget, alphas=alphas, num_trainings=4)
+    asked, _, step = play(settings, hill(0.4))
+    assert isinstance(step, Done)
+    assert sum(s.fraction for s in asked) <= budget
+    assert sum(stage.trainings for stage in planned_stages(settings)) <= budget
+    assert len(asked) <= sum(stage.trainings for stage in planned_stages(settings))
+
+
+def test_another_training_that_promises_less_than_a_quarter_of_the_noise_is_not_started():
+    asked, _, _ = play(search(num_trainings=12), hill(0.3))
+    assert 3 <= len(asked) < 12
+
+
+def test_while_all_diverge_the_next_is_a_quarter_of_the_lowest():
+    asked, _, step = play(search(num_trainings=4), lambda s: None if s.point.lr > 0.01 else 50.0)
+    assert [s.point.lr for s in asked] == [0.1, 0.283, 0.025, 0.00625]
+    assert step.best.point.lr == 0.00625
+
+
+def test_a_search_whose_trainings_all_diverge_has_no_winner():
+    asked, _, step = play(search(), lambda s: None)
+    assert len(asked) == 3
+    assert isinstance(step, Stuck)
+    assert 'all 3 trainings of the search diverged' in step.reason
+
+
+ALPHAS = {'within the noise': (0.5, 1.0), 'beyond the noise': (3.0, 16.0)}
+
+
+@pytest.mark.parametrize(('more', 'winner'), ALPHAS.values(), ids=ALPHAS)
+def test_another_alpha_wins_beyond_the_noise_alone(more, winner):
+    peak = hill(0.3)
+    settings = search(own_lr=0.3, alphas=(1.0, 4.0, 16.0))
+    asked, _, step = play(settings, lambda s: peak(s) + (more if s.point.alpha == 16.0 else 0.0))
+    assert [s.point.alpha for s in asked if s.stage == 'alpha'] == [4.0, 16.0]
+    assert step.best.point.alpha == winner
+
+
+def test_where_the_best_is_at_the_end_and_still_rising_the_remedy_is_named():
+    asked, values, _ = play(search(own_lr=0.1), hill(6.0, left=8.0))
+    (warning,) = replay_of(search(own_lr=0.1), asked, values).warnings
+    assert 'above' in warning
+    assert 'raise search.num_trainings' in warning
+
+
+BAD = {
+    'num_trainings=1': 'search.num_trainings: must be an integer >= 2, got 1',
+    'noise=0': 'search.noise: must be a finite number > 0, got 0',
+    "noise='low'": "search.noise: must be a finite number > 0, got 'low'",
+    'budget=0.5': 'search.budget: must be a finite number >= 1, in lengths of one training, got 0.5',
+    "budget='3h'": "search.budget: must be a finite number >= 1, in lengths of one training, got '3h'",
+    'alphas=[]': 'search.alphas: must be a non-empty list of distinct finite numbers > 0',
+    "lr_range='automatic'": "search.lr_range: must be a pair (lr_min, lr_max) with 0 < lr_min < lr_max, or 'auto'",
+    'num_splits=5': 'search.num_splits: LRFitSearch has no such key',
+}
+
+
+@pytest.mark.parametrize(('block', 'message'), BAD.items())
+def test_bad_input_is_refused_with_its_key(block, message):
+    with pytest.raises(ConfigError) as err:
+        parse_settings(eval(f"dict(type='LRFitSearch', {block})"))
+    assert message in str(err.value)
+
+
+BLOCK = "type='LRFitSearch', lr_range={}, alphas=[4.0, 1.0]"
+
+
+@pytest.mark.parametrize('lr_range', [RANGE, "'auto'"])
+def test_a_whole_search_with_the_driver_killed_after_each_event(make_search, lr_range):
+    plain = make_search(BLOCK.format(lr_range), name='plain')
+    assert plain.run().kind == 'done'
+    rows, number = plain.table(), 0
+    killed = make_search(BLOCK.format(lr_range), name='killed')
+
+    class Killed(BaseException):
+        pass
+
+    while True:
+        number += 1
+        left = [number]
+
+        def listener(event, left=left):
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+
+        try:
+            outcome = killed.run(listener=listener)
+            break
+        except Killed:
+            continue
+    assert outcome.kind == 'done'
+    assert killed.table() == rows
+    assert len(killed.trainings()) == len(set(killed.trainings()))
+
+
+def test_the_budget_counts_the_ramp(make_search):
+    outcome = make_search("type='LRFitSearch', budget=3").run()
+    assert outcome.kind == 'done'
+    short = make_search("type='LRFitSearch', budget=1.02", name='short').run()
+    assert short.kind == 'stuck'
+    assert 'of 1.02 T_max the ramp has taken 0.04; a training needs 1' in short.message
+
+
+def test_with_a_budget_of_three_the_ramp_leaves_two_trainings(make_search):
+    search = make_search("type='LRFitSearch', budget=3")
+    search.run()
+    state = search_state(search.problem(), search.record())
+    assert [row.key for row in state.rows] == ['ramp', 'lr-0', 'lr-1']
+    assert state.cost <= 3
+    assert state.replayed.conclusion

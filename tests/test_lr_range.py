@@ -1,0 +1,104 @@
+"""A ramp of the learning rate: where it ends, what it trains, and what it leaves as it was."""
+
+import copy
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from mmfixnorm.engine.hooks.lr_ramp_hook import RampStep
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import load_config
+from mmfixnorm.lr_range import END_ANGLE, MAX_ITERS, measure_lr_range, ramp_end
+
+TOY = Path(__file__).parent / 'search'
+
+
+def steps(losses, angles):
+    return [RampStep(2.0**i, loss, angle) for i, (loss, angle) in enumerate(zip(losses, angles, strict=True))]
+
+
+SMALL, LARGE = END_ANGLE / 10, END_ANGLE * 2
+ENDS = {
+    'nothing yet': ([], [], None),
+    'small steps': ([2.3] * 9, [SMALL] * 9, None),
+    'three of the last five are large': ([2.3] * 9, [SMALL] * 6 + [LARGE] * 3, 2.0**6),
+    'two large ones are not enough': ([2.3] * 9, [SMALL] * 7 + [LARGE] * 2, None),
+    'one large one amid small ones': ([2.3] * 9, [SMALL] * 4 + [LARGE] + [SMALL] * 4, None),
+    'iterations without a step do not count': ([2.3] * 5, [None, LARGE, None, LARGE, LARGE], 2.0**2),
+    'no step at all': ([2.3] * 9, [None] * 9, None),
+    'the loss explodes': ([2.0] * 5 + [3.1] * 3, [SMALL] * 8, 2.0**5),
+    'the loss jumps twice': ([2.0] * 5 + [9.0] * 2, [SMALL] * 7, None),
+    'the loss rises by less than half': ([2.0] * 5 + [2.9] * 5, [SMALL] * 10, None),
+    'the loss is nan': ([2.0, 2.0, math.nan], [SMALL] * 3, 4.0),
+    'the loss is inf at once': ([math.inf], [SMALL], 1.0),
+}
+
+
+@pytest.mark.parametrize(('losses', 'angles', 'end'), ENDS.values(), ids=ENDS)
+def test_where_a_ramp_ends(losses, angles, end):
+    assert ramp_end(steps(losses, angles)) == end
+
+
+def test_the_end_is_found_as_soon_as_it_is_there_and_stays():
+    ramp = steps([2.3] * 20, [1e-3 * 1.5**i for i in range(20)])
+    ends = [ramp_end(ramp[:n]) for n in range(21)]
+    first = next(end for end in ends if end is not None)
+    assert set(ends) == {None, first}
+    assert first / 2 <= next(s.lr for s in ramp if s.angle > END_ANGLE) <= first * 2
+
+
+@pytest.fixture(scope='module')
+def loaded():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOY))
+        return load_config(TOY / 'toy_config.py')  # once: it registers its classes
+
+
+@pytest.fixture
+def toy(loaded, tmp_path):
+    cfg = copy.deepcopy(loaded)
+    cfg.work_dir, cfg.launcher, cfg.log_level = str(tmp_path), 'none', 'ERROR'
+    cfg.randomness = dict(seed=0)
+    return cfg
+
+
+def test_a_ramp_ends_where_steps_are_large_and_changes_nothing_of_the_config(toy):
+    before = copy.deepcopy(toy.to_dict())
+    ramp = measure_lr_range(toy, 0.1)
+    assert toy.to_dict() == before
+    lrs, losses, angles = zip(*ramp.steps, strict=True)
+    assert all(b > a for a, b in pairwise(lrs))
+    assert lrs[0] == pytest.approx(0.1 * 1e-4)
+    assert ramp.lr_range == pytest.approx((ramp.end / 10, ramp.end * 0.8), rel=1e-2)
+    assert len(lrs) < MAX_ITERS
+    assert ramp.part == pytest.approx(len(lrs) / (4 * 8))
+    near = min(range(len(lrs)), key=lambda i: abs(lrs[i] - ramp.end))
+    assert angles[near] > END_ANGLE / 2 or max(losses) > 1.5 * losses[0]
+
+
+@pytest.mark.parametrize('factor', [0.01, 100.0])
+def test_the_range_does_not_depend_on_the_learning_rate_of_the_config(toy, factor):
+    end = measure_lr_range(toy, 0.1).end
+    toy.optim_wrapper.optimizer.lr = 0.1 * factor
+    assert measure_lr_range(toy, 0.1 * factor).end == pytest.approx(end, rel=0.5)
+
+
+def test_no_checkpoint_and_no_validation(toy, tmp_path):
+    toy.val_evaluator = dict(type='ToyAccuracy', prefix='never')
+    measure_lr_range(toy, 0.1)
+    assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_a_ramp_that_comes_to_no_end_has_no_range(toy):
+    ramp = measure_lr_range(toy, 0.1, max_iters=6)
+    assert (ramp.lr_range, ramp.end, len(ramp.steps)) == (None, None, 6)
+    assert 'came to no end after 6 iterations' in str(ramp)
+
+
+def test_a_learning_rate_that_the_optimizer_does_not_have_is_refused(toy):
+    with pytest.raises(
+        ConfigError, match=r'search\.lr_key: the config has lr 0\.7, but the built optimizer has \[0\.1\]'
+    ):
+        measure_lr_range(toy, 0.7)
