@@ -16,7 +16,7 @@ from mmfixnorm.search.executors import ExecutorSettings, parse_executor
 #: Settings that say how trials are executed: changing them never changes a result, so a search may be resumed with
 #: other values.
 EXECUTION_KEYS = frozenset(
-    {'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s', 'reuse_trainings'}
+    {'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s', 'reuse_trainings', 'fork'}
 )
 
 
@@ -48,6 +48,9 @@ class SearchSettings(ABC):
             seconds, while others continue.
         reuse_trainings (bool): Take over the result of a training that is the same to the last bit, see
             :mod:`mmfixnorm.search.record.same_training`; False trains each point.
+        fork (bool): Train at a smaller alpha only what comes after ``g`` has met it: continue from a checkpoint of the
+            training at a larger one, where a training that continues repeats to the last bit, see
+            :mod:`mmfixnorm.search.record.forks`. With ``reuse_trainings=False`` nothing is continued.
     """
 
     kind: ClassVar[str]
@@ -67,6 +70,7 @@ class SearchSettings(ABC):
     executor: str | Mapping[str, Any] | ExecutorSettings = 'local'
     backoff_s: float = 1.0
     reuse_trainings: bool = True
+    fork: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
@@ -89,8 +93,9 @@ class SearchSettings(ABC):
         rule = 'a finite number >= 0'
         if checks.finite('backoff_s', self.backoff_s, rule) < 0:
             raise checks.fail('backoff_s', rule, self.backoff_s)
-        if not isinstance(self.reuse_trainings, bool):
-            raise checks.fail('reuse_trainings', 'True or False', self.reuse_trainings)
+        for name in ('reuse_trainings', 'fork'):
+            if not isinstance(getattr(self, name), bool):
+                raise checks.fail(name, 'True or False', getattr(self, name))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen for all other code

@@ -41,6 +41,14 @@ from mmfixnorm.search.trial.folder import (
     read_curve,
     write_progress,
 )
+from mmfixnorm.search.trial.fork_hook import ForkHook, NotRepeatedError
+from mmfixnorm.search.trial.forks import (
+    ForkPoint,
+    checkpoint_to_start_from,
+    kept_points,
+    start_of,
+    why_from_the_beginning,
+)
 from mmfixnorm.search.trial.readback import built_lrs, built_owner, built_value, built_weight_decays, check_built
 from mmfixnorm.search.trial.scales import LargestScale
 
@@ -202,12 +210,13 @@ def newest_loadable(work_dir: Path) -> Path | None:
     return None
 
 
-def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
-    """Build the folder's config, continue from an earlier attempt if there was one, and train."""
+def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook, fork_hook: ForkHook) -> Runner:
+    """Build the folder's config, continue from an earlier attempt or another trial if there is one, and train."""
     cfg = load_config(trial_dir / CONFIG_FILE)
     if dist.is_torchelastic_launched():
         cfg.launcher = 'pytorch'
-    checkpoint = newest_loadable(Path(cfg.work_dir))
+    run_dir = Path(cfg.work_dir)
+    checkpoint = newest_loadable(run_dir) or checkpoint_to_start_from(trial_dir, run_dir, newest_loadable)
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(checkpoint), True
     runner = build_runner(cfg)
@@ -215,6 +224,7 @@ def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
     if reported is not None:
         check_reported(task['metric'], reported)
     runner.register_hook(hook)
+    runner.register_hook(fork_hook)
     runner.train()
     if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
         runner.val_loop.run()
@@ -231,13 +241,14 @@ def summarise(curve: Mapping[int, float], *, select: str, rule: str) -> float:
 
 
 def run_trial(trial_dir: Path) -> TrialResult:
-    """Train and return how it ended: done, diverged or broken; anything else raises."""
+    """Train and return how it ended: done, diverged, broken, or cancelled to begin anew; anything else raises."""
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
     hook = TrialHook(task, trial_dir / CURVE_FILE)
+    fork_hook = ForkHook(trial_dir, task, hook.scales)
     begin, length, value = time.monotonic(), 0, None
     outcome, message = 'done', ''
     try:
-        runner = train(trial_dir, task, hook)
+        runner = train(trial_dir, task, hook, fork_hook)
         length = training_step(runner)
         value = summarise(hook.curve, select=task['select'], rule=task['rule'])
         if not math.isfinite(value) and task['rule'] == 'greater':
@@ -248,6 +259,8 @@ def run_trial(trial_dir: Path) -> TrialResult:
             outcome, message, value = 'diverged', f'{task["metric"]} is {value} (see its log)', None
     except DivergedError as err:
         outcome, message = 'diverged', str(err)
+    except NotRepeatedError as err:
+        outcome, fork_hook.why_off = 'cancelled', str(err)
     except ConfigError as err:
         if isinstance(err, RaisedError):
             traceback.print_exc()  # into the trial's log
@@ -257,13 +270,14 @@ def run_trial(trial_dir: Path) -> TrialResult:
             raise
         traceback.print_exc()
         outcome, message = 'broken', explain_failure(err)
+    start = start_of(trial_dir)
     return TrialResult(
         key=task['key'],
         attempt=task['attempt'],
         fingerprint=task['fingerprint'],
         outcome=outcome,
         value=value,
-        message=message,
+        message='; '.join(filter(None, [message, _about_start(start) or why_from_the_beginning(trial_dir)])),
         built_lrs=hook.built_lrs,
         built_alphas=hook.built_alphas,
         built_weight_decays=hook.built_weight_decays,
@@ -271,7 +285,16 @@ def run_trial(trial_dir: Path) -> TrialResult:
         length=length,
         seconds=round(time.monotonic() - begin, 3),
         largest_scale=hook.scales.largest(),
+        forked_from=start.key if start else '',
+        forked_at=start.iteration if start else 0,
+        forked_part=start.part if start else 0.0,
+        fork_points=[[point.iteration, point.largest_scale] for point in kept_points(trial_dir)],
+        why_no_forks=fork_hook.why_off,
     )
+
+
+def _about_start(start: ForkPoint | None) -> str:
+    return f'continues {start.key} from iteration {start.iteration}' if start else ''
 
 
 def die_with_parent() -> None:
