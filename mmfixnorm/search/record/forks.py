@@ -130,14 +130,14 @@ class Forks:
         if not self._is_on:
             return self._why_off() if ended else ''
         parents = {s.key: s for s in [*(a.spec for a in ended), *running] if self._known.but_alpha(s) == config}
-        while points := self._points(spec, parents.values()):
-            if give_start(trial_dir, self._problem.trial_dir(points[-1].key), points[-1]):
-                return f'{spec.key} continues {points[-1].key} from iteration {points[-1].iteration}'
-            del parents[points[-1].key]
+        while point := self._latest_point(spec, parents.values()):
+            if give_start(trial_dir, self._problem.trial_dir(point.key), point):
+                return f'{spec.key} continues {point.key} from iteration {point.iteration}'
+            del parents[point.key]
         gone = [a.spec.key for a in ended if _has_kept_for(a, spec)]
         return f'{spec.key} is trained from the start: the checkpoints of {gone[0]} are gone' if gone else ''
 
-    def _points(self, spec: Spec, parents: Iterable[Spec]) -> list[ForkPoint]:
+    def _latest_point(self, spec: Spec, parents: Iterable[Spec]) -> ForkPoint | None:
         points = [
             point
             for parent in parents
@@ -145,7 +145,7 @@ class Forks:
             if (point.key, point.fingerprint) == (parent.key, self._fingerprint)
             and is_below(point.largest_scale, (spec.point.alpha, parent.point.alpha))
         ]
-        return sorted(points, key=lambda point: point.iteration)
+        return max(points, key=lambda point: point.iteration, default=None)
 
     def _may_be_continued(self, spec: Spec) -> bool:
         """Return whether a training that is not done may differ from this one in alpha alone."""
