@@ -104,6 +104,8 @@ class TrialHook(Hook):
         if training_step(runner):
             before = math.nan if self._scale_before is None else self._scale_before
         self.scales.begin(runner.model, before, [built_owner(runner.model, key) for key in self._task['alpha_keys']])
+        if training_step(runner) not in self.curve and _has_validation_due(runner):
+            runner.val_loop.run()  # the earlier attempt ended between its checkpoint and this
 
     def after_train_iter(
         self,
@@ -163,6 +165,14 @@ def training_step(runner: Runner) -> int:
     """Return the epochs done in an epoch-based training, the iterations done in another."""
     by_epoch = runner.cfg.train_cfg.get('max_epochs') is not None
     return runner.epoch if by_epoch else runner.iter
+
+
+def _has_validation_due(runner: Runner) -> bool:
+    """Return whether a training that continues has to be validated before its next step; its end is not asked for."""
+    loop, step = runner.train_loop, training_step(runner)
+    loop._decide_current_val_interval()
+    is_inside = 0 < runner.iter < runner.max_iters
+    return bool(is_inside and step >= loop.val_begin and step % loop.val_interval == 0)
 
 
 def metric_value(metrics: Mapping[str, float], name: str) -> float:
