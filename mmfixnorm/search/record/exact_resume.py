@@ -41,7 +41,7 @@ _HOOKS = frozenset(
     }
 )
 # Samplers whose order follows from seed and epoch.
-_SAMPLERS = frozenset({'DefaultSampler', 'RepeatAugSampler', 'ClassAwareSampler'})
+_SAMPLERS = frozenset({'DefaultSampler', 'RepeatAugSampler'})
 _BATCH_SAMPLERS = frozenset({'AspectRatioBatchSampler', 'BatchSampler'})
 
 
@@ -57,9 +57,8 @@ def _obstacles(cfg: Config) -> Iterator[str]:
     if cfg.get('runner_type', 'Runner') != 'Runner':
         yield f'runner_type is {cfg.runner_type!r}, not Runner'
     train_cfg = cfg.get('train_cfg') or {}
-    if train_cfg.get('max_epochs') is None or type_name(train_cfg.get('type', 'EpochBasedTrainLoop')) not in (
-        'EpochBasedTrainLoop'
-    ):
+    loop = type_name(train_cfg.get('type', 'EpochBasedTrainLoop'))
+    if train_cfg.get('max_epochs') is None or loop != 'EpochBasedTrainLoop':
         yield 'train_cfg: only a training by epochs draws the same random numbers again'
     hooks = dict(_hooks(cfg))
     kinds = {key: type_name(hook.get('type', '')) for key, hook in hooks.items()}
@@ -70,7 +69,9 @@ def _obstacles(cfg: Config) -> Iterator[str]:
             yield f'{key}: {kind} may have a state that is not in checkpoints'
     yield from _about_checkpoints((cfg.get('default_hooks') or {}).get('checkpoint', {}))
     yield from _about_data(cfg)
-    if _names_plateau(cfg.get('param_scheduler')):
+    if any(part.get('accumulative_counts', 1) != 1 for part in _dicts_in(cfg.get('optim_wrapper'))):
+        yield 'optim_wrapper.accumulative_counts: gradients that are accumulated are not in checkpoints'
+    if any('Plateau' in type_name(part.get('type', '')) for part in _dicts_in(cfg.get('param_scheduler'))):
         yield 'param_scheduler: one that follows the metric is not restored with its last validation'
 
 
@@ -114,7 +115,9 @@ def _about_data(cfg: Config) -> Iterator[str]:
             yield f'train_dataloader.{name}: where {kind} was is not in checkpoints'
 
 
-def _names_plateau(node: Any) -> bool:
+def _dicts_in(node: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(node, Mapping):
-        return 'Plateau' in type_name(node.get('type', '')) or any(map(_names_plateau, node.values()))
-    return isinstance(node, (list, tuple)) and any(map(_names_plateau, node))
+        yield node
+        node = [*node.values()]
+    for child in node if isinstance(node, (list, tuple)) else ():
+        yield from _dicts_in(child)

@@ -71,6 +71,8 @@ class Forks:
             self._ended.setdefault(config, []).append(attempt)
         if is_finished(attempt):
             self._finished[attempt.spec.key] = attempt.spec
+        if attempt.result.fork_points or attempt.result.forked_from:
+            self._with_files.add(attempt.spec.key)  # also of a trial that an earlier driver has started
 
     @cached_property
     def _why_never(self) -> str:

@@ -154,6 +154,7 @@ GOOD = dict(
     default_hooks=dict(epoch_seed=dict(type='mmfixnorm.EpochSeedHook'), checkpoint=dict(type='CheckpointHook')),
     custom_hooks=[dict(type='FixNormEMAHook')],
     train_dataloader=dict(num_workers=2, persistent_workers=False, sampler=dict(type='DefaultSampler')),
+    optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
     param_scheduler=[dict(type='CosineAnnealingLR')],
 )
 
@@ -176,6 +177,7 @@ GOOD = dict(
         ({'train_dataloader.persistent_workers': True, 'train_dataloader.num_workers': 0}, ''),
         ({'train_dataloader.sampler.type': 'InfiniteSampler'}, 'InfiniteSampler'),
         ({'param_scheduler.0.type': 'ReduceOnPlateauLR'}, 'param_scheduler'),
+        ({'optim_wrapper.accumulative_counts': 2}, 'accumulative_counts'),
     ],
 )
 def test_of_which_configs_a_training_that_continues_repeats(options, why):
