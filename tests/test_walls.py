@@ -108,7 +108,7 @@ SEARCH = {
     'methods': {'_utils', 'settings'},
     'planner.py': {'methods', 'settings'},
     'problem.py': {'_utils', 'methods', 'planner', 'settings', 'trial.schedule'},
-    'record': {'_utils', 'executors.claim', 'methods', 'planner', 'problem', 'settings', 'trial.folder'},
+    'record': {'_utils', 'executors.claim', 'methods', 'planner', 'problem', 'settings', 'trial.folder', 'trial.forks'},
     'driver.py': {'_utils', 'events', 'executors', 'methods', 'planner', 'problem', 'record', 'trial.folder'},
     'report': {'_utils', 'methods', 'problem', 'record', 'settings', 'trial.folder', 'trial.schedule'},
     'terminal': {

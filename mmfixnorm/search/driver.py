@@ -23,6 +23,7 @@ from mmfixnorm.search.methods.base import Best, Spec, StageKind, point_in
 from mmfixnorm.search.planner import Done, Propose, Run, Stuck, plan, propose, replay
 from mmfixnorm.search.problem import SearchProblem, check_can_be_written
 from mmfixnorm.search.record.checkpoints import CheckpointPruner
+from mmfixnorm.search.record.forks import Forks
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.same_training import KnownTrainings, result_of
 from mmfixnorm.search.record.study import StudyRecord, open_record
@@ -126,6 +127,7 @@ class _Driver:
         self._warnings_reported: set[str] = set()
         self._checkpoints = CheckpointPruner(problem)
         self._known = KnownTrainings(problem, record.attempts)
+        self._forks = Forks(problem, self._known, record.fingerprint, record.attempts)
         self._planned = sum(n for _, n, _ in problem.planned_costs())
         self._checked_for_claim: set[str] = set()
         self._state_at_plan: tuple[int, ...] | None = None
@@ -255,9 +257,17 @@ class _Driver:
     def _submit(self, spec: Spec) -> None:
         attempt = self._record.next_attempt(spec.key)
         trial_dir = self._problem.trial_dir(spec.key)
-        task = self._problem.trial_task(spec, attempt=attempt, fingerprint=self._record.fingerprint)
+        task = self._problem.trial_task(
+            spec,
+            attempt=attempt,
+            fingerprint=self._record.fingerprint,
+            fork_alphas=self._forks.alphas_after(spec),
+        )
         with writing_to(self._problem.work_dir):
             write_task(trial_dir, self._problem.trial_config(spec), task)
+            about_start = self._forks.begin(spec, [run.spec for run in self._running.values()])
+        if about_start:
+            self._emit('forking', about_start, key=spec.key)
         data = {**spec.to_dict(), 'attempt': attempt}
         self._emit('submitting', f'{spec.key} {spec.point}, attempt {attempt}', **data)
         handle = self._executor.submit(trial_dir, attempt)
@@ -338,12 +348,15 @@ class _Driver:
             cost = result.ramp.get('part', 0.0) if spec.is_ramp else self._problem.cost(spec.fraction)
             attempt = self._record.add(spec, result, cost=cost)
         self._known.add(attempt)
+        self._forks.add(attempt)
         self._running.pop(spec.key, None)
         self._checkpoints.prune(self._record.attempts)
         detail = result.message.split('\n')[0]
         if result.value is not None:
             detail = f'{self._problem.settings.metric} {result.value:g}'
         took = f'the same training as {result.same_as}' if result.same_as else f'{result.seconds:.1f} s'
+        if result.forked_from:
+            took += f', continued {result.forked_from} from iteration {result.forked_at}'
         self._emit(
             'recorded',
             f'{spec.key} {spec.point}: {result.outcome}, {detail}, {took}',
@@ -353,6 +366,7 @@ class _Driver:
             attempt=result.attempt,
             cost=attempt.spent,
             same_as=result.same_as,
+            forked_from=result.forked_from,
             progress=self._recorded(),
         )
 
@@ -375,6 +389,7 @@ class _Driver:
 
     def _report_finished_stages(self) -> None:
         replayed = replay(self._problem.settings, self._record.history())
+        self._forks.follow(replayed)
         stages = [s for s in replayed.stages if not s.missing]
         for stage in stages[self._stages_reported :]:
             text = f'best: {stage.best.point}, {stage.best.value:g}' if stage.best else 'best: none'

@@ -13,7 +13,8 @@ class Event:
 
     Attributes:
         kind: ``opened``, ``proposed``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
-            ``recorded``, ``retrying``, ``closed`` (a stage), ``warning``, ``stopping``, ``finished``;
+            ``recorded``, ``retrying``, ``forking`` (what a trial continues, or
+            why it does not), ``closed`` (a stage), ``warning``, ``stopping``, ``finished``;
             also ``started`` in ``status --follow``.
         text: The event as one line for people.
         data: The event as plain data for programs.

@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -137,8 +137,10 @@ class SearchProblem:
         _confine_checkpoints(cfg, keep_all=self.settings.keep_weights == 'all')
         return cfg
 
-    def trial_task(self, spec: Spec, *, attempt: int, fingerprint: str) -> dict[str, Any]:
-        """Return the content of ``spec.json`` for an attempt at a trial."""
+    def trial_task(
+        self, spec: Spec, *, attempt: int, fingerprint: str, fork_alphas: Sequence[float] = ()
+    ) -> dict[str, Any]:
+        """Return the content of ``spec.json`` for an attempt at a trial; ``fork_alphas`` may continue from it."""
         return {
             **spec.to_dict(),
             'attempt': attempt,
@@ -147,6 +149,7 @@ class SearchProblem:
             'rule': self.settings.rule,
             'select': self.settings.select,
             'alpha_keys': list(self.settings.alpha_keys) if spec.point.alpha is not None else [],
+            'fork_alphas': list(fork_alphas),
         }
 
 

@@ -19,7 +19,7 @@ AUTO = 'auto'
 #: Settings that say how trials are executed: changing them never changes a result, so a search may be resumed with
 #: other values.
 EXECUTION_KEYS = frozenset(
-    {'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s', 'reuse_trainings'}
+    {'workers', 'max_attempts', 'timeout_s', 'keep_weights', 'executor', 'backoff_s', 'reuse_trainings', 'fork'}
 )
 
 
@@ -52,6 +52,9 @@ class SearchSettings(ABC):
         own_lr (float, optional): The learning rate of the config, which is filled in where a search needs it.
         reuse_trainings (bool): Take over the result of a training that is the same to the last bit, see
             :mod:`mmfixnorm.search.record.same_training`; False trains each point.
+        fork (bool): Train at a smaller alpha only what comes after ``g`` has met it: continue from a checkpoint of the
+            training at a larger one, where a training that continues repeats to the last bit, see
+            :mod:`mmfixnorm.search.record.forks`. With ``reuse_trainings=False`` nothing is continued.
     """
 
     kind: ClassVar[str]
@@ -71,6 +74,7 @@ class SearchSettings(ABC):
     executor: str | Mapping[str, Any] | ExecutorSettings = 'local'
     backoff_s: float = 1.0
     reuse_trainings: bool = True
+    fork: bool = True
     own_lr: float | None = None
 
     def __post_init__(self) -> None:
@@ -96,8 +100,9 @@ class SearchSettings(ABC):
             raise checks.fail('backoff_s', rule, self.backoff_s)
         if self.own_lr is not None:
             self._set('own_lr', checks.positive('own_lr', self.own_lr))
-        if not isinstance(self.reuse_trainings, bool):
-            raise checks.fail('reuse_trainings', 'True or False', self.reuse_trainings)
+        for name in ('reuse_trainings', 'fork'):
+            if not isinstance(getattr(self, name), bool):
+                raise checks.fail(name, 'True or False', getattr(self, name))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen for all other code

@@ -28,13 +28,43 @@ def stamp(trial_dir, spec, word):
         f.write(f'{spec["fingerprint"]} {spec["key"]} {spec["attempt"]} {os.getpid()} {word}\n')
 
 
+def keep_points(trial_dir, spec):
+    """Keep the ends of epochs up to 9 for other alphas; the scale rises evenly to ``SCALE`` at the end of 10."""
+    bounds = [min(alpha, spec['alpha']) for alpha in spec['fork_alphas']]
+    done = start_of(trial_dir, spec).get('forked_at', 0) // 8
+    for epoch in range(done + 1, 10):
+        scale = SCALE * epoch / 10
+        if not any(scale < bound for bound in bounds):
+            continue
+        folder = os.path.join(trial_dir, 'forks', str(epoch * 8))
+        os.makedirs(folder, exist_ok=True)
+        point = dict(key=spec['key'], fingerprint=spec['fingerprint'], iteration=epoch * 8, max_iters=80, step=epoch)
+        with open(os.path.join(folder, 'point.json'), 'w') as f:
+            json.dump({**point, 'largest_scale': scale, 'next_loss': 1.0}, f)
+
+
+def start_of(trial_dir, spec):
+    """Return what the result says of a trial that continues another one; empty if it does not."""
+    path = os.path.join(trial_dir, 'fork', 'point.json')
+    if not os.path.exists(path):
+        return {}
+    with open(path) as f:
+        point = json.load(f)
+    if point['largest_scale'] >= spec['alpha']:
+        sys.exit('that training has met the bound of this one already')
+    part = point['iteration'] / point['max_iters']
+    return {'forked_from': point['key'], 'forked_at': point['iteration'], 'forked_part': part}
+
+
 def main(mode, trial_dir):
     with open(os.path.join(trial_dir, 'spec.json')) as f:
         spec = json.load(f)
     outcome, value, message = 'done', accuracy(*(spec[k] for k in NUMBERS)), ''
     if mode == 'short-low' and spec['fraction'] < 1:  # shorter trainings prefer the lowest learning rate
         value = 50 - 10 * spec['lr']
-    if mode == 'bounded':  # a larger alpha has no effect
+    if mode == 'forking':
+        keep_points(trial_dir, spec)
+    if mode in ('bounded', 'forking'):  # a larger alpha has no effect
         value = accuracy(spec['lr'], min(spec['alpha'], SCALE), spec['fraction'], spec['weight_decay'])
     if mode == 'tie':
         value = 50.0
@@ -71,7 +101,8 @@ def main(mode, trial_dir):
         'outcome': outcome,
         'value': value,
         'message': message,
-        'largest_scale': SCALE if mode == 'bounded' else None,
+        'largest_scale': SCALE if mode in ('bounded', 'forking') else None,
+        **(start_of(trial_dir, spec) if mode == 'forking' else {}),
     }
     if spec.get('is_ramp'):
         ramp = {'lr_range': None if mode == 'endless' else [0.2, 3.2], 'end': 4.0, 'part': 0.04}

@@ -24,10 +24,10 @@ from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.study import Attempt, is_finished
 from mmfixnorm.search.trial.folder import TrialResult
+from mmfixnorm.search.trial.forks import is_below
 
-# The largest scale is a quotient of two float32 numbers.
-_ROUNDING = 1e-6
-_ButAlpha: TypeAlias = tuple[Point, float, int]
+#: A training without its alpha: point, length and seed.
+ButAlpha: TypeAlias = tuple[Point, float, int]
 
 
 class KnownTrainings:
@@ -40,21 +40,21 @@ class KnownTrainings:
 
     def __init__(self, problem: SearchProblem, attempts: Iterable[Attempt]) -> None:
         self._problem = problem
-        self._by_config: defaultdict[_ButAlpha, list[Attempt]] = defaultdict(list)
+        self._by_config: defaultdict[ButAlpha, list[Attempt]] = defaultdict(list)
         self._has_scales = False
         for attempt in attempts:
             self.add(attempt)
 
     def add(self, attempt: Attempt) -> None:
         """Take in an attempt that has ended; only one that has finished its own training counts."""
-        config = self._but_alpha(attempt.spec)
+        config = self.but_alpha(attempt.spec)
         if config is not None and is_finished(attempt) and not attempt.result.same_as:
             self._by_config[config].append(attempt)
             self._has_scales |= attempt.result.largest_scale is not None
 
     def same_as(self, spec: Spec) -> Attempt | None:
         """Return the training that is the one of ``spec``; None if there is none."""
-        config = self._but_alpha(spec)
+        config = self.but_alpha(spec)
         if config is None:
             return None
         return next((a for a in self._by_config.get(config, ()) if _has_same_alpha(a, spec.point)), None)
@@ -63,8 +63,8 @@ class KnownTrainings:
         """Return the trainings in the order in which to start them."""
         if not self._has_scales:
             return list(specs)
-        first: dict[_ButAlpha | None, int] = {}
-        places = [first.setdefault(self._but_alpha(spec), i) for i, spec in enumerate(specs)]
+        first: dict[ButAlpha | None, int] = {}
+        places = [first.setdefault(self.but_alpha(spec), i) for i, spec in enumerate(specs)]
         order = sorted(range(len(specs)), key=lambda i: (places[i], -(specs[i].point.alpha or 0.0)))
         return [specs[i] for i in order]
 
@@ -76,24 +76,25 @@ class KnownTrainings:
             running (Spec): The one that runs.
             largest_scale (float, optional): What it has come up to so far; None if it has not said so.
         """
-        config, alphas = self._but_alpha(spec), (spec.point.alpha, running.point.alpha)
-        if config is None or config != self._but_alpha(running):
+        config, alphas = self.but_alpha(spec), (spec.point.alpha, running.point.alpha)
+        if config is None or config != self.but_alpha(running):
             return False
         if alphas[0] == alphas[1]:
             return True
         if not self._has_scales or self._meets_its_bound(spec) or self._meets_its_bound(running):
             return False  # where no training has told its scale, none will
-        return largest_scale is None or _is_below(largest_scale, alphas)
+        return largest_scale is None or is_below(largest_scale, alphas)
 
     def _meets_its_bound(self, spec: Spec) -> bool:
         """Return whether that is known from a training with a larger alpha, which it follows up to there."""
-        alpha, config = spec.point.alpha, self._but_alpha(spec)
+        alpha, config = spec.point.alpha, self.but_alpha(spec)
         if alpha is None or config is None:
             return False
         known = [(a.spec.point.alpha, a.result.largest_scale) for a in self._by_config.get(config, ())]
         return any(own is not None and own >= alpha and scale is not None and scale >= alpha for own, scale in known)
 
-    def _but_alpha(self, spec: Spec) -> _ButAlpha | None:
+    def but_alpha(self, spec: Spec) -> ButAlpha | None:
+        """Return what two trainings share that differ in alpha alone; None if no training is the same as another."""
         seed = self._problem.seed_of(spec)
         if seed is None or spec.is_ramp or not self._problem.settings.reuse_trainings:
             return None
@@ -105,7 +106,17 @@ def result_of(same: Attempt, spec: Spec, *, attempt: int) -> TrialResult:
     key = same.spec.key
     message = f'the same training as {key}' + (f': {same.result.message}' if same.result.message else '')
     return replace(
-        same.result, key=spec.key, attempt=attempt, same_as=key, message=message, seconds=0.0, built_alphas=[]
+        same.result,
+        key=spec.key,
+        attempt=attempt,
+        same_as=key,
+        message=message,
+        seconds=0.0,
+        built_alphas=[],
+        forked_from='',
+        forked_at=0,
+        forked_part=0.0,
+        fork_points=[],
     )
 
 
@@ -114,8 +125,4 @@ def _has_same_alpha(trained: Attempt, point: Point) -> bool:
     if alphas[0] == alphas[1]:
         return True
     largest = trained.result.largest_scale
-    return largest is not None and _is_below(largest, alphas)
-
-
-def _is_below(largest_scale: float, alphas: Iterable[float | None]) -> bool:
-    return all(alpha is not None and alpha > largest_scale * (1 + _ROUNDING) for alpha in alphas)
+    return largest is not None and is_below(largest, alphas)

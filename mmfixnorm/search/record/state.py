@@ -16,7 +16,8 @@ from mmfixnorm.search.record.study import Attempt, StudyRecord, is_finished
 class Row(NamedTuple):
     """One trial. ``cost`` and ``spent`` are in T_max, ``length`` in epochs or iterations, times in seconds.
 
-    ``spent`` is 0 where the training is another trial's, ``same_as``, and was not done again; ``cost`` is its length.
+    ``spent`` is 0 where the training is another trial's, ``same_as``, and was not done again, and less than ``cost``,
+    its length, where it continues the training of another trial, ``forked_from``.
     """
 
     key: str
@@ -31,6 +32,7 @@ class Row(NamedTuple):
     message: str
     spent: float
     same_as: str
+    forked_from: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return flat plain data for the events."""
@@ -80,7 +82,7 @@ class SearchState(NamedTuple):
         progress: The best value so far against cost.
         cost: What has finished, in T_max.
         planned_cost: What is planned at most, in T_max.
-        saved_cost: What need not be trained, as another training is the same, in T_max.
+        saved_cost: What need not be trained, as another training is the same or was the same so far, in T_max.
         trial_seconds: Time of all trials, in seconds.
         finished_seconds: Time of the attempts that finished their training, in seconds.
         wall_seconds: Time from the start of the search to its last result, in seconds.
@@ -151,6 +153,7 @@ def _row(attempts: Sequence[Attempt]) -> Row:
         message=last.result.message,
         spent=last.spent,
         same_as=last.result.same_as,
+        forked_from=last.result.forked_from,
     )
 
 

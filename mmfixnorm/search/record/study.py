@@ -49,8 +49,8 @@ class Attempt:
 
     @property
     def spent(self) -> float:
-        """What it has cost, in T_max: nothing if another trial's training is the same."""
-        return 0.0 if self.result.same_as else self.cost
+        """What it has cost, in T_max: nothing if another trial's training is the same, the rest if it continues one."""
+        return 0.0 if self.result.same_as else self.cost * (1.0 - self.result.forked_part)
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

@@ -81,7 +81,11 @@ def _summary(problem: SearchProblem, state: SearchState, best_config: Path | Non
         f'<b>{escape(summary_line(problem, state))}</b>',
         f'Config: <code>{escape(problem.filename)}</code>',
         f'T_max is {length} {unit}. Cost so far {state.cost:g} T_max of {state.planned_cost:g} planned'
-        + (f'; {state.saved_cost:g} saved, as those trainings are the same as others.' if state.saved_cost else '.'),
+        + (
+            f'; {state.saved_cost:g} saved, as trainings are, or begin, the same as others.'
+            if state.saved_cost
+            else '.'
+        ),
         f'It took {duration(state.wall_seconds)} from its start to its last result; '
         f'its trials took {duration(state.trial_seconds)} in sum.',
         f'Written {datetime.now():%Y-%m-%d %H:%M}.',

@@ -207,6 +207,8 @@ def _events(problem: SearchProblem, snapshot: Snapshot) -> Iterator[Event]:
     for row in snapshot.state.rows:
         value = row.message.split('\n')[0] if row.value is None else f'{problem.settings.metric} {row.value:g}'
         text = f'{row.key} {row.point}: {row.outcome}, {value}, {row.seconds:.1f} s in {row.attempts} attempts'
+        if row.forked_from:
+            text += f', continued {row.forked_from}'
         yield Event('recorded', text, row.to_dict())
     for stage in snapshot.state.replayed.stages:
         if not stage.missing:

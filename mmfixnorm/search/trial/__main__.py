@@ -43,6 +43,14 @@ from mmfixnorm.search.trial.folder import (
     read_curve,
     write_progress,
 )
+from mmfixnorm.search.trial.fork_hook import ForkHook, NotRepeatedError
+from mmfixnorm.search.trial.forks import (
+    ForkPoint,
+    checkpoint_to_start_from,
+    kept_points,
+    start_of,
+    why_from_the_beginning,
+)
 from mmfixnorm.search.trial.readback import built_lrs, built_owner, built_value, built_weight_decays, check_built
 from mmfixnorm.search.trial.scales import LargestScale
 
@@ -98,6 +106,8 @@ class TrialHook(Hook):
         if training_step(runner):
             before = math.nan if self._scale_before is None else self._scale_before
         self.scales.begin(runner.model, before, [built_owner(runner.model, key) for key in self._task['alpha_keys']])
+        if training_step(runner) not in self.curve and _has_validation_due(runner):
+            runner.val_loop.run()  # the earlier attempt ended between its checkpoint and this
 
     def after_train_iter(
         self,
@@ -159,6 +169,14 @@ def training_step(runner: Runner) -> int:
     return runner.epoch if by_epoch else runner.iter
 
 
+def _has_validation_due(runner: Runner) -> bool:
+    """Return whether a training that continues has to be validated before its next step; its end is not asked for."""
+    loop, step = runner.train_loop, training_step(runner)
+    loop._decide_current_val_interval()
+    is_inside = 0 < runner.iter < runner.max_iters
+    return bool(is_inside and step >= loop.val_begin and step % loop.val_interval == 0)
+
+
 def metric_value(metrics: Mapping[str, float], name: str) -> float:
     """Pick the metric that is tuned for; nan if the validation reported nothing.
 
@@ -204,10 +222,11 @@ def newest_loadable(work_dir: Path) -> Path | None:
     return None
 
 
-def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
-    """Build the folder's config, continue from an earlier attempt if there was one, and train."""
+def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook, fork_hook: ForkHook) -> Runner:
+    """Build the folder's config, continue from an earlier attempt or another trial if there is one, and train."""
     cfg = _config(trial_dir)
-    checkpoint = newest_loadable(Path(cfg.work_dir))
+    run_dir = Path(cfg.work_dir)
+    checkpoint = newest_loadable(run_dir) or checkpoint_to_start_from(trial_dir, run_dir, newest_loadable)
     if checkpoint is not None:
         cfg.load_from, cfg.resume = str(checkpoint), True
     runner = build_runner(cfg)
@@ -215,6 +234,7 @@ def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook) -> Runner:
     if reported is not None:
         check_reported(task['metric'], reported)
     runner.register_hook(hook)
+    runner.register_hook(fork_hook)
     runner.train()
     if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
         runner.val_loop.run()
@@ -259,18 +279,21 @@ def ramp_lr(trial_dir: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_trial(trial_dir: Path) -> TrialResult:
-    """Train and return how it ended: done, measured, diverged or broken; anything else raises."""
+    """Train and return how it ended: done, measured, diverged, broken or cancelled to begin anew; others raise."""
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
     hook = TrialHook(task, trial_dir / CURVE_FILE)
+    fork_hook = ForkHook(trial_dir, task, hook.scales)
     begin = time.monotonic()
     try:
         if task.get('is_ramp'):
             ended = ramp_lr(trial_dir, task)
         else:
-            runner = train(trial_dir, task, hook)
+            runner = train(trial_dir, task, hook, fork_hook)
             ended = valued(hook, task) | {'length': training_step(runner)}
     except DivergedError as err:
         ended = {'outcome': 'diverged', 'message': str(err)}
+    except NotRepeatedError as err:
+        ended, fork_hook.why_off = {'outcome': 'cancelled'}, str(err)
     except ConfigError as err:
         if isinstance(err, RaisedError):
             traceback.print_exc()  # into the trial's log
@@ -280,6 +303,9 @@ def run_trial(trial_dir: Path) -> TrialResult:
             raise
         traceback.print_exc()
         ended = {'outcome': 'broken', 'message': explain_failure(err)}
+    start = start_of(trial_dir)
+    messages = [ended.get('message'), _about_start(start) or why_from_the_beginning(trial_dir)]
+    ended['message'] = '; '.join(filter(None, messages))
     return TrialResult(
         key=task['key'],
         attempt=task['attempt'],
@@ -290,8 +316,17 @@ def run_trial(trial_dir: Path) -> TrialResult:
         curve=[[s, v if math.isfinite(v) else None] for s, v in sorted(hook.curve.items())],
         seconds=round(time.monotonic() - begin, 3),
         largest_scale=hook.scales.largest(),
+        forked_from=start.key if start else '',
+        forked_at=start.iteration if start else 0,
+        forked_part=start.part if start else 0.0,
+        fork_points=[[point.iteration, point.largest_scale] for point in kept_points(trial_dir)],
+        why_no_forks=fork_hook.why_off,
         **ended,
     )
+
+
+def _about_start(start: ForkPoint | None) -> str:
+    return f'continues {start.key} from iteration {start.iteration}' if start else ''
 
 
 def die_with_parent() -> None:

@@ -9,6 +9,7 @@
 ``progress.json``      how far the training is, and its loss; written about once a second
 ``run/``               the work dir of its Runner, with the checkpoints and mmengine's log
 ``result.json``        how the last attempt ended; written by the trial
+``forks/``, ``fork/``  checkpoints for trainings at other alphas, see :mod:`.forks`
 =====================  ===========================================================================================
 """
 
@@ -110,6 +111,11 @@ class TrialResult:
             the alpha that it would just meet. None if it is not known, or no layer has a bound.
         same_as: The trial whose training this is, where it was not done again.
         ramp: What a ramp of the learning rate has measured, see :class:`mmfixnorm.lr_range.LRRamp`.
+        forked_from: The trial whose training this one continues from ``forked_at``.
+        forked_at: The iteration up to which the training is that one's.
+        forked_part: The part of the training up to there.
+        fork_points: ``[iteration, largest scale]`` of the checkpoints that it kept for others, see :mod:`.forks`.
+        why_no_forks: Why no training can continue this one, or none of its search another; empty if there is no reason.
     """
 
     key: str
@@ -127,6 +133,11 @@ class TrialResult:
     largest_scale: float | None = None
     same_as: str = ''
     ramp: dict[str, Any] = field(default_factory=dict)
+    forked_from: str = ''
+    forked_at: int = 0
+    forked_part: float = 0.0
+    fork_points: list[list[Any]] = field(default_factory=list)
+    why_no_forks: str = ''
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:

@@ -47,7 +47,8 @@ class LargestScale:
         """Return the largest so far; None without a bounded layer, or if it is not known or not finite."""
         if not self._layers or not math.isfinite(self._before):
             return None
-        units = [layer.scale_bound / float(layer.alpha) for layer in self._layers]
+        # The same number for every alpha: a training that continues one at another alpha takes over its largest.
+        units = [float(f'{layer.scale_bound / float(layer.alpha):.12g}') for layer in self._layers]
         values = [v.item() / unit for v, unit in zip(self._largest, units, strict=True)]
         return max(self._before, *values) if all(map(math.isfinite, values)) else None
 

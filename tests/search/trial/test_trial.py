@@ -131,6 +131,18 @@ def test_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial, fo
         assert torch.equal(tensor, expected[name])
 
 
+def test_a_validation_that_a_kill_has_prevented_is_made_up_for(make_trial, forget_runs):
+    straight = run(make_trial(name='straight'))
+    forget_runs()
+    folder = make_trial(model__raise_at=20)
+    with pytest.raises(ValueError, match='empty'):
+        trial.main([str(folder)])  # in epoch 3
+    curve = folder / 'curve.jsonl'
+    curve.write_text(curve.read_text().splitlines()[0] + '\n')  # killed between checkpoint and validation 2
+    forget_runs()
+    assert run(make_trial(attempt=2))['curve'] == straight['curve']
+
+
 def test_a_torn_checkpoint_is_passed_over_for_an_older_one(make_trial, forget_runs):
     folder = make_trial()
     straight = run(folder)
