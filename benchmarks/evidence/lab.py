@@ -13,7 +13,6 @@ import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ class Lab:
                 kind='search',
                 method=settings['type'],
                 cost=round(sum(a.spent for a in record.attempts if is_finished(a)), 4),
-                winner=list(astuple(best.point)),
+                winner=numbers_of(best.point),
                 value=best.value,
             )
             done = self._write(group, config, problem, record, head)
@@ -114,7 +113,7 @@ class Lab:
                 raise SystemExit(f'{group}: {outcome.kind}: {outcome.message}')
             record = read_record(problem.work_dir)
             runs += [run_line(group, a, seed) | logged(problem, a) for a in record.attempts if is_finished(a)]
-        head = dict(kind='finals', point=list(astuple(point)))
+        head = dict(kind='finals', point=numbers_of(point))
         self._write(group, config, problem, record, head, runs)
 
     def _problem(self, group: str, config: str, options: Mapping[str, Any]) -> SearchProblem:
@@ -161,6 +160,11 @@ def named(config: str) -> dict[str, Any]:
     """What the config's own ``search`` block calls the things that are searched over and measured."""
     block = load_config(config_file(config)).get('search') or {}
     return {key: block[key] for key in ('metric', 'rule', 'alpha_key') if key in block}
+
+
+def numbers_of(point: Point) -> list[float | None]:
+    """Return lr, alpha and weight decay, as the lines of results have them."""
+    return [point.lr, point.alpha, point.weight_decay]
 
 
 def run_line(group: str, attempt: Attempt, seed: int | None) -> dict[str, Any]:

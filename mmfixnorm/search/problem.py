@@ -5,7 +5,6 @@ Its identity is everything that decides its results; a work dir belongs to one i
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import math
 import os
@@ -22,10 +21,11 @@ from mmengine.config import Config
 from mmfixnorm.config import HOOK_NAMES, load_config, with_names
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search._utils.keys import flatten, get_key
+from mmfixnorm.search._utils.keys import flatten, get_key, with_value
 from mmfixnorm.search.methods import method_of, parse_settings
-from mmfixnorm.search.methods.base import Point, Spec
+from mmfixnorm.search.methods.base import Point, Spec, is_key
 from mmfixnorm.search.methods.ramp import ANGLE_RANGE, needs_ramp, with_range
+from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.planner import planned_stages
 from mmfixnorm.search.settings import SearchSettings
 from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
@@ -34,6 +34,12 @@ from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, tr
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level', 'log_processor', 'local_rank'})
 _SHOWING = ('visualizer', 'vis_backends', 'default_hooks.visualization', 'default_hooks.logger')
 _EXECUTION_LEAVES = frozenset({'num_workers', 'persistent_workers', 'pin_memory', 'prefetch_factor'})
+#: Parts of a config that a training is made of. A number elsewhere says how trainings are compared, or is a variable of
+#: the file, whose value stands where it is used.
+_TRAINED = (
+    *('model', 'data_preprocessor', 'train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler'),
+    *('default_hooks', 'custom_hooks', 'strategy'),
+)
 _DATA = 'data at '
 _ADDRESS = re.compile(r' at 0x[0-9a-f]+')  # of an object in a config: it differs in each run
 _HOOKS = 'config.custom_hooks'  # alone it is an empty list
@@ -99,9 +105,10 @@ class SearchProblem:
 
     def config_with(self, point: Point) -> Config:
         """Return the resolved config with the values of a point at the keys that are tuned."""
-        cfg = copy.deepcopy(self.cfg)
-        cfg.merge_from_dict(self.tuned(point))
-        return cfg
+        plain = self.cfg.to_dict()
+        for key, value in self.tuned(point).items():  # mmengine merges nothing into a tuple or a list of numbers
+            plain = with_value(plain, key, value)
+        return Config(plain)
 
     def tuned(self, point: Point) -> dict[str, float]:
         """Return the dotted keys that are tuned or move with the learning rate, with their values."""
@@ -229,6 +236,8 @@ def load_problem(
         settings = replace(settings, workers=workers)
     _check_keys(cfg, settings)
     settings = _with_own_lr(cfg, settings)
+    if isinstance(settings, SampledSearch):
+        settings = _with_space_of(cfg, settings)
     if check := method_of(settings).check:
         check(settings)
     for fraction in settings.fractions:
@@ -261,11 +270,12 @@ def _confine_checkpoints(cfg: Config, *, keep_all: bool) -> None:
 
 
 def _check_keys(cfg: Config, settings: SearchSettings) -> None:
-    named = [(f'search.{name}_key', key) for name, keys in settings.tuned_keys.items() for key in keys]
+    plain = cfg.to_dict()
+    named = [(_setting(name), key) for name, keys in settings.tuned_keys.items() for key in keys]
+    _check_space_keys(plain, settings)
     if twice := {key for _, key in named} & {*settings.linked_keys}:
         raise ConfigError(f'search.linked_keys: {sorted(twice)[0]!r} is tuned itself; take it out of the list')
     named += [('search.linked_keys', key) for key in settings.linked_keys]
-    plain = cfg.to_dict()
     for setting, key in named:
         value = get_key(plain, key, named_by=setting)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -285,6 +295,40 @@ def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
     if needs_ramp(settings) and cfg.optim_wrapper.get('update') == 'angle':
         settings = with_range(settings, ANGLE_RANGE)
     return replace(settings, own_lr=float(lr))
+
+
+def _setting(name: str) -> str:
+    """Return the setting that names the keys of a tuned number."""
+    return f'search.space.{name}' if is_key(name) else f'search.{name}_key'
+
+
+def _check_space_keys(plain: Mapping[str, Any], settings: SearchSettings) -> None:
+    """Check that each key of ``search.space`` is one that a training can be tuned by, and is tuned once."""
+    tuned_keys = settings.tuned_keys
+    others = {key: _setting(name) for name, keys in tuned_keys.items() if not is_key(name) for key in keys}
+    others |= dict.fromkeys(settings.linked_keys, 'search.linked_keys')
+    for key in filter(is_key, tuned_keys):
+        setting, root = _setting(key), key.split('.')[0]
+        get_key(plain, key, named_by=setting)
+        if key in others:
+            raise ConfigError(f'{setting}: {key!r} is tuned by {others[key]} as well; take it out of one of them')
+        if key in ('train_cfg.max_epochs', 'train_cfg.max_iters'):
+            raise ConfigError(
+                f'{setting}: the length of the trainings is what costs are counted in, and cannot be tuned; '
+                'the schedule fractions of the search shorten it'
+            )
+        if not decides_results(f'config.{key}') or root not in _TRAINED:
+            raise ConfigError(
+                f'{setting}: {key!r} changes nothing in a training; tune a number below {", ".join(_TRAINED)} (but for '
+                'how data are loaded and shown), and name a variable of the file at the key where it is used'
+            )
+
+
+def _with_space_of(cfg: Config, settings: SampledSearch) -> SampledSearch:
+    """Return the settings with what the config says of the numbers of the space: which of them are integers."""
+    plain = cfg.to_dict()
+    space = {key: of.beside(get_key(plain, key, named_by=_setting(key))) for key, of in settings.space.items()}
+    return replace(settings, space=space)
 
 
 def check_data(cfg: Any) -> None:

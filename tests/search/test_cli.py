@@ -32,6 +32,7 @@ def cli(tool, fake_trial, capsys, tmp_path):
     return run
 
 
+SPACE = "type='RandomSearch', alpha_range=(1, 8), space={}"
 BAD = [  # search block, lines added to the config, what the message says
     ('lr_rnge=(0.2, 3.2)', '', r"search.lr_rnge: FixNormSearch has no such key, did you mean 'lr_range'?"),
     ('lr_range=()', '', 'search.lr_range: must be a pair'),
@@ -52,6 +53,15 @@ BAD = [  # search block, lines added to the config, what the message says
         "search.weight_decay_key: 'optim_wrapper.optimizer.weight_decay' is not in the config",
     ),
     ("type='SuccessiveHalvingSearch', alpha_range=(1, 8), num_trials=2", '', 'search.num_trials: must be at least 9'),
+    (
+        SPACE.format("{'model.head.alfa': (0, 1)}"),
+        '',
+        "search.space.model.head.alfa: 'model.head.alfa' is not in the config",
+    ),
+    (SPACE.format("{'model.head.alpha': (0, 1)}"), '', 'search.space.model.head.alpha: '),
+    (SPACE.format("{'train_cfg.max_epochs': (1, 9)}"), '', 'search.space.train_cfg.max_epochs: the length'),
+    (SPACE.format("{'optim_wrapper.optimizer.lr': (1, 0)}"), '', 'search.space.optim_wrapper.optimizer.lr: must be'),
+    ("space={'model.head.alpha': (0, 1)}", '', 'search.space: FixNormSearch has no such key'),
     ('', "model = dict(type='NoHead')\n", "'model.head.alpha' is not in the config"),
     (
         '',

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from mmfixnorm.search.trial import readback as built
 from mmfixnorm.search.trial.folder import read_result
 
 TASK = {'lr': 0.4, 'alpha': 2.0, 'weight_decay': 1e-4, 'alpha_keys': ['model.head.alpha']}
+SPACE = "type='RandomSearch', alpha_range=(1, 8), space={{'{}': (0, 1)}}"
 
 
 def flat(text):
@@ -60,6 +62,9 @@ def before_anything_runs(told, write_config, tmp_path):
         ('alphas=[0.0]', ''),
         ('num_splits=1', ''),
         ("alpha_key='model.head.alfa'", ''),
+        (SPACE.format('optim_wrapper.optimizer.lr'), ''),
+        (SPACE.format('train_cfg.max_epochs'), ''),
+        (SPACE.format('randomness.seed'), 'randomness = dict(seed=0)\n'),
         ('', 'train_cfg = dict(by_epoch=True, max_epochs=1)\n'),
         ('', "val_dataloader = dict(dataset=dict(data_root='/no/such/folder'))\n"),
     ]:
@@ -103,6 +108,8 @@ def broken(told):
     told(built.check_built, TASK, [0.4], [1.0], [1e-4])
     told(built.check_built, TASK, [0.4], [2.0], [0.0])
     told(built.built_value, object(), 'model.head')
+    runner = SimpleNamespace(model=SimpleNamespace(head=SimpleNamespace(dropout=0.1)))
+    told(built.check_space, {'others': {'model.head.dropout': 0.3}}, runner)
 
 
 class Away(LocalExecutor):

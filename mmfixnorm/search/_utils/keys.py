@@ -53,6 +53,20 @@ def get_key(config: Any, key: str, *, named_by: str) -> Any:
     return node
 
 
+def with_value(node: Any, key: str, value: Any) -> Any:
+    """Return a copy of nested mappings and lists with another value at a dotted key that they have.
+
+    Example:
+        >>> with_value({'betas': (0.9, 0.999), 'lr': 1}, 'betas.1', 0.95)
+        {'betas': (0.9, 0.95), 'lr': 1}
+    """
+    name, _, rest = key.partition('.')
+    new = with_value(_step(node, name), rest, value) if rest else value
+    if isinstance(node, Mapping):
+        return {**node, name: new}
+    return type(node)(new if str(i) == name else child for i, child in enumerate(node))
+
+
 def flatten(node: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
     """Yield every leaf as ``(dotted key, value)``; an empty container counts as a leaf."""
     if isinstance(node, Mapping) and node:

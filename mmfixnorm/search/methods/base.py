@@ -8,7 +8,7 @@ the package.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -24,37 +24,73 @@ class Point:
         lr: Learning rate.
         alpha: Bound of the FixNorm layer; None leaves it as in the config.
         weight_decay: Weight decay; None leaves it as in the config.
+        others: Pairs of a dotted key of the config and its number, by key: those of ``search.space``.
 
     Example:
         >>> str(Point(0.5, alpha=4.0))
         'lr 0.5, alpha 4'
+        >>> str(Point(0.5, others=(('model.head.dropout', 0.1),)))
+        'lr 0.5, dropout 0.1'
     """
 
     lr: float
     alpha: float | None = None
     weight_decay: float | None = None
+    others: tuple[tuple[str, float], ...] = ()
+
+    @classmethod
+    def of(cls, values: Mapping[str, float]) -> Point:
+        """Make the point of these numbers by name, as :attr:`values` has them."""
+        others = tuple(sorted((name, value) for name, value in values.items() if is_key(name)))
+        return cls(values['lr'], values.get('alpha'), values.get('weight_decay'), others)
 
     @property
     def values(self) -> dict[str, float]:
         """The numbers that are set, by name."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        named = {'lr': self.lr, 'alpha': self.alpha, 'weight_decay': self.weight_decay}
+        return {name: value for name, value in named.items() if value is not None} | dict(self.others)
 
     def cells(self, names: Iterable[str]) -> list[str]:
         """Return these numbers as the cells of a table; a number that is not set is an empty cell."""
         values = self.values
         return [f'{values[name]:g}' if name in values else '' for name in names]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data; without ``others`` where there are none, as in records of before."""
+        others = {'others': dict(self.others)} if self.others else {}
+        return {'lr': self.lr, 'alpha': self.alpha, 'weight_decay': self.weight_decay, **others}
+
     def __str__(self) -> str:
-        return ', '.join(f'{title(name)} {value:g}' for name, value in self.values.items())
+        values = self.values
+        return ', '.join(f'{name} {value:g}' for name, value in zip(titles(values), values.values(), strict=True))
 
 
-#: Names of the numbers that a search can tune.
-TUNED = tuple(f.name for f in fields(Point))
+def is_key(name: str) -> bool:
+    """Return whether the name of a number is its dotted key in the config, as in ``search.space``."""
+    return '.' in name
 
 
 def title(name: str) -> str:
-    """Return the name of a number as people read it: ``weight decay``."""
-    return name.replace('_', ' ')
+    """Return the name of a number as people read it: ``weight decay``; a key of the config stays as it is."""
+    return name if is_key(name) else name.replace('_', ' ')
+
+
+def titles(names: Iterable[str]) -> list[str]:
+    """Return the names as the heads of columns: of a key of the config as many last parts as tell it from the others.
+
+    Example:
+        >>> titles(['lr', 'model.head.dropout', 'optim_wrapper.optimizer.betas.0', 'optim_wrapper.optimizer.betas.1'])
+        ['lr', 'dropout', 'betas.0', 'betas.1']
+    """
+    names = list(names)
+    return [_last_parts(name, names) if is_key(name) else title(name) for name in names]
+
+
+def _last_parts(key: str, among: Sequence[str]) -> str:
+    parts = key.split('.')
+    ends = ['.'.join(parts[i:]) for i in reversed(range(len(parts)))]
+    unique = (end for end in ends if sum(f'.{name}'.endswith(f'.{end}') for name in among) == 1)
+    return next((end for end in unique if not end[0].isdigit()), key)
 
 
 def tidy(value: float, low: float, high: float) -> float:
@@ -83,9 +119,9 @@ class Spec:
     is_ramp: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Return flat plain data, as in ``spec.json``, the record and the events."""
+        """Return plain data, as in ``spec.json``, the record and the events."""
         rest = {'fraction': self.fraction, 'seed': self.seed, **({'is_ramp': True} if self.is_ramp else {})}
-        return {'key': self.key, 'stage': self.stage, **asdict(self.point), **rest}
+        return {'key': self.key, 'stage': self.stage, **self.point.to_dict(), **rest}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Spec:
@@ -99,12 +135,12 @@ class Spec:
 
 
 def point_in(data: Mapping[str, Any]) -> Point:
-    """Read the point in flat data such as ``spec.json``; early records have no weight decay.
+    """Read the point in plain data such as ``spec.json``; early records have no weight decay.
 
     Raises:
         KeyError: There is no learning rate or no alpha.
     """
-    return Point(data['lr'], data['alpha'], data.get('weight_decay'))
+    return Point(data['lr'], data['alpha'], data.get('weight_decay'), tuple(sorted(data.get('others', {}).items())))
 
 
 @dataclass(frozen=True)
@@ -135,8 +171,8 @@ class Best:
     value: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return flat plain data for the events."""
-        return {'key': self.key, **asdict(self.point), 'value': self.value}
+        """Return plain data for the events."""
+        return {'key': self.key, **self.point.to_dict(), 'value': self.value}
 
 
 #: What a record knows: finished trainings, and points that were proposed from results. A proposal is kept because it

@@ -43,13 +43,12 @@ from mmfixnorm.search.methods.base import (
     best_of,
     make_stage,
     numbered,
-    tidy,
 )
 from mmfixnorm.search.methods.sampled import OneLengthSearch, random_point
 
 if TYPE_CHECKING:
     import optuna  # imported where a point is proposed: that takes half a second
-    from optuna.distributions import FloatDistribution
+    from optuna.distributions import BaseDistribution
 
 _BEFORE_ANY_VALUE = 0.0
 _NEEDED = {'gp': ('scipy', 'torch'), 'tpe': ()}
@@ -187,10 +186,11 @@ def _sampler(settings: BayesianSearch, seed: int) -> optuna.samplers.BaseSampler
     return optuna.samplers.TPESampler(seed=seed, n_startup_trials=1, multivariate=True)
 
 
-def _distributions(settings: BayesianSearch) -> dict[str, FloatDistribution]:
-    from optuna.distributions import FloatDistribution
+def _distributions(settings: BayesianSearch) -> dict[str, BaseDistribution]:
+    from optuna.distributions import FloatDistribution, IntDistribution
 
-    return {name: FloatDistribution(low, high, log=True) for name, (low, high) in settings.ranges.items()}
+    kinds = {False: FloatDistribution, True: IntDistribution}
+    return {name: kinds[of.is_integer](of.low, of.high, log=of.log) for name, of in settings.ranges.items()}
 
 
 def _observed(settings: BayesianSearch, point: Point, value: float) -> optuna.trial.FrozenTrial:
@@ -208,7 +208,7 @@ def _suggest(settings: BayesianSearch, study: optuna.Study) -> Point:
     with _without_noise():
         trial = study.ask(_distributions(settings))
         study.tell(trial, lie)
-    return Point(**{name: tidy(trial.params[name], *pair) for name, pair in settings.ranges.items()})
+    return Point.of({name: of.tidy(trial.params[name]) for name, of in settings.ranges.items()})
 
 
 @contextmanager

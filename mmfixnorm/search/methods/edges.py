@@ -3,7 +3,8 @@
 Decided here:
 
 - an edge is the lowest or the highest value that was tried of a number of which several were; for points drawn from a
-  range, of which none lies exactly at its end, it is the outer 5 % of the range on a log scale;
+  range, of which few lie exactly at its end, it is the outer 5 % of the range, on a log scale where it has one;
+- a range that begins with 0 has no edge there: for most numbers nothing lies below;
 - a value that the search could have tried and did not, because its walk ended before, is no less tried;
 - where a training with another value of that number, else at the same point, has the same result, there is no edge:
   the number makes no difference there.
@@ -11,10 +12,7 @@ Decided here:
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
-from mmfixnorm.search.methods.base import Best, Finished, Replay, Spec, StageKind, title
+from mmfixnorm.search.methods.base import Best, Finished, Point, Replay, Spec, StageKind, is_key, title
 from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch, grid
@@ -35,11 +33,9 @@ def edge_warnings(settings: SearchSettings, replayed: Replay, finished: Finished
         end = _end(settings, name, best, specs)
         if end and not _ties(name, best, specs, finished):
             beyond = {'lowest': 'below', 'highest': 'above'}[end]
-            listed = getattr(settings, f'{name}s', None) is not None
-            key = f'{name}s' if listed else f'{name}_range'
             warnings.append(
                 f'the best {_title(name)}, {best.point.values[name]:g}, is the {end} that was tried: the best may lie '
-                f'{beyond}; extend search.{key}, and search again in another --work-dir'
+                f'{beyond}; extend search.{_setting(settings, name)}, and search again in another --work-dir'
             )
     return warnings
 
@@ -50,13 +46,20 @@ def _end(settings: SearchSettings, name: str, best: Best, specs: list[Spec]) -> 
     if isinstance(settings, LRFitSearch) and name == 'lr':
         return ''  # its curve knows more than its few points
     if isinstance(settings, SampledSearch):
-        low, high = settings.ranges[name]
-        place = math.log(value / low) / math.log(high / low)
-        return 'lowest' if place < _MARGIN else 'highest' if place > 1 - _MARGIN else ''
+        place = settings.ranges[name].place(value)
+        if place < _MARGIN:
+            return 'lowest' if settings.ranges[name].low else ''
+        return 'highest' if place > 1 - _MARGIN else ''
     tried = {*_listed(settings, name), *(spec.point.values[name] for spec in specs)}
     if len(tried) == 1:
         return ''
     return 'lowest' if value == min(tried) else 'highest' if value == max(tried) else ''
+
+
+def _setting(settings: SearchSettings, name: str) -> str:
+    if is_key(name):
+        return f'space.{name}'
+    return f'{name}s' if getattr(settings, f'{name}s', None) is not None else f'{name}_range'
 
 
 def _listed(settings: SearchSettings, name: str) -> tuple[float, ...]:
@@ -69,7 +72,7 @@ def _ties(name: str, best: Best, specs: list[Spec], finished: Finished) -> bool:
     return any(
         finished[spec.key].value == best.value
         and spec.point != best.point
-        and replace(spec.point, **{name: best.point.values[name]}) == best.point
+        and Point.of({**spec.point.values, name: best.point.values[name]}) == best.point
         for spec in specs
     )
 

@@ -1,11 +1,10 @@
-"""Points drawn evenly on the log scale: random search, and what the other methods that sample points share."""
+"""Points drawn evenly on a scale: random search, and what the other methods that sample points share."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,14 +22,14 @@ from mmfixnorm.search.methods.base import (
     make_stage,
     numbered,
     one_stage,
-    tidy,
 )
+from mmfixnorm.search.methods.space import Range, parse_space
 from mmfixnorm.search.settings import SearchSettings
 
 
 @dataclass(frozen=True)
 class SampledSearch(SearchSettings):
-    """What methods share that sample lr and one other number, both on a log scale.
+    """What methods share that sample lr and one other number, both on a log scale, and any more numbers.
 
     Args:
         lr_range (tuple[float, float] or str): ``(lr_min, lr_max)``, or ``'auto'``: measured first.
@@ -38,6 +37,10 @@ class SampledSearch(SearchSettings):
             ``weight_decay_range``. The other number stays as it is in the config.
         weight_decay_range (tuple[float, float], optional): The same for weight decay.
         weight_decay_key (str or list[str]): Where the weight decay is in the config.
+        space (dict): Other numbers of the config to tune, each a dotted key with its range: a pair ``(low, high)`` for
+            even values, or ``dict(low=..., high=..., log=True)`` for values that are even on a log scale. They are
+            integers where both ends and the config's own value are; ``integer=True`` or ``integer=False`` says
+            otherwise.
         num_trials (int): Number of points.
         sampler_seed (int): Seed of the points; ``seed`` is the seed of the trainings.
     """
@@ -46,6 +49,7 @@ class SampledSearch(SearchSettings):
     alpha_range: tuple[float, float] | None = None
     weight_decay_range: tuple[float, float] | None = None
     weight_decay_key: str | tuple[str, ...] = 'optim_wrapper.optimizer.weight_decay'
+    space: Mapping[str, Any] = field(default_factory=dict, hash=False)
     num_trials: int = 25
     sampler_seed: int = 0
 
@@ -62,6 +66,7 @@ class SampledSearch(SearchSettings):
                 self._set(name, checks.positive_range(name, getattr(self, name)))
         keys = checks.dotted_keys('weight_decay_key', self.weight_decay_key, 'optim_wrapper')
         self._set('weight_decay_key', keys)
+        self._set('space', parse_space(self.space))
         checks.integer('num_trials', self.num_trials, at_least=1)
         checks.integer('sampler_seed', self.sampler_seed, at_least=0)
 
@@ -76,10 +81,21 @@ class SampledSearch(SearchSettings):
         return checks.dotted_keys('weight_decay_key', self.weight_decay_key, 'optim_wrapper')
 
     @property
-    def ranges(self) -> dict[str, tuple[float, float]]:
+    def tuned_keys(self) -> dict[str, tuple[str, ...]]:
+        return {**super().tuned_keys, **{key: (key,) for key in self.space}}
+
+    @property
+    def ranges(self) -> dict[str, Range]:
         """The ranges by the name of their number, lr first."""
-        ranges = {name: getattr(self, f'{name}_range') for name in self.tuned_keys if name != 'lr'}
-        return {'lr': self.known_lr_range, **{name: pair for name, pair in ranges.items() if pair is not None}}
+        pairs = {name: getattr(self, f'{name}_range') for name in super().tuned_keys}
+        pairs['lr'] = self.known_lr_range
+        return {name: Range(pair[0], pair[1], log=True) for name, pair in pairs.items() if pair} | dict(self.space)
+
+    def identity(self) -> dict[str, Any]:
+        values = super().identity()
+        if not self.space:  # a record from before this key existed continues
+            del values['space']
+        return values
 
 
 @dataclass(frozen=True)
@@ -99,7 +115,7 @@ class OneLengthSearch(SampledSearch):
 
 @dataclass(frozen=True)
 class RandomSearch(OneLengthSearch):
-    """Points drawn evenly on the log scale, each from ``sampler_seed`` and its number alone.
+    """Points drawn evenly, lr on the log scale, each from ``sampler_seed`` and its number alone.
 
     Args:
         schedule_fraction (float): Length of the trainings, as a fraction of the config's own schedule.
@@ -122,15 +138,11 @@ def random_point(settings: SampledSearch, index: int) -> Point:
         index (int): Number of the point, from 0.
 
     Returns:
-        Point: The learning rate and the one other number.
+        Point: The learning rate, the one other number, and those of the space.
     """
     ranges = settings.ranges
     uniform = np.random.default_rng([settings.sampler_seed, index]).random(len(ranges))
-    values = {
-        name: tidy(math.exp(math.log(low) + u * math.log(high / low)), low, high)
-        for (name, (low, high)), u in zip(ranges.items(), uniform, strict=True)
-    }
-    return Point(**values)
+    return Point.of({name: of.at(u) for (name, of), u in zip(ranges.items(), uniform, strict=True)})
 
 
 def random_specs(settings: SampledSearch, stage: str, keys: Sequence[str], fraction: float) -> list[Spec]:

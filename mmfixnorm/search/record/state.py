@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from mmfixnorm.errors import ConfigError
@@ -35,10 +34,10 @@ class Row(NamedTuple):
     forked_from: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return flat plain data for the events."""
+        """Return plain data for the events."""
         row = self._asdict()
         point = row.pop('point')
-        return {**row, **asdict(point)}
+        return {**row, **point.to_dict()}
 
 
 class Progress(NamedTuple):

@@ -273,7 +273,7 @@ def _to_trial(attempt: Attempt) -> FrozenTrial:
     spec, result = attempt.spec, attempt.result
     params = spec.point.values
     distributions: dict[str, BaseDistribution] = {
-        name: FloatDistribution(0.0, max(1e6, value)) for name, value in params.items()
+        name: FloatDistribution(min(0.0, value), max(1e6, value)) for name, value in params.items()
     }
     done = result.outcome == 'done'
     state = {'done': TrialState.COMPLETE, 'measured': TrialState.PRUNED}.get(result.outcome, TrialState.FAIL)

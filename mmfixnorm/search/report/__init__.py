@@ -19,7 +19,7 @@ from mmfixnorm.search.record.state import SearchState, duration, search_state, s
 from mmfixnorm.search.record.study import StudyRecord, check_belongs
 from mmfixnorm.search.report import figures
 from mmfixnorm.search.report import html as report_html
-from mmfixnorm.search.report.curves import alpha_curves, leader, lr_curves, point_map, validation_curves
+from mmfixnorm.search.report.curves import alpha_curves, leader, lr_curves, point_map, slices, validation_curves
 from mmfixnorm.search.report.html import table
 from mmfixnorm.search.report.remarks import remarks
 from mmfixnorm.search.report.trials import trials_table
@@ -113,6 +113,8 @@ def _add_figures(page: Page, problem: SearchProblem, record: StudyRecord, state:
     points = point_map(settings, state)
     if points:
         page.add_figure(figures.draw_point_map(points, metric, leading))
+    for of_key in slices(settings, state):
+        page.add_figure(figures.draw_slice(of_key, metric, leading))
     page.add_figure(figures.draw_progress({settings.kind: state.progress}, metric, {settings.kind: leading}))
     curves = validation_curves(problem, record.attempts)
     if curves:

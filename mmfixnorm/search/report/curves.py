@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mmfixnorm.search.methods.base import Best, Spec, Stage, StageKind, ranked, title
+from mmfixnorm.search.methods.base import Best, Spec, Stage, StageKind, is_key, ranked, title
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, ledger
@@ -59,6 +59,26 @@ class PointMap(NamedTuple):
     keys: list[str]
     lrs: list[float]
     others: list[float]
+    values: list[float | None]
+    lengths: list[float]
+
+
+class Slice(NamedTuple):
+    """Points of a method that samples, by one number of ``search.space``.
+
+    Attributes:
+        key: Of the config.
+        is_log: Whether the number was drawn on a log scale.
+        keys: The trainings.
+        numbers: Their numbers at the key.
+        values: Their values; None if diverged.
+        lengths: In T_max.
+    """
+
+    key: str
+    is_log: bool
+    keys: list[str]
+    numbers: list[float]
     values: list[float | None]
     lengths: list[float]
 
@@ -159,12 +179,11 @@ def _lr_curve(
 
 
 def point_map(settings: SearchSettings, state: SearchState) -> PointMap | None:
-    """Collect the finished points of a method that samples two numbers; None for other methods."""
+    """Collect the finished points of a method that samples, by its first two numbers; None for other methods."""
     if not isinstance(settings, SampledSearch):
         return None
     other = list(settings.ranges)[1]
-    sampled = state.replayed.keys_of(StageKind.SAMPLES)
-    finished = [row for row in state.rows if row.outcome in ('done', 'diverged') and row.key in sampled]
+    finished = _finished_samples(state)
     return PointMap(
         other=title(other),
         other_key=other,
@@ -174,6 +193,30 @@ def point_map(settings: SearchSettings, state: SearchState) -> PointMap | None:
         values=[row.value for row in finished],
         lengths=[row.cost for row in finished],
     )
+
+
+def slices(settings: SearchSettings, state: SearchState) -> list[Slice]:
+    """Collect the finished points of a method that samples, by each number of ``search.space``."""
+    if not isinstance(settings, SampledSearch):
+        return []
+    finished = _finished_samples(state)
+    return [
+        Slice(
+            key=key,
+            is_log=of.log,
+            keys=[row.key for row in finished],
+            numbers=[row.point.values[key] for row in finished],
+            values=[row.value for row in finished],
+            lengths=[row.cost for row in finished],
+        )
+        for key, of in settings.ranges.items()
+        if is_key(key)
+    ]
+
+
+def _finished_samples(state: SearchState) -> list[Row]:
+    sampled = state.replayed.keys_of(StageKind.SAMPLES)
+    return [row for row in state.rows if row.outcome in ('done', 'diverged') and row.key in sampled]
 
 
 def alpha_curves(state: SearchState, rule: str) -> list[AlphaCurve]:

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from mmfixnorm.plot.html import add_star, new_figure
 from mmfixnorm.plot.palette import colour
 from mmfixnorm.search.record.state import Progress
-from mmfixnorm.search.report.curves import AlphaCurve, Leader, LrCurve, PointMap, ValidationCurve
+from mmfixnorm.search.report.curves import AlphaCurve, Leader, LrCurve, PointMap, Slice, ValidationCurve
 
 _SIZE = dict(height=420, margin=dict(l=60, r=20, t=50, b=50))
 _VALUE = '%{y:.5g}'  # in the text that a browser shows of a point
@@ -133,6 +133,27 @@ def draw_point_map(points: PointMap, metric: str, leading: Leader | None = None)
     if leading:
         add_star(figure, leading.best.point.lr, leading.best.point.values[points.other_key], leading.name)
         figure.update_layout(legend=dict(orientation='h', y=1.02, yanchor='bottom', x=1, xanchor='right'))
+    return figure
+
+
+def draw_slice(points: Slice, metric: str, leading: Leader | None = None) -> go.Figure:
+    """Draw the metric against one number of the space."""
+    figure = new_figure(f'{metric} against {points.key}', **_SIZE)
+    figure.update_layout(xaxis_title=points.key, yaxis_title=metric)
+    if points.is_log:
+        _use_log_axis(figure, points.numbers)
+    figure.add_scatter(
+        x=points.numbers,
+        y=points.values,
+        mode='markers',
+        marker=dict(size=8, color=colour(0)),
+        text=points.keys,
+        customdata=points.lengths,
+        hovertemplate=f'%{{text}}: {_VALUE} at %{{x:.4g}}<br>length %{{customdata:g}} T_max',
+        showlegend=False,
+    )
+    if leading:
+        add_star(figure, leading.best.point.values[points.key], leading.best.value, leading.name)
     return figure
 
 

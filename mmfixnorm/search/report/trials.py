@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from mmfixnorm.search.methods.base import title
+from mmfixnorm.search.methods.base import titles
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, duration
 from mmfixnorm.search.record.study import Attempt
@@ -30,7 +30,7 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
     tuned = problem.settings.tuned_keys
     metric = problem.settings.metric
     angles = {row.key: angle for row in state.rows if (angle := _median_angle(_folder(problem, row))) is not None}
-    columns = ['trial', 'outcome', *map(title, tuned), unit, 'T_max', metric]
+    columns = ['trial', 'outcome', *titles(tuned), unit, 'T_max', metric]
     names = (*columns, *(['rad per step'] if angles else []), 'attempts', 'time', 'log')
     budget = min(_ONE_TRIAL, _ALL_TRIALS // max(1, len(state.rows)))
     ended: dict[str, list[Attempt]] = {}

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from mmfixnorm.search._utils.numbers import column
 from mmfixnorm.search.events import Event, Listener
-from mmfixnorm.search.methods.base import FinishedTraining, Spec, title
+from mmfixnorm.search.methods.base import FinishedTraining, Spec, titles
 from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.planner import Propose, Run, plan
 from mmfixnorm.search.problem import SearchProblem
@@ -70,7 +70,7 @@ def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row])
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
     table = Table(title=f'{problem.filename}: {problem.settings.metric}')
-    for name in ('trial', *map(title, tuned), unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
+    for name in ('trial', *titles(tuned), unit, 'T_max', 'outcome', 'value', 'attempts', 'seconds'):
         # A key is an identity: a narrow terminal cuts other columns.
         table.add_column(name, justify='left' if name in ('trial', 'outcome') else 'right', no_wrap=name == 'trial')
     columns = (
@@ -96,7 +96,7 @@ def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec
     specs = known.specs if isinstance(known, Run) else ()
     tuned = problem.settings.tuned_keys
     table = Table(title=f'{problem.filename}: T_max = {length} {unit}')
-    for name in ('trial', *map(title, tuned), unit, 'T_max'):
+    for name in ('trial', *titles(tuned), unit, 'T_max'):
         table.add_column(name, justify='left' if name == 'trial' else 'right')
     for spec in specs:
         table.add_row(

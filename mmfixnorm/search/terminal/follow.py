@@ -18,7 +18,7 @@ from rich.text import Text
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.events import Event, Listener
-from mmfixnorm.search.methods.base import title
+from mmfixnorm.search.methods.base import titles
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import SearchState, StageCost, duration, search_state, stage_costs
 from mmfixnorm.search.record.study import read_record_of
@@ -163,7 +163,7 @@ def _stage_table(stages: list[StageCost]) -> Table:
 def _running_table(problem: SearchProblem, running: list[RunningTrial]) -> Table:
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
-    columns = ('trial', *map(title, tuned), unit, 'done', 'loss', problem.settings.metric, 'attempt', 'since', 'where')
+    columns = ('trial', *titles(tuned), unit, 'done', 'loss', problem.settings.metric, 'attempt', 'since', 'where')
     table = _table('running', columns)
     for trial in running:
         table.add_row(

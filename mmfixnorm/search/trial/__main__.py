@@ -51,7 +51,14 @@ from mmfixnorm.search.trial.forks import (
     start_of,
     why_from_the_beginning,
 )
-from mmfixnorm.search.trial.readback import built_lrs, built_owner, built_value, built_weight_decays, check_built
+from mmfixnorm.search.trial.readback import (
+    built_lrs,
+    built_owner,
+    built_value,
+    built_weight_decays,
+    check_built,
+    check_space,
+)
 from mmfixnorm.search.trial.scales import LargestScale
 
 _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
@@ -101,6 +108,9 @@ class TrialHook(Hook):
         self.built_alphas = [built_value(runner.model, key) for key in self._task['alpha_keys']]
         self.built_weight_decays = built_weight_decays(runner.optim_wrapper)
         check_built(self._task, self.built_lrs, self.built_alphas, self.built_weight_decays)
+        if unread := check_space(self._task, runner):
+            text = 'search.space: cannot be read back from what was built, only from its config: ' + ', '.join(unread)
+            print_log(text, logger='current')
         self.curve = read_curve(self._curve_file, up_to=training_step(runner))
         before = 0.0  # of a training from its start; a checkpoint to start from says nothing about it
         if training_step(runner):

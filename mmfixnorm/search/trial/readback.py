@@ -9,6 +9,10 @@ from typing import Any
 from mmengine.model import is_model_wrapper
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.keys import get_key
+
+# Parts of a config whose points of time a shorter training has earlier, see `schedule.py`.
+_SHORTENED = ('train_cfg', 'param_scheduler', 'default_hooks', 'custom_hooks')
 
 
 def _groups(optim_wrapper: Any) -> list[dict[str, Any]]:
@@ -27,9 +31,12 @@ def built_lrs(optim_wrapper: Any) -> list[float]:
 
 def built_weight_decays(optim_wrapper: Any) -> list[float]:
     """Return the weight decays of the parameter groups that are trained, rising."""
-    # A group of frozen parameters alone proves nothing: its weight decay is never applied.
-    trained = [g for g in _groups(optim_wrapper) if any(p.requires_grad for p in g['params'])]
-    return sorted({float(group['weight_decay']) for group in trained if 'weight_decay' in group})
+    return sorted({float(group['weight_decay']) for group in _trained(optim_wrapper) if 'weight_decay' in group})
+
+
+def _trained(optim_wrapper: Any) -> list[dict[str, Any]]:
+    # A group of frozen parameters alone proves nothing: what it has is never applied.
+    return [g for g in _groups(optim_wrapper) if any(p.requires_grad for p in g['params'])]
 
 
 def built_value(model: Any, key: str) -> float:
@@ -51,19 +58,56 @@ def built_owner(model: Any, key: str) -> Any:
 
 
 def _built(model: Any, key: str, names: Sequence[str]) -> Any:
-    node = model.module if is_model_wrapper(model) else model
+    node, missing = _follow(_unwrapped(model), names)
+    if missing:
+        raise ConfigError(
+            f'search.alpha_key: {key!r} cannot be read back: the built '
+            f'{type(node).__name__} has no attribute {missing!r}; use a layer that has it '
+            '(FixNormLinearClsHead has alpha), or tune the learning rate alone'
+        )
+    return node
+
+
+def _unwrapped(model: Any) -> Any:
+    return model.module if is_model_wrapper(model) else model
+
+
+def _follow(node: Any, names: Sequence[str]) -> tuple[Any, str]:
+    """Follow attributes, entries and indices; return what they lead to, and the name that is not there, or ''."""
     for name in names:
-        if name.isdigit():
-            node = node[int(name)]
+        if isinstance(node, Mapping) and name in node:
+            node = node[name]
+        elif name.isdigit():
+            try:
+                node = node[int(name)]
+            except (TypeError, IndexError, KeyError):
+                return node, name
         elif hasattr(node, name):
             node = getattr(node, name)
         else:
-            raise ConfigError(
-                f'search.alpha_key: {key!r} cannot be read back: the built '
-                f'{type(node).__name__} has no attribute {name!r}; use a layer that has it '
-                '(FixNormLinearClsHead has alpha), or tune the learning rate alone'
-            )
-    return node
+            return node, name
+    return node, ''
+
+
+def built_numbers(runner: Any, key: str) -> list[float]:
+    """Return the numbers that what was built has at a config key; empty if none can be read back there.
+
+    Those of the model's attribute, or of the parameter groups that are trained: before a scheduler has changed them.
+    """
+    root, *names = key.split('.')
+    if root == 'model':
+        found = [_follow(_unwrapped(runner.model), names)]
+    elif root == 'optim_wrapper' and 'optimizer' in names:
+        name, *inner = names[names.index('optimizer') + 1 :]
+        groups = [{name: g.get(f'initial_{name}', g.get(name))} for g in _trained(runner.optim_wrapper)]
+        found = [_follow(group, [name, *inner]) for group in groups]
+    else:
+        found = []
+    return [value for value, missing in found if not missing and _is_number(value)]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_among(value: float, built: Sequence[float]) -> bool:
@@ -103,3 +147,32 @@ def check_built(
                 f'search.alpha_key: the trial asks for alpha {task["alpha"]:g}, but {key} of the '
                 f'built model is {alpha:g}; something else sets it'
             )
+
+
+def check_space(task: Mapping[str, Any], runner: Any) -> list[str]:
+    """Check that the numbers of ``search.space`` took effect: in what was built, or at least in its config.
+
+    Args:
+        task (Mapping): The content of ``spec.json``.
+        runner (Runner): With all parts built.
+
+    Returns:
+        list[str]: The keys of the numbers that could not be read back from what was built.
+
+    Raises:
+        ConfigError: A number did not take effect; the message names its key.
+    """
+    unread = []
+    for key, value in task.get('others', {}).items():
+        numbers, source = built_numbers(runner, key), 'what was built has'
+        if not numbers:
+            unread.append(key)
+            if key.split('.')[0] in _SHORTENED and task.get('fraction', 1) < 1:
+                continue  # it can be a point of time, which is another one in a shorter training
+            numbers, source = [get_key(runner.cfg.to_dict(), key, named_by=f'search.space.{key}')], 'its config has'
+        if not _is_among(value, numbers):
+            raise ConfigError(
+                f'search.space.{key}: the trial asks for {value:g}, but {source} {sorted(set(numbers))}; something '
+                'else sets it; take it out of the space if it is not used as it is given'
+            )
+    return unread
