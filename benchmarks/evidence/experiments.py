@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.evidence import rotation
+from benchmarks.evidence import lr_fit, rotation
 from benchmarks.evidence.lab import RESULTS, Lab, read_lines
 from mmfixnorm.search import Point
 
@@ -160,4 +160,5 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     **{f'rotation-{name}': rotation.task(name) for name in rotation.TASKS},
     'rotation-law': rotation.law,
     'rotation-short': rotation.short,
+    **{f'lr-fit-{name}': lr_fit.task(name) for name in lr_fit.STOCK_LRS},
 }
