@@ -1,4 +1,4 @@
-"""Three trainings from no range: what ``LRFitSearch`` chooses on each task, on test data with seeds that it has not seen.
+"""Three trainings from no range: what ``LRFitSearch`` chooses on each task, on test data and with new seeds.
 
 The config's own learning rate is that of the stock recipe of its toolbox, so nothing here knows the task.
 """

@@ -21,9 +21,9 @@ from mmengine.config import Config
 from mmfixnorm.config import HOOK_NAMES, load_config, with_names
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search._utils.keys import flatten, get_key, with_value
+from mmfixnorm.search._utils.keys import flatten, get_key, is_key, with_value
 from mmfixnorm.search.methods import method_of, parse_settings
-from mmfixnorm.search.methods.base import Point, Spec, is_key
+from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.methods.ramp import ANGLE_RANGE, needs_ramp, with_range
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.planner import planned_stages

@@ -9,6 +9,11 @@ from typing import Any
 from mmfixnorm.errors import ConfigError
 
 
+def is_key(name: str) -> bool:
+    """Return whether the name of a number is its dotted key in the config, as in ``search.space``."""
+    return '.' in name
+
+
 def _is_list(node: Any) -> bool:
     return isinstance(node, Sequence) and not isinstance(node, (str, bytes))
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them in a column."""
+"""Numbers as people read them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,8 @@ def column(values: Sequence[float | None]) -> list[str]:
     while decimals and all(f'{v:.{decimals}f}'.endswith('0') for v in known if math.isfinite(v)):
         decimals -= 1
     return ['' if v is None else f'{v:.{decimals}f}' for v in values]
+
+
+def tidy(value: float, low: float, high: float) -> float:
+    """Keep ten digits, so that 0.8 is 0.8 and not 0.8000000000000002, and stay in the range."""
+    return min(max(float(f'{value:.10g}'), low), high)

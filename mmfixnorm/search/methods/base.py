@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
+from mmfixnorm.search._utils.keys import is_key
+
 if TYPE_CHECKING:
     from mmfixnorm.search.settings import SearchSettings
 
@@ -65,11 +67,6 @@ class Point:
         return ', '.join(f'{name} {value:g}' for name, value in zip(titles(values), values.values(), strict=True))
 
 
-def is_key(name: str) -> bool:
-    """Return whether the name of a number is its dotted key in the config, as in ``search.space``."""
-    return '.' in name
-
-
 def title(name: str) -> str:
     """Return the name of a number as people read it: ``weight decay``; a key of the config stays as it is."""
     return name if is_key(name) else name.replace('_', ' ')
@@ -91,11 +88,6 @@ def _last_parts(key: str, among: Sequence[str]) -> str:
     ends = ['.'.join(parts[i:]) for i in reversed(range(len(parts)))]
     unique = (end for end in ends if sum(f'.{name}'.endswith(f'.{end}') for name in among) == 1)
     return next((end for end in unique if not end[0].isdigit()), key)
-
-
-def tidy(value: float, low: float, high: float) -> float:
-    """Keep ten digits, so that 0.8 is 0.8 and not 0.8000000000000002, and stay in the range."""
-    return min(max(float(f'{value:.10g}'), low), high)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ Decided here:
 
 from __future__ import annotations
 
-from mmfixnorm.search.methods.base import Best, Finished, Point, Replay, Spec, StageKind, is_key, title
+from mmfixnorm.search._utils.keys import is_key
+from mmfixnorm.search.methods.base import Best, Finished, Point, Replay, Spec, StageKind, title
 from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch, grid

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
+from mmfixnorm.search._utils.numbers import tidy
 from mmfixnorm.search.methods.base import (
     Best,
     Finished,
@@ -33,7 +34,6 @@ from mmfixnorm.search.methods.base import (
     all_diverged,
     better,
     make_stage,
-    tidy,
 )
 from mmfixnorm.search.settings import SearchSettings
 

@@ -1,8 +1,9 @@
 """Three trainings and a fit: the search for those who know no learning rate and have no time for a sweep.
 
 The first trainings are the config's own learning rate and the middle of the range; each later one is where a curve
-through the values so far, see :mod:`.lr_curve`, promises most over what is trained. The winner is the training whose
-*fitted* value is best: a lucky value beside worse neighbours does not win. It can be the config's own.
+through the values so far, see :mod:`mmfixnorm.search._utils.lr_curve`, promises most over what is trained. The winner
+is the training whose *fitted* value is best: a lucky value beside worse neighbours does not win. It can be the config's
+own.
 
 Decided here:
 
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mmfixnorm.search._utils import checks
+from mmfixnorm.search._utils.lr_curve import LRCurve
 from mmfixnorm.search.methods.base import (
     Best,
     Finished,
@@ -39,7 +41,6 @@ from mmfixnorm.search.methods.base import (
     best_of,
     make_stage,
 )
-from mmfixnorm.search.methods.lr_curve import LRCurve
 from mmfixnorm.search.settings import AUTO, SearchSettings
 
 _APART = 0.75  # octaves between the two first learning rates

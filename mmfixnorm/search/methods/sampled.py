@@ -10,6 +10,7 @@ import numpy as np
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
+from mmfixnorm.search._utils.space import Range, parse_space
 from mmfixnorm.search.methods.base import (
     Finished,
     Method,
@@ -23,7 +24,6 @@ from mmfixnorm.search.methods.base import (
     numbered,
     one_stage,
 )
-from mmfixnorm.search.methods.space import Range, parse_space
 from mmfixnorm.search.settings import SearchSettings
 
 

@@ -32,6 +32,7 @@ from typing import ClassVar
 import numpy as np
 
 from mmfixnorm.search._utils import checks
+from mmfixnorm.search._utils.numbers import tidy
 from mmfixnorm.search.methods.base import (
     Finished,
     Method,
@@ -45,7 +46,6 @@ from mmfixnorm.search.methods.base import (
     all_diverged,
     make_stage,
     ranked,
-    tidy,
 )
 from mmfixnorm.search.settings import SearchSettings
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from mmfixnorm.search.methods.base import Best, Spec, Stage, StageKind, is_key, ranked, title
+from mmfixnorm.search._utils.keys import is_key
+from mmfixnorm.search.methods.base import Best, Spec, Stage, StageKind, ranked, title
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, ledger

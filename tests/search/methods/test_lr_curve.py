@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mmfixnorm.search.methods import lr_curve
-from mmfixnorm.search.methods.lr_curve import LRCurve
+from mmfixnorm.search._utils import lr_curve
+from mmfixnorm.search._utils.lr_curve import LRCurve
 
 CASES = {
     'one value': ([0.4], [60.0]),

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.space import Range
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.methods.base import FinishedTraining, Point, Spec, point_in, titles
 from mmfixnorm.search.methods.bayesian import BayesianSearch
 from mmfixnorm.search.methods.halving import SuccessiveHalvingSearch
 from mmfixnorm.search.methods.sampled import RandomSearch, random_point
-from mmfixnorm.search.methods.space import Range
 from mmfixnorm.search.planner import replay
 from tests.search.planning import RANGES, play
 

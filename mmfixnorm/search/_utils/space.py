@@ -9,8 +9,8 @@ from typing import Any
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
-from mmfixnorm.search._utils.keys import nearest
-from mmfixnorm.search.methods.base import is_key, tidy
+from mmfixnorm.search._utils.keys import is_key, nearest
+from mmfixnorm.search._utils.numbers import tidy
 
 
 @dataclass(frozen=True)
