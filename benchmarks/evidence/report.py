@@ -1,4 +1,4 @@
-"""Make the tables and figures of docs/evidence.md and docs/rotation.md from the raw results.
+"""Make the tables and figures of docs/evidence.md, rotation.md and search.md from the raw results.
 
     python benchmarks/evidence/report.py
 
@@ -20,7 +20,7 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.evidence import rotation
+from benchmarks.evidence import lr_fit, rotation
 from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
 from benchmarks.evidence.lab import RESULTS, read_lines
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
@@ -30,6 +30,7 @@ from mmfixnorm.plot.png import draw_png
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/evidence.md'
 ROTATION_PAGE = ROOT / 'docs/rotation.md'
+SEARCH_PAGE = ROOT / 'docs/search.md'
 FIGURES = ROOT / 'docs/images/evidence'
 NAMES = {
     'fixnorm': 'tuned FixNorm (Algorithm 4)',
@@ -429,6 +430,37 @@ def rotation_finals(results: Results) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
+#: Searches of earlier experiments on the same tasks and test data, with the seeds 1 to 5: that of FixNorm, and BO + WD.
+EARLIER = {
+    'digits': ('transfer-digits', 'fixnorm', 'bo'),
+    'bccd': ('transfer-bccd', 'fixnorm', 'bo'),
+    'camvid': ('transfer-camvid', 'fixnorm', 'bo'),
+    'residual': ('table1-residual', 'fixnorm', 'bo'),
+    'mobile': ('table1-mobile', 'fixnorm-low', 'bo-low'),
+}
+
+
+def lr_fit_table(results: Results) -> str:
+    """What three trainings chose without a range, beside the stock learning rate and the searches with one."""
+    head = ['task', 'T_max', 'lr', 'test, new seeds', 'stock lr', 'its test', 'gain, 95 %']
+    head += ['Algorithm 4, a given range', 'BO + WD']
+    rows = [head, ['---'] * len(head)]
+    for task, stock in lr_fit.STOCK_LRS.items():
+        name = f'lr-fit-{task}'
+        searched, values, own = results.head(name, 'search'), results.values(name, 'test'), f'{stock:g}'
+        if searched is None or not values:
+            continue  # not trained yet
+        untuned = results.values(name, 'stock-test')
+        rows.append([task, f'{searched["cost"]:.2f}', f'{searched["winner"][0]:g}', spread(values), own])
+        rows[-1] += [spread(untuned), difference(values, untuned)] if untuned else ['', '']
+        experiment, *groups = EARLIER[task]
+        for group in groups:
+            earlier = results.head(experiment, group)
+            cost = f' at {earlier["cost"]:.0f}' if earlier else ''
+            rows[-1].append(f'{spread(results.values(experiment, f"{group}-test"))}{cost}')
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def with_tables(page: str, made: Mapping[str, str]) -> str:
     """A page with its tables replaced.
 
@@ -450,7 +482,7 @@ def _filled(text: str, markers: re.Match[str]) -> str:
 def pages(results: Results) -> dict[Path, dict[str, str]]:
     """The tables of each page."""
     of_rotation = {'scan': scan_table(results), 'law': law_table(results), 'finals': rotation_finals(results)}
-    return {PAGE: tables(results), ROTATION_PAGE: of_rotation}
+    return {PAGE: tables(results), ROTATION_PAGE: of_rotation, SEARCH_PAGE: {'lr-fit': lr_fit_table(results)}}
 
 
 def main() -> None:

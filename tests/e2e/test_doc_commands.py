@@ -6,6 +6,7 @@ them shorter: one training, one epoch, a few images.
 """
 
 import argparse
+import json
 import os
 import re
 import runpy
@@ -41,6 +42,7 @@ RUN = {  # program -> the test that runs it
     'tools/dist_train.sh': 'tests/tools/test_scripts.py::'
     'test_dist_train_trains_and_resumes_with_equal_weights_on_both_ranks',
     'tools/slurm_train.sh': 'tests/tools/test_scripts.py::test_slurm_scripts_train_two_tasks_and_test',
+    'tools/fixnorm_lr_range.py': f'{HERE}::test_the_range_of_the_learning_rate_by_the_command',
     'tools/fixnorm_search.py plan': f'{HERE}::test_a_search_by_the_commands',
     'tools/fixnorm_search.py run': f'{HERE}::test_a_search_by_the_commands',
     'tools/fixnorm_search.py status': f'{HERE}::test_a_search_by_the_commands',
@@ -81,6 +83,7 @@ NOT_RUN = {
     'pre-commit install': 'it changes the hooks of the repository',
     'benchmarks/evidence/run.py': 'hours: several hundred trainings',
     'benchmarks/figures.sh': '45 minutes; its syntax is checked',
+    'benchmarks/lr_range.py': 'a quarter of an hour: ramps of five networks',
     'benchmarks/negative_scale.py': 'half an hour: three trainings of ResNet-18',
     'benchmarks/tuners/make_table.py': 'hours: 1086 trainings',
 }
@@ -347,6 +350,16 @@ def test_a_search_by_the_commands(toy_search, capsys, tmp_path):
         assert toy_search(*[next(compared) if word == 'WORK_DIR' else word for word in words]) == 0
         assert (work_dir / 'report.html').is_file()
         assert load_config(work_dir / 'best_config.py', import_custom_modules=False).optim_wrapper.optimizer.lr == 0.4
+
+
+@pytest.mark.slow
+def test_the_range_of_the_learning_rate_by_the_command(toy_search, folder, capsys, tmp_path):
+    for words in documented('tools/fixnorm_lr_range.py'):
+        assert folder('tools/fixnorm_lr_range.py', *filled(words, CONFIG='one.py'), '--json', 'ramp.json') == 0
+    *_, line = capsys.readouterr().out.splitlines()
+    measured = json.loads((tmp_path / 'ramp.json').read_text())
+    assert line == 'lr_range = ({:g}, {:g})'.format(*measured['lr_range'])
+    assert not list(tmp_path.rglob('*.pth'))
 
 
 @pytest.mark.slow

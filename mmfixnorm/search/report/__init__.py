@@ -19,7 +19,16 @@ from mmfixnorm.search.record.state import SearchState, duration, search_state, s
 from mmfixnorm.search.record.study import StudyRecord, check_belongs
 from mmfixnorm.search.report import figures
 from mmfixnorm.search.report import html as report_html
-from mmfixnorm.search.report.curves import alpha_curves, leader, lr_curves, point_map, slices, validation_curves
+from mmfixnorm.search.report.curves import (
+    alpha_curves,
+    fit_curve,
+    leader,
+    lr_curves,
+    point_map,
+    ramp_curve,
+    slices,
+    validation_curves,
+)
 from mmfixnorm.search.report.html import table
 from mmfixnorm.search.report.remarks import remarks
 from mmfixnorm.search.report.trials import trials_table
@@ -106,7 +115,12 @@ def _remarks(problem: SearchProblem, state: SearchState, record: StudyRecord) ->
 def _add_figures(page: Page, problem: SearchProblem, record: StudyRecord, state: SearchState) -> None:
     settings, metric = problem.settings, problem.settings.metric
     leading = leader(state, record.attempts)
-    page.add_figure(figures.draw_lr_curves(lr_curves(state), metric, leading))
+    if ramp := ramp_curve(record.attempts):
+        page.add_figure(figures.draw_ramp(ramp))
+    over_lr = figures.draw_lr_curves(lr_curves(state), metric, leading)
+    if fit := fit_curve(settings, state):
+        figures.add_fit(over_lr, fit)
+    page.add_figure(over_lr)
     alphas = alpha_curves(state, settings.rule)
     if alphas:
         page.add_figure(figures.draw_alpha_curves(alphas, metric, leading))

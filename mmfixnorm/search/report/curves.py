@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
+
 from mmfixnorm.search._utils.keys import is_key
-from mmfixnorm.search.methods.base import Best, Spec, Stage, StageKind, ranked, title
+from mmfixnorm.search.methods.base import Best, FinishedTraining, Spec, Stage, StageKind, ranked, title
+from mmfixnorm.search.methods.lr_fit import LRFitSearch, curve_of
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, ledger
@@ -15,6 +19,7 @@ from mmfixnorm.search.record.study import Attempt
 from mmfixnorm.search.settings import SearchSettings
 from mmfixnorm.search.trial.folder import CURVE_FILE, read_curve
 
+_FIT_POINTS = 60
 _Validation = tuple[int, float | None]
 
 
@@ -102,6 +107,24 @@ class ValidationCurve(NamedTuple):
     values: list[float | None]
 
 
+class RampCurve(NamedTuple):
+    """A ramp of the learning rate: loss and angle (in radians; None: no step) of each iteration, and its range."""
+
+    lrs: list[float]
+    losses: list[float]
+    angles: list[float | None]
+    lr_range: tuple[float, float] | None
+
+
+class FitCurve(NamedTuple):
+    """The fitted values over the learning rate, with one standard deviation to both sides."""
+
+    lrs: list[float]
+    means: list[float]
+    low: list[float]
+    high: list[float]
+
+
 class Leader(NamedTuple):
     """The winner, or the best so far, as the figures mark it.
 
@@ -177,6 +200,34 @@ def _lr_curve(
         diverged=[row.point.lr for row in ended if row and row.outcome == 'diverged'],
         best_lr=best_lr,
     )
+
+
+def ramp_curve(attempts: Sequence[Attempt]) -> RampCurve | None:
+    """Return the ramp of a search; None if there was none."""
+    for attempt in attempts:
+        if attempt.result.ramp:
+            lrs, losses, angles = (list(column) for column in zip(*attempt.result.ramp['steps'], strict=True))
+            low_high = attempt.result.ramp['lr_range']
+            return RampCurve(lrs, losses, angles, (low_high[0], low_high[1]) if low_high else None)
+    return None
+
+
+def fit_curve(settings: SearchSettings, state: SearchState) -> FitCurve | None:
+    """Return the curve of :class:`LRFitSearch` through its values; None for other methods, or before there are any."""
+    stages = [stage for stage in state.replayed.stages if stage.kind is StageKind.LR]
+    if not isinstance(settings, LRFitSearch) or not stages or stages[0].lr_range is None:
+        return None
+    keys = {spec.key for stage in stages for spec in stage.specs}
+    rows = [row for row in state.rows if row.key in keys and row.outcome in ('done', 'diverged')]
+    trained = [FinishedTraining(row.key, row.point, row.value) for row in rows]
+    curve = curve_of(replace(settings, lr_range=stages[0].lr_range), trained) if trained else None
+    if curve is None:
+        return None
+    ends = [*stages[0].lr_range, *(t.point.lr for t in trained)]
+    lrs = np.geomspace(min(ends), max(ends), _FIT_POINTS).tolist()
+    estimates = [curve.at(lr) for lr in lrs]
+    means = [e.mean for e in estimates]
+    return FitCurve(lrs, means, [e.mean - e.sd for e in estimates], [e.mean + e.sd for e in estimates])
 
 
 def point_map(settings: SearchSettings, state: SearchState) -> PointMap | None:

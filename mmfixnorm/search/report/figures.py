@@ -15,7 +15,16 @@ import plotly.graph_objects as go
 from mmfixnorm.plot.html import add_star, new_figure
 from mmfixnorm.plot.palette import colour
 from mmfixnorm.search.record.state import Progress
-from mmfixnorm.search.report.curves import AlphaCurve, Leader, LrCurve, PointMap, Slice, ValidationCurve
+from mmfixnorm.search.report.curves import (
+    AlphaCurve,
+    FitCurve,
+    Leader,
+    LrCurve,
+    PointMap,
+    RampCurve,
+    Slice,
+    ValidationCurve,
+)
 
 _SIZE = dict(height=420, margin=dict(l=60, r=20, t=50, b=50))
 _VALUE = '%{y:.5g}'  # in the text that a browser shows of a point
@@ -71,6 +80,30 @@ def draw_lr_curves(curves: Sequence[LrCurve], metric: str, leading: Leader | Non
             )
     if leading:
         add_star(figure, leading.best.point.lr, leading.best.value, leading.name)
+    return figure
+
+
+def add_fit(figure: go.Figure, fit: FitCurve) -> None:
+    """Draw the fitted curve with its band into the figure over the learning rate."""
+    line = dict(x=fit.lrs, line_color='grey', mode='lines', hovertemplate=f'lr %{{x:.4g}}: {_VALUE}')
+    figure.add_scatter(y=fit.low, line_width=0, showlegend=False, **line)
+    figure.add_scatter(y=fit.high, line_width=0, fill='tonexty', name='fit, one standard deviation', **line)
+    figure.add_scatter(y=fit.means, line_dash='dot', name='fit', **line)
+
+
+def draw_ramp(ramp: RampCurve) -> go.Figure:
+    """Draw loss and angle of a ramp against the learning rate; the range that follows is shaded."""
+    figure = new_figure('ramp of the learning rate', **_SIZE)
+    figure.update_layout(yaxis_title='loss', xaxis_title='learning rate')
+    figure.update_layout(yaxis2=dict(title='angle per step (rad)', overlaying='y', side='right', type='log'))
+    _use_log_axis(figure, ramp.lrs)
+    hover = f'lr %{{x:.4g}}: {_VALUE}'
+    figure.add_scatter(x=ramp.lrs, y=ramp.losses, name='loss', line_color=colour(0), hovertemplate=hover)
+    angle = dict(x=ramp.lrs, y=ramp.angles, name='angle per step', line_color=colour(1), hovertemplate=hover)
+    figure.add_scatter(yaxis='y2', **angle)
+    if ramp.lr_range:
+        low, high = ramp.lr_range
+        figure.add_vrect(x0=low, x1=high, fillcolor='grey', opacity=0.2, line_width=0, annotation_text='range')
     return figure
 
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.record.state import duration, ledger, search_state, stage_costs
 from mmfixnorm.search.report import write_report
-from mmfixnorm.search.report.curves import alpha_curves, lr_curves, validation_curves
+from mmfixnorm.search.report.curves import alpha_curves, fit_curve, lr_curves, ramp_curve, validation_curves
 from mmfixnorm.search.report.trials import end_of
 from mmfixnorm.search.report.winner import winner_diff
 from mmfixnorm.search.trial.folder import read_angles
@@ -161,6 +161,29 @@ def test_a_grid_over_lr_alone_has_no_alpha_curve(make_search):
     state = search_state(search.problem(), search.record())
     assert alpha_curves(state, 'greater') == []
     assert write_report(search.problem(), search.record()).best_config
+
+
+def test_the_report_shows_the_ramp_and_the_fit_with_its_band(make_search):
+    search = make_search("type='LRFitSearch'")
+    search.run()
+    problem, record = search.problem(), search.record()
+    state = search_state(problem, record)
+    ramp, fit = ramp_curve(record.attempts), fit_curve(problem.settings, state)
+    assert (ramp.lr_range, len(ramp.lrs)) == ((0.2, 3.2), 6)
+    lr = state.best.point.lr
+    near = min(range(len(fit.lrs)), key=lambda i: abs(fit.lrs[i] - lr))
+    assert fit.low[near] <= fit.means[near] <= fit.high[near]
+    assert fit.means[near] == pytest.approx(state.best.value, abs=5)
+    page = write_report(problem, record).report.read_text()
+    assert 'ramp of the learning rate' in page
+    assert 'fit, one standard deviation' in page
+    assert 'by the fit' in page  # how sure the choice is
+
+
+def test_other_searches_have_neither_ramp_nor_fit(searched):
+    problem, record = searched
+    assert ramp_curve(record.attempts) is None
+    assert fit_curve(problem.settings, search_state(problem, record)) is None
 
 
 @pytest.mark.parametrize(('seconds', 'text'), [(0.2, '0 s'), (59.6, '1 min'), (3725, '1 h 2 min 5 s')])

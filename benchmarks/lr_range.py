@@ -1,0 +1,103 @@
+"""The ranges that ``search.lr_range='auto'`` measures, over tasks and seeds, beside the best learning rate of a scan.
+
+    python benchmarks/lr_range.py --seeds 0 1 2 3 4 --out benchmarks/lr_range_cpu_202611.jsonl
+
+A line for each ramp; what is in the file is not measured again. Prints the table of ``docs/search.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.evidence.lab import RESULTS, config_file, read_lines
+from benchmarks.evidence.lr_fit import STOCK_LRS
+from benchmarks.evidence.rotation import TASKS
+
+
+def ramp(task: str, seed: int) -> dict[str, Any]:
+    """Run the command on the FixNorm config of a task; return its line."""
+    config = config_file(TASKS[task].configs.format(method='fixnorm'))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, 'ramp.json')
+        command = [sys.executable, '-m', 'mmfixnorm', 'lr-range', str(config), '--seed', str(seed), '--json', str(file)]
+        command += ['--cfg-options', f'optim_wrapper.optimizer.lr={STOCK_LRS[task]}']
+        begin = time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        measured = json.loads(file.read_text())
+    rest = {'end': measured['end'], 'iterations': len(measured['steps']), 'part': round(measured['part'], 4)}
+    return {
+        'task': task,
+        'seed': seed,
+        'lr_range': measured['lr_range'],
+        **rest,
+        'seconds': round(time.monotonic() - begin),
+    }
+
+
+def scanned(task: str) -> dict[float, float]:
+    """The mean value of each learning rate of the scans, over their seeds."""
+    of_lr: dict[float, list[float]] = {}
+    for line in read_lines(RESULTS / f'rotation-{task}.jsonl'):
+        if 'key' in line and line['group'].startswith('fixnorm/seed'):
+            of_lr.setdefault(line['lr'], []).append(0.0 if line['value'] is None else line['value'])
+    return {lr: sum(values) / len(values) for lr, values in of_lr.items()}
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    """A row for each task, in Markdown."""
+    head = (
+        'task',
+        'ramps',
+        'range of the first',
+        'largest end / smallest',
+        'iterations',
+        'T_max',
+        'best of a scan',
+        'in',
+    )
+    rows = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
+    for task in dict.fromkeys(line['task'] for line in lines):
+        of_task = [line for line in lines if line['task'] == task]
+        ends = [line['end'] for line in of_task]
+        values = scanned(task)
+        best = max(values, key=lambda lr: values[lr], default=math.nan)
+        holds = sum(line['lr_range'][0] <= best <= line['lr_range'][1] for line in of_task)
+        low, high = of_task[0]['lr_range']
+        rows.append(
+            f'| {task} | {len(of_task)} | {low:g} to {high:g} | {max(ends) / min(ends):.2f} '
+            f'| {min(line["iterations"] for line in of_task)} to {max(line["iterations"] for line in of_task)} '
+            f'| {max(line["part"] for line in of_task):.2g} | {best:g} | {holds} of {len(of_task)} |'
+        )
+    return '\n'.join(rows)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what is missing, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--tasks', nargs='+', choices=list(STOCK_LRS), default=list(STOCK_LRS))
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument('--out', type=Path, required=True)
+    args = parser.parse_args(argv)
+    lines = read_lines(args.out)
+    for seed in args.seeds:
+        for task in args.tasks:
+            if not any((line['task'], line['seed']) == (task, seed) for line in lines):
+                lines.append(ramp(task, seed))
+                with args.out.open('a', encoding='utf-8') as file:
+                    file.write(json.dumps(lines[-1]) + '\n')
+    print(table(lines))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
