@@ -140,9 +140,13 @@ def planned_stages(settings: SearchSettings) -> list[PlannedStage]:
 
     The numbers are upper bounds: a later round can be smaller.
     """
+    return [*planned_ramp(settings), *stages_of_method(settings), *planned_confirmation(settings)]
+
+
+def stages_of_method(settings: SearchSettings) -> list[PlannedStage]:
+    """List the stages of the method alone, without ramp and confirmation."""
     searched = with_range(settings, _ANY_RANGE) if needs_ramp(settings) else settings
-    stages = method_of(searched).planned_stages(searched)
-    return [*planned_ramp(settings), *stages, *planned_confirmation(settings)]
+    return method_of(searched).planned_stages(searched)
 
 
 def propose(settings: SearchSettings, finished: Sequence[FinishedTraining], keys: Sequence[str]) -> list[Spec]:

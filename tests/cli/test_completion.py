@@ -9,7 +9,7 @@ BLOCK = "import sys; sys.modules['argcomplete'] = None\nfrom mmfixnorm.cli impor
 @pytest.mark.parametrize(
     'line, completions',
     [
-        ('mmfixnorm ', {'train', 'test', 'audit', 'convert', 'search', 'fold', 'analyze'}),
+        ('mmfixnorm ', {'train', 'test', 'audit', 'convert', 'search', 'lr-range', 'fold', 'analyze'}),
         ('mmfixnorm a', {'audit', 'analyze'}),
         ('mmfixnorm search st', {'status'}),
         ('mmfixnorm search run c.py --executor ', {'local', 'manual', 'ray', 'slurm'}),

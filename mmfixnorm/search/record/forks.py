@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
-from mmfixnorm.search.methods import method_of
 from mmfixnorm.search.methods.base import Replay, Spec
+from mmfixnorm.search.planner import stages_of_method
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.exact_resume import why_not_exact
 from mmfixnorm.search.record.same_training import ButAlpha, KnownTrainings
@@ -91,7 +91,7 @@ class Forks:
         # A closed stage grows no more, the present one up to what is planned; new seeds are another training's.
         closed, last = {stage.name for stage in replayed.stages[:-1]}, replayed.stages[-1:]
         complete = {(stage.name, len(stage.specs)) for stage in last}
-        planned = method_of(self._problem.settings).planned_stages(self._problem.settings)
+        planned = stages_of_method(self._problem.settings)
         self._growing = {
             stage.fraction
             for stage in planned
