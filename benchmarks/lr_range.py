@@ -59,7 +59,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         'task',
         'ramps',
         'range of the first',
-        'largest end / smallest',
+        'largest / smallest of the ends',
         'iterations',
         'T_max',
         'best of a scan',
