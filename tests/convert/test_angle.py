@@ -7,10 +7,11 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
-from mmfixnorm.convert.angle import ANGLE, ANGLE_RANGE, keys_of_lr, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import ANGLE, keys_of_lr, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.recipe import optim_wrapper_edit
 from mmfixnorm.core.layers import WNLinear
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.methods.ramp import ANGLE_RANGE
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
 ADAMW = dict(type='AdamW', lr=4e-3, weight_decay=0.05)

@@ -13,6 +13,8 @@ METHODS = {
     # lr 0.4, 0.8, 1.6 and alphas 1, 4 beside 2, then 8 short; lr 0.4, 0.8 at alpha 4 and 0.4 at alpha 2; the
     # best pair, 0.8 and 4, is among them
     "type='UnimodalFixNormSearch'": [(3, 0.2), (3, 0.2), (3, 1)],
+    # the config's own lr, the middle of the range and one that the fit proposes; alpha 1 beside 4
+    "type='LRFitSearch', lr_range=(0.2, 3.2), alphas=[4.0, 1.0]": [(3, 1), (1, 1)],
     "type='GridSearch', lrs=[0.4, 0.8, 1.6], alphas=[1.0, 4.0], schedule_fraction=0.5": [(6, 0.5)],
     f"type='BayesianSearch', sampler='tpe', num_trials=4, num_startup_trials=3, {RANGES}": [(4, 1)],
     f"type='RandomSearch', num_trials=4, {RANGES}": [(4, 1)],
@@ -30,7 +32,7 @@ def test_every_method_is_counted():
 
 @pytest.mark.parametrize('block', METHODS)
 def test_the_ledger_is_the_trainings_that_ran_times_their_lengths(make_search, decaying, block):
-    search = make_search(block, extra='' if 'ixNorm' in block or 'Grid' in block else decaying)
+    search = make_search(block, extra='' if any(kind in block for kind in ('ixNorm', 'LRFit', 'Grid')) else decaying)
     assert search.run(workers=2).kind == 'done'
     trainings = METHODS[block]
     cost = sum(number * length for number, length in trainings)

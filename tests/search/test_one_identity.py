@@ -145,6 +145,7 @@ def test_what_cannot_be_written_for_a_trial_is_named_at_the_plan(
 BLOCKS = {
     'FixNormSearch': {},
     'UnimodalFixNormSearch': {},
+    'LRFitSearch': dict(own_lr=0.1),  # which is filled in from the config
     'GridSearch': dict(lrs=[0.1, 0.2]),
     'RandomSearch': dict(alpha_range=(0.5, 8.0)),
     'BayesianSearch': dict(weight_decay_range=(1e-5, 1e-3)),
