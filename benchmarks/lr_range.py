@@ -34,7 +34,7 @@ def ramp(task: str, seed: int) -> dict[str, Any]:
         begin = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         measured = json.loads(file.read_text())
-    rest = {'end': measured['end'], 'iterations': len(measured['steps']), 'part': round(measured['part'], 4)}
+    rest = {'end': measured['end'], 'iterations': measured['iterations'], 'part': round(measured['part'], 4)}
     return {
         'task': task,
         'seed': seed,

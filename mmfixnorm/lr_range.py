@@ -42,19 +42,22 @@ class LRRamp:
     Attributes:
         lr_range: The learning rates worth a search; None if the ramp did not come to its end.
         end: The learning rate at the end of the ramp; None if it did not come to it.
-        steps: ``[lr, loss, angle]`` of each iteration.
-        part: Iterations of the ramp over those of the whole training.
+        steps: ``[lr, loss, angle]`` of each step.
+        iterations: Iterations that it took.
+        part: These over the iterations of the whole training.
     """
 
     lr_range: tuple[float, float] | None
     end: float | None
     steps: list[list[float | None]]
+    iterations: int
     part: float
 
     def __str__(self) -> str:
-        after = f'after {len(self.steps)} iterations, {self.part:.3g} T_max'
+        after = f'after {self.iterations} iterations, {self.part:.3g} T_max'
         if self.end is None or self.lr_range is None:
-            return f'the ramp of the learning rate came to no end {after}: the last lr was {self.steps[-1][0]:.3g}'
+            reached = f'the last lr was {self.steps[-1][0]:.3g}' if self.steps else 'no step was taken'
+            return f'the ramp of the learning rate came to no end {after}: {reached}'
         low, high = self.lr_range
         return f'steps are too large from lr {self.end:.3g} on, so lr {low:g} to {high:g} is worth a search ({after})'
 
@@ -67,12 +70,12 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
     """Raise the learning rate of a training until its steps are too large.
 
     Everything is built from a copy of the config, in a Runner of its own: nothing of a training is changed. The first
-    ``max_iters`` iterations of the data are read; no checkpoint is written and nothing is validated.
+    ``max_iters`` steps are taken; no checkpoint is written and nothing is validated.
 
     Args:
         cfg (Config): What to train, with ``work_dir`` and ``launcher``.
         lr (float): Its learning rate; other parameter groups keep their ratio to it.
-        max_iters (int): Iterations at most.
+        max_iters (int): Steps at most.
 
     Raises:
         ConfigError: The config cannot be trained.
@@ -95,7 +98,7 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
     end = ramp_end(hook.steps)
     found = None if end is None else (_rounded(end * BELOW_THE_END[0]), _rounded(end * BELOW_THE_END[1]))
     total = length * (len(runner.train_dataloader) if unit == 'epochs' else 1)
-    return LRRamp(found, end, [list(step) for step in hook.steps], len(hook.steps) / total)
+    return LRRamp(found, end, [list(step) for step in hook.steps], hook.iterations, hook.iterations / total)
 
 
 def ramp_end(steps: Sequence[RampStep]) -> float | None:

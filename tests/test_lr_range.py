@@ -85,6 +85,16 @@ def test_the_range_does_not_depend_on_the_learning_rate_of_the_config(toy, facto
     assert measure_lr_range(toy, 0.1 * factor).end == pytest.approx(end, rel=0.5)
 
 
+def test_with_accumulated_gradients_a_step_takes_more_iterations_and_the_end_is_the_same(toy):
+    single = measure_lr_range(toy, 0.1)
+    toy.optim_wrapper.accumulative_counts = 4
+    ramp = measure_lr_range(toy, 0.1)
+    assert ramp.iterations == 4 * len(ramp.steps) > len(single.steps)
+    assert all(angle is not None for _, _, angle in ramp.steps)
+    assert ramp.part == pytest.approx(ramp.iterations / 32)
+    assert ramp.end == pytest.approx(single.end, rel=1.0)
+
+
 def test_no_checkpoint_and_no_validation(toy, tmp_path):
     toy.val_evaluator = dict(type='ToyAccuracy', prefix='never')
     measure_lr_range(toy, 0.1)

@@ -1,6 +1,6 @@
 """Measure the learning rates worth a search, by one short ramp of the learning rate.
 
-Trains at most 100 iterations and leaves nothing behind. A search does the same with ``search.lr_range='auto'``.
+Takes at most 100 steps and leaves nothing behind. A search does the same with ``search.lr_range='auto'``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config with an optimizer whose lr is a number')
     parser.add_argument('--lr-key', default='optim_wrapper.optimizer.lr', help='default: %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='default: %(default)s')
-    parser.add_argument('--json', metavar='FILE', help='write each iteration here as JSON')
+    parser.add_argument('--json', metavar='FILE', help='write each step here as JSON')
     add_cfg_options(parser, help='changes to the config')
 
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from mmfixnorm.launch import load_config
     from mmfixnorm.lr_range import measure_lr_range
     from mmfixnorm.search._utils.keys import get_key
-    from mmfixnorm.search.methods.ramp import ANGLE_RANGE
+    from mmfixnorm.search.settings import ANGLE_RANGE
 
     cfg = load_config(args.config, cfg_options=args.cfg_options)
     lr = get_key(cfg.to_dict(), args.lr_key, named_by='--lr-key')

@@ -27,7 +27,7 @@ from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.engine.replace_layers import is_plain_layer
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.methods.ramp import ANGLE_RANGE
+from mmfixnorm.search.settings import ANGLE_RANGE
 from mmfixnorm.type_names import type_name
 
 __all__ = ['Conversion', 'convert']

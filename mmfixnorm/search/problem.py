@@ -24,10 +24,10 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, is_key, with_value
 from mmfixnorm.search.methods import method_of, parse_settings
 from mmfixnorm.search.methods.base import Point, Spec
-from mmfixnorm.search.methods.ramp import ANGLE_RANGE, needs_ramp, with_range
+from mmfixnorm.search.methods.ramp import needs_ramp, with_range
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.planner import planned_stages
-from mmfixnorm.search.settings import SearchSettings
+from mmfixnorm.search.settings import ANGLE_RANGE, SearchSettings
 from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
 
 #: Parts of a config that say where and how a training runs and what it shows, not what it computes.
@@ -292,6 +292,8 @@ def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
     lr = get_key(cfg.to_dict(), key, named_by='search.lr_key')
     if not lr > 0:
         raise ConfigError(f'{key}: must be > 0 in the config, which a search starts from, got {lr!r}')
+    if settings.own_lr not in (None, lr):
+        raise ConfigError(f'search.own_lr: is {key} of the config, {lr:g}, got {settings.own_lr:g}; leave it out')
     if needs_ramp(settings) and cfg.optim_wrapper.get('update') == 'angle':
         settings = with_range(settings, ANGLE_RANGE)
     return replace(settings, own_lr=float(lr))

@@ -11,7 +11,7 @@ from mmfixnorm.convert.angle import ANGLE, keys_of_lr, schedule_by_angle, wrappe
 from mmfixnorm.convert.recipe import optim_wrapper_edit
 from mmfixnorm.core.layers import WNLinear
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.methods.ramp import ANGLE_RANGE
+from mmfixnorm.search.settings import ANGLE_RANGE
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
 ADAMW = dict(type='AdamW', lr=4e-3, weight_decay=0.05)

@@ -21,7 +21,7 @@ __all__ = ['LRRampHook', 'RampEndedError', 'RampStep']
 
 
 class RampStep(NamedTuple):
-    """One iteration of a ramp: its learning rate, its loss, and the angle of its step in radians (None: no step)."""
+    """One step of a ramp: its learning rate, the loss, and its angle in radians; None where the loss is not finite."""
 
     lr: float
     loss: float
@@ -33,21 +33,24 @@ class RampEndedError(Exception):
 
 
 class LRRampHook(Hook):
-    """Raises the learning rate from iteration to iteration, and ends the training with :class:`RampEndedError`.
+    """Raises the learning rate from step to step, and ends the training with :class:`RampEndedError`.
 
     Other parameter groups keep their ratio to it. It begins far below what the weights notice and doubles until a step
     turns them by ``visible_angle``; from there it rises by ``factor``. A ramp ends when ``is_over(steps)``, when the
-    loss is no longer finite, or after ``max_iters`` iterations. Changes nothing but the learning rate.
+    loss is no longer finite, or after ``max_iters`` steps, each of as many iterations as gradients are accumulated. An
+    iteration without a step, which a loss scaler skips for example, raises nothing. Changes nothing but the learning
+    rate.
 
     Args:
         lr (float): The learning rate of the config.
         is_over (Callable): Gets the steps so far.
-        max_iters (int): Iterations at most.
-        factor (float): Of the learning rates of two iterations.
+        max_iters (int): Steps at most.
+        factor (float): Of the learning rates of two steps.
         visible_angle (float): In radians, all weights of the set as one vector.
 
     Attributes:
         steps: What was measured.
+        iterations: Iterations so far.
     """
 
     priority = 'LOWEST'  # after hooks and schedulers that set the learning rate
@@ -64,6 +67,7 @@ class LRRampHook(Hook):
         self._is_visible = False
         self._meter = StepMeter()
         self.steps: list[RampStep] = []
+        self.iterations = 0
 
     def before_train(self, runner: Runner) -> None:
         """Note the learning rate of each parameter group as built."""
@@ -96,11 +100,13 @@ class LRRampHook(Hook):
         everywhere = torch.as_tensor((outputs or {}).get('loss', math.nan)).detach().float().clone()
         all_reduce(everywhere, 'mean')  # all processes end, or none
         measured = self._meter.read()
-        step = RampStep(self._lr, float(everywhere), None if measured is None else measured.joint)
-        self.steps.append(step)
-        if not math.isfinite(step.loss) or len(self.steps) >= self._max_iters or self._is_over(self.steps):
+        loss, angle = float(everywhere), None if measured is None else measured.joint
+        self.iterations += 1
+        if angle is not None or not math.isfinite(loss):
+            self.steps.append(RampStep(self._lr, loss, angle))
+        at_most = self._max_iters * getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if not math.isfinite(loss) or self.iterations >= at_most or self._is_over(self.steps):
             raise RampEndedError
-        if step.angle is not None and step.angle >= self._visible_angle:
-            self._is_visible = True
-        if step.angle is not None or measured is None:
+        if angle is not None:
+            self._is_visible |= angle >= self._visible_angle
             self._lr *= self._factor if self._is_visible else 2.0

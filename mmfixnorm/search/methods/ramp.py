@@ -2,7 +2,7 @@
 
 The ramp is a trial as every other: a driver records it, a kill costs its iterations, a second run finds it. What it
 does is in :mod:`mmfixnorm.lr_range`. With ``update='angle'`` there is nothing to measure: the range is
-:data:`ANGLE_RANGE`.
+:data:`~mmfixnorm.search.settings.ANGLE_RANGE`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from mmfixnorm.search.settings import AUTO, SearchSettings
 _Settings = TypeVar('_Settings', bound=SearchSettings)
 _KEY = 'ramp'
 _STAGE = 'lr range'
-
-ANGLE_RANGE = (0.005, 0.08)
-"""Learning rates of a search with ``update='angle'``, in radians: a quarter to 4 times 0.02."""
 
 
 class Ramped(NamedTuple):

@@ -111,7 +111,7 @@ def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec
         console.print(f'next: {keys}; proposed when they start, from all earlier results', highlight=False)
     stages = problem.planned_costs()
     for name, number, cost in stages:
-        of = f'{number} trainings, {cost:g} T_max' if cost else 'at most 100 iterations, not counted below'
+        of = f'{number} trainings, {cost:g} T_max' if cost else 'at most 100 steps, not counted below'
         console.print(f'{name}: {of}', highlight=False)
     total = sum(cost for _, _, cost in stages)
     console.print(f'in all: {sum(n for _, n, _ in stages)} trainings, {total:g} T_max', highlight=False)

@@ -7,9 +7,9 @@ import pytest
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import METHODS, parse_settings
 from mmfixnorm.search.methods.base import FinishedTraining, Point, StageKind
-from mmfixnorm.search.methods.ramp import ANGLE_RANGE
 from mmfixnorm.search.planner import Done, Run, Stuck, plan, planned_stages, replay
 from mmfixnorm.search.record.state import search_state, stage_costs
+from mmfixnorm.search.settings import ANGLE_RANGE
 from tests.search.planning import closed, hill, play
 
 RANGE = (0.2, 3.2)
@@ -117,6 +117,12 @@ def test_a_learning_rate_that_nothing_can_start_from_is_refused(write_config, lr
     file = write_config("lr_range='auto'", extra=f"optim_wrapper['optimizer']['lr'] = {lr}\n")
     with pytest.raises(ConfigError, match=r'optim_wrapper\.optimizer\.lr: must be > 0'):
         load_problem(file)
+
+
+def test_another_learning_rate_than_the_configs_as_its_own_is_refused(make_search):
+    assert make_search("lr_range='auto', own_lr=0.1").problem().settings.own_lr == 0.1
+    with pytest.raises(ConfigError, match=r'search\.own_lr: is optim_wrapper\S+ of the config, 0\.1, got 0\.3'):
+        make_search("lr_range='auto', own_lr=0.3").problem()
 
 
 def test_a_whole_search_records_the_ramp_once_and_counts_its_iterations(make_search, tmp_path):
