@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import os
+import re
+import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, WEIGHT_INITIALIZERS
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
@@ -20,14 +23,23 @@ from mmfixnorm.config import PARTS, hooks_of_type
 from mmfixnorm.core import AuditReport, audit, fill_scales, norm_fixing_parameters
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.failures import raised_by
+from mmfixnorm.failures import message_of, raised_by
 from mmfixnorm.launch import build_model
 from mmfixnorm.type_names import type_name
 
-__all__ = ['SET', 'ConfigAudit', 'audit_config', 'audit_model', 'norm_fixing_set', 'prepared_model']
+__all__ = ['SET', 'ConfigAudit', 'audit_config', 'audit_model', 'first_epoch', 'norm_fixing_set', 'prepared_model']
 
 SET = 'norm-fixing set'
 """Name of the group that holds the norm-fixing set of the config."""
+
+_LIGHT = 64  # pixels of the images with which single weights are measured
+_FAILURES = (
+    AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+# What torch says where a feature map is smaller than a kernel, its padding, or a normalisation can work with.
+_TOO_SMALL = re.compile(
+    r"Kernel size can't be greater|[Pp]adding size should be less|is too small|more than 1 value per"
+)
 
 
 @dataclass(frozen=True)
@@ -92,10 +104,11 @@ def audit_model(
     *,
     images: int | None = None,
     size: int | None = None,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = None,
     seed: int = 0,
     explain: bool = True,
     find_groups: bool = True,
+    progress: Callable[[str], None] | None = None,
 ) -> ConfigAudit:
     """Audit the built model of a config, on the losses of one training forward with a generated batch.
 
@@ -105,10 +118,12 @@ def audit_model(
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
             224 for classification, 256 for detection and 128 for segmentation.
-        dtype (torch.dtype): The dtype of the computation.
+        dtype (torch.dtype, optional): The dtype of the computation. Defaults to float64, or float32 if the model
+            cannot run in float64; the report says which.
         seed (int): Seed of the batch and of the forwards.
         explain (bool): Whether to find the reasons for failures, which takes most of the time.
         find_groups (bool): Whether to look for tensors that hold only together, if ``explain``.
+        progress (Callable, optional): Is called with a few words on what is measured next.
 
     Raises:
         ConfigError: If the toolbox is unknown, or the model cannot run with the generated batch.
@@ -119,32 +134,34 @@ def audit_model(
     model.train()
     preprocessor = copy.deepcopy(getattr(model, 'data_preprocessor', None))
     in_set = norm_fixing_set(model, cfg)
-    groups = {} if in_set is None else {SET: in_set}
+    options: dict[str, Any] = dict(seed=seed, explain=explain, find_groups=find_groups, progress=progress)
+    options['groups'] = {} if in_set is None else {SET: in_set}
     try:
-        batch = toolbox.generate_batch(
-            model, images=images or toolbox.IMAGES, size=(side, side), dtype=dtype, seed=seed
-        )
-        with _double_precision(toolbox, dtype):
-            report = audit(
-                model,
-                _losses(batch, dtype),
-                groups=groups,
-                dtype=dtype,
-                seed=seed,
-                explain=explain,
-                find_groups=find_groups,
-            )
+        for own in (torch.float64, torch.float32) if dtype is None else (dtype,):
+            try:
+                report = _measured(model, toolbox, images or toolbox.IMAGES, side, own, **options)
+                break
+            except _FAILURES as err:
+                if own == torch.float64 and dtype is None:
+                    first = err
+                    continue
+                raise _not_audited(model, side, own, first if dtype is None else err) from err
     except ImportError as err:  # of a package that only the forward needs
         raise raised_by(err) from err
-    except (AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError) as err:
-        raise ConfigError(
-            f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '
-            f'{dtype}: {type(err).__name__}: {err}'
-        ) from err
     finally:
         if preprocessor is not None:
             model.data_preprocessor = preprocessor
     return ConfigAudit(report, None if in_set is None else tuple(in_set))
+
+
+def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dtype, **options: Any) -> AuditReport:
+    def losses_of(images: int, side: int) -> Callable[[nn.Module], Any]:
+        batch = toolbox.generate_batch(model, images=images, size=(side, side), dtype=dtype, seed=options['seed'])
+        return _losses(batch, dtype, getattr(toolbox, 'few_samples', None))
+
+    light = None if side <= 2 * _LIGHT else losses_of(min(images, 2), _LIGHT)
+    with _double_precision(toolbox, dtype), first_epoch(model):
+        return audit(model, losses_of(images, side), dtype=dtype, light=light, **options)
 
 
 def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None) -> nn.Module:
@@ -174,6 +191,28 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
     return model
 
 
+@contextmanager
+def first_epoch(model: Any) -> Iterator[None]:
+    """Tell a model that asks, as the runner and mmdet's ``SetEpochInfoHook`` do, that it is in its first epoch.
+
+    Some heads and losses change in training. The message hub is as before after the context.
+    """
+    hub = MessageHub.get_current_instance()
+    begin = dict(loop_stage='train', epoch=0, iter=0, max_epochs=1, max_iters=1)
+    before = {key: hub.get_info(key) for key in begin}
+    hub.update_info_dict(begin)
+    if hasattr(model, 'set_epoch'):
+        model.set_epoch(0)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                hub.pop_info(key)
+            else:
+                hub.update_info(key, value)
+
+
 def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
     """Name the weights in the norm-fixing set, as the constructor or the hook chooses them; None without either.
 
@@ -198,6 +237,19 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
     return None
 
 
+def _not_audited(model: nn.Module, side: int, dtype: torch.dtype, err: Exception) -> ConfigError:
+    """Say that the forward failed, and what may help; the error of the widest type is the one that tells most."""
+    text = message_of(err)
+    if not text:  # a bare assertion: the line is all that it says
+        frame = traceback.extract_tb(err.__traceback__)[-1]
+        text = f'{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})'
+    hint = f'; the images may be too small: --size {2 * side}' if _TOO_SMALL.search(text) else ''
+    return ConfigError(
+        f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '
+        f'{dtype}: {type(err).__name__}: {text}{hint}'
+    )
+
+
 def _toolbox(cfg: Config) -> Any:
     scope = cfg.get('default_scope')
     if scope not in PARTS:
@@ -211,11 +263,15 @@ def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManage
     )
 
 
-def _losses(batch: dict[str, Any], dtype: torch.dtype) -> Callable[[nn.Module], Any]:
+def _losses(
+    batch: dict[str, Any], dtype: torch.dtype, few: Callable[[nn.Module], None] | None = None
+) -> Callable[[nn.Module], Any]:
     def losses(model: Any) -> Any:
         # A copy, because detectors write to their samples.
         data = model.data_preprocessor(copy.deepcopy(batch), True)
         data['inputs'] = _cast(data['inputs'], dtype)
+        if few:
+            few(model)
         return model._run_forward(data, mode='loss')
 
     return losses

@@ -14,12 +14,14 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor, nn
 
+from mmfixnorm.core.audit.precision import single_precision
 from mmfixnorm.core.input_channels import input_channels
 
-__all__ = ['IMAGES', 'SIZE', 'double_precision', 'generate_batch']
+__all__ = ['IMAGES', 'SIZE', 'double_precision', 'few_samples', 'generate_batch']
 
 IMAGES, SIZE = 2, 256
 _BOXES = 6
+_PROPOSALS = 64
 
 
 def generate_batch(
@@ -75,9 +77,22 @@ def _sample(
     )
     labels = torch.randint(classes, (_BOXES,), generator=generator)
     sample.gt_instances = InstanceData(bboxes=boxes.to(dtype), labels=labels, masks=BitmapMasks(masks, height, width))
+    sample.proposals = InstanceData(bboxes=boxes.to(dtype), scores=boxes.new_ones(_BOXES, dtype=dtype))  # Fast R-CNN
     sample.ignored_instances = InstanceData(bboxes=boxes.new_zeros(0, 4, dtype=dtype), labels=labels[:0])
     sample.gt_sem_seg = PixelData(sem_seg=torch.randint(classes, (1, height, width), generator=generator))
     return sample
+
+
+def few_samples(model: nn.Module) -> None:
+    """Let the heads of a two-stage detector look at few proposals of an image, in place.
+
+    512 of them make up most of the time of a forward, and tell no more about its weights.
+    """
+    for module in model.modules():
+        samplers: Any = getattr(module, 'bbox_sampler', None)  # one, or one for each stage
+        for sampler in samplers if isinstance(samplers, (list, tuple)) else [samplers]:
+            if isinstance(getattr(sampler, 'num', None), int):
+                sampler.num = min(sampler.num, _PROPOSALS)
 
 
 @contextmanager
@@ -90,7 +105,8 @@ def double_precision() -> Iterator[None]:
     original = module.nms
 
     def nms(boxes: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return original(boxes.float(), scores.float(), **kwargs)
+        with single_precision():
+            return original(boxes.float(), scores.float(), **kwargs)
 
     module.nms = nms
     try:

@@ -22,7 +22,7 @@ def generate_batch(
     """Generate a batch as a data loader returns it, before the model's data preprocessor.
 
     Args:
-        model (nn.Module): A segmentor. Its preprocessor is changed to this size.
+        model (nn.Module): A segmentor. Its preprocessor is changed to leave the size as it is.
         images (int): Number of images; they have as many channels as the model takes.
         size (tuple[int, int]): Height and width in pixels.
         dtype (torch.dtype): Unused: images are uint8 and masks integers.
@@ -31,7 +31,8 @@ def generate_batch(
     del dtype
     generator = torch.Generator().manual_seed(seed)
     preprocessor: Any = model.data_preprocessor
-    preprocessor.size, preprocessor.size_divisor, preprocessor.batch_augments = size, None, None
+    # Images of any size, as they are.
+    preprocessor.size, preprocessor.size_divisor, preprocessor.batch_augments = None, 1, None
     class_counts = (getattr(module, 'num_classes', None) for module in model.modules())
     classes = max((n for n in class_counts if isinstance(n, int)), default=2)
     samples = []

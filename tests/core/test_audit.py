@@ -151,7 +151,7 @@ def test_a_weight_that_a_loss_hardly_depends_on_is_not_scale_invariant_for_that(
     torch.manual_seed(seed)
     labels = torch.tensor([5, 900, 333, 1])
     report = audit(Stream(), lambda m: nn.functional.cross_entropy(m(IMAGES), labels), explain=False)
-    assert max(record.deviation for record in report.weights) < 0.01  # so little moves the loss
+    assert max(record.deviation for record in report.weights) < 0.03  # so little moves the loss
     assert not any(record.scale_invariant for record in report.weights)
 
 

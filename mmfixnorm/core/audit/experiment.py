@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -55,6 +55,8 @@ def audit(
     seed: int = 0,
     explain: bool = True,
     find_groups: bool = True,
+    light: Any = None,
+    progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
     """Measure the scale invariance of every weight of the convolutions, linear layers and attentions.
 
@@ -78,6 +80,11 @@ def audit(
         explain (bool): Whether to find the reasons for failures. Defaults to True.
         find_groups (bool): Whether to look for tensors that fail alone and hold together, if ``explain``. Defaults
             to True.
+        light (optional): Smaller inputs, of the same kind as ``inputs``. What is measured of one weight after the
+            other, that a failing weight has an effect and why, is then measured with these, in a fraction of the
+            time; that a weight has none is always measured with ``inputs``. If the model cannot take them, they are
+            not used.
+        progress (Callable, optional): Is called with a few words on what is measured next.
 
     Returns:
         AuditReport: With ``weights``, a record per weight tensor.
@@ -96,10 +103,13 @@ def audit(
     """
     _check(model, groups or {}, dtype, scales)
     with preserve_random_state():
-        experiment = _Experiment(Probe(model, inputs, dtype, seed), tuple(scales))
+        say = progress or (lambda text: None)
+        say('first forward and gradients')
+        experiment = _Experiment(Probe(model, inputs, dtype, seed, light), tuple(scales), say)
         experiment.measure()
         if explain:
             experiment.explain()
+        say('groups of weights')
         records = [experiment.group(name, names) for name, names in (groups or {}).items()]
         records += experiment.find_groups() if explain and find_groups else []
         effect = experiment.probe.epsilon_effect([n for n, flat in experiment.invariant.items() if flat])
@@ -124,8 +134,8 @@ def _check(model: nn.Module, groups: Mapping[str, Sequence[str]], dtype: torch.d
 class _Experiment:
     """Measures the weights of a probe and explains failures; results are keyed by the name of the weight."""
 
-    def __init__(self, probe: Probe, scales: tuple[float, ...]) -> None:
-        self.probe, self.scales = probe, scales
+    def __init__(self, probe: Probe, scales: tuple[float, ...], say: Callable[[str], None]) -> None:
+        self.probe, self.scales, self.say = probe, scales, say
         self.names = list(probe.weights)
         self.identity: dict[str, float | None] = {}
         self.parts: dict[str, dict[str, bool]] = {}
@@ -139,19 +149,26 @@ class _Experiment:
 
     def measure(self) -> None:
         tolerance = _IDENTITY[self.probe.dtype]
-        first, second = self._identities(1), self._identities(2)
-        self.identity = {n: None if first[n] is None else max(first[n], second[n] or 0.0) for n in self.names}  # type: ignore[type-var]
+        self.identity = self._identities(self.probe.base_gradients)
         flat = [n for n, value in self.identity.items() if value is not None and value <= tolerance]
-        for name in self._not_flat_together(flat):
-            self.causes[name] = Cause('disagreement', '', '')
-        for name in self.names:
-            if name in flat and name not in self.causes:
-                self.invariant[name] = True
-            else:
-                self._measure_alone(name)
+        self.say(f'{len(flat)} weights together')
+        if suspects := self._not_flat_together(flat):
+            again = self._identities(self.probe.gradients(2))  # one combination of the outputs may be flat by chance
+            for name in suspects:
+                self.identity[name] = max(self.identity[name] or 0.0, again[name] or 0.0)
+                self.causes[name] = Cause('disagreement', '', '')
+        alone = [name for name in self.names if name not in flat or name in self.causes]
+        self.invariant = {name: True for name in self.names if name not in alone}
+        for i, name in enumerate(alone):
+            self.say(f'weight {i + 1} of {len(alone)} alone')
+            if not self._has_effect_lightly(name):
+                if self.identity[name] is None:
+                    self.invariant[name] = True  # as far as is known: all of these are measured below, together
+                else:
+                    self._measure_alone(name)
+        self._measure_unreached([name for name in alone if self.invariant[name] and self.identity[name] is None])
 
-    def _identities(self, draw: int) -> dict[str, float | None]:
-        gradients = self.probe.gradients(draw)
+    def _identities(self, gradients: Mapping[str, Tensor | None]) -> dict[str, float | None]:
         return {n: None if g is None else self._identity(n, g) for n, g in gradients.items()}
 
     def _identity(self, name: str, gradient: Tensor) -> float | None:
@@ -188,40 +205,73 @@ class _Experiment:
         half = len(names) // 2
         return self._not_flat_together(names[:half]) + self._not_flat_together(names[half:])
 
-    def _measure_alone(self, name: str) -> None:
-        dtype, identity = self.probe.dtype, self.identity[name]
-        scales = self.scales if identity is None or name in self.causes else self.scales[2:3] or self.scales[:1]
-        deviation = max(self.probe.change_with({name: c}) for c in scales)
-        self.deviation[name] = deviation
-        if identity is None:
-            self.invariant[name] = deviation <= _CHANGE[dtype]
-            if self.invariant[name] and self.probe.change_by_noise(name) <= _CHANGE[dtype]:
-                self.causes[name] = UNUSED
-        elif self._only_epsilon(name, deviation):
-            self.invariant[name] = True
-            self.causes.pop(name, None)
-        else:
-            self.invariant[name] = False
-            if identity <= _IDENTITY[dtype] or deviation <= _VISIBLE[dtype]:
-                self.causes[name] = disagreement(identity, deviation)
+    def _has_effect_lightly(self, name: str) -> bool:
+        """Measure a weight for which the identity does not hold; whether its scale has an effect, with light inputs."""
+        if name in self.causes:  # the measures disagree, see `_measure_alone`
+            return False
+        scale = max(self.scales)
+        with self.probe.lightly():
+            outputs = self.probe.outputs_with({name: scale})
+            self.deviation[name] = change(outputs, self.probe.base)
+            if self.deviation[name] <= _CHANGE[self.probe.dtype] or self._only_epsilon(name, {scale: outputs}):
+                return False
+        self.invariant[name] = False
+        return True
 
-    def _only_epsilon(self, name: str, deviation: float) -> bool:
+    def _measure_alone(self, name: str) -> None:
+        """Measure a weight for which the identity and the outputs seem to disagree, with the usual inputs."""
+        scales = self.scales if name in self.causes else (max(self.scales),)
+        found = {c: self.probe.outputs_with({name: c}) for c in scales}
+        deviation = self.deviation[name] = max(change(outputs, self.probe.base) for outputs in found.values())
+        self.invariant[name] = self._only_epsilon(name, found)
+        if self.invariant[name]:
+            self.causes.pop(name, None)
+            return
+        identity = self.identity[name] or 0.0
+        if identity <= _IDENTITY[self.probe.dtype] or deviation <= _VISIBLE[self.probe.dtype]:
+            self.causes[name] = disagreement(identity, deviation)
+
+    def _measure_unreached(self, names: Sequence[str]) -> None:
+        """Measure the weights that have no gradient: together, and in halves where their scale has an effect."""
+        self.say(f'{len(names)} weights without a gradient')
+        for name in self._not_flat_together(names):
+            self.invariant[name] = False
+        unmoved = [name for name in names if self.invariant[name]]
+        for name in self._moved_by_noise(unmoved):
+            unmoved.remove(name)
+        self.causes.update(dict.fromkeys(unmoved, UNUSED))
+
+    def _moved_by_noise(self, names: Sequence[str]) -> list[str]:
+        """Find, by halving, the weights whose direction changes the outputs."""
+        if not names or self.probe.change_by_noise(names) <= _CHANGE[self.probe.dtype]:
+            return []
+        if len(names) == 1:
+            return list(names)
+        half = len(names) // 2
+        return self._moved_by_noise(names[:half]) + self._moved_by_noise(names[half:])
+
+    def _only_epsilon(self, name: str, found: Mapping[float, list[Tensor]]) -> bool:
         """Check whether the deviation comes from an epsilon that is no attribute of a module.
 
         The effect of an epsilon fades with the square of c, so each step from c to 4c changes the outputs by a
         sixteenth of the change of the previous step; and it is small compared to the effect of a random step. A small
         effect alone proves nothing: before training, the loss of a deep network hardly depends on any single weight.
+
+        Args:
+            name: The weight.
+            found: Outputs that are known already, by ``c``.
         """
+        deviation = max(change(outputs, self.probe.base) for outputs in found.values())
         if deviation > _EPSILON:
             return False
         before, last = self.probe.base, math.inf
         for c in (4.0, 16.0, 64.0, 256.0, 1024.0):
-            outputs = self.probe.outputs_with({name: c})
+            outputs = found[c] if c in found else self.probe.outputs_with({name: c})
             step = change(outputs, before)
             if c > 4 and step > _ROUNDING[self.probe.dtype] and not 1 / 20 <= step / last <= 1 / 12:
                 return False
             before, last = outputs, step
-        return deviation <= _EPSILON * self.probe.change_by_noise(name)
+        return deviation <= _EPSILON * self.probe.change_by_noise([name])
 
     # -- explaining -----------------------------------------------------------------------------------------------
 
@@ -243,7 +293,8 @@ class _Experiment:
         names = self._open()
         if not names:
             return
-        with ExitStack() as stack:
+        self.say(f'{len(names)} weights with {" and ".join(interventions).replace("_", " ")}')
+        with self.probe.lightly(), ExitStack() as stack:
             for intervention in interventions:
                 stack.enter_context(getattr(self.probe, intervention)())
             gradients = self.probe.gradients(1)
@@ -269,9 +320,10 @@ class _Experiment:
     def _trace(self, names: Sequence[str]) -> None:
         if not names:
             return
-        with self.probe.batch_statistics(), self.probe.without_biases():
+        with self.probe.lightly(), self.probe.batch_statistics(), self.probe.without_biases():
             base = self._operations()
-            for name in names:
+            for i, name in enumerate(names):
+                self.say(f'weight {i + 1} of {len(names)} through the forward')
                 self._steps[name] = self._path([name], base)
 
     def _operations(self) -> list[Any]:
@@ -290,9 +342,11 @@ class _Experiment:
         """Measure several weights multiplied by the same factor."""
         primary = {alias: name for name, aliases in self.probe.weights.items() for alias in aliases}
         names = list(dict.fromkeys(primary[member] for member in members))
-        deviation = max(
-            (self.probe.change_with(dict.fromkeys(names, c)) for c in (min(self.scales), max(self.scales))), default=0.0
-        )
+        together = [dict.fromkeys(names, c) for c in (min(self.scales), max(self.scales))]
+        with self.probe.lightly():
+            deviation = self.probe.change_with(together[1])
+        if deviation <= _CHANGE[self.probe.dtype]:
+            deviation = max(self.probe.change_with(scales) for scales in together)
         failing = tuple(name for name in names if not self.invariant[name])
         return GroupRecord(label, tuple(names), deviation <= _CHANGE[self.probe.dtype], deviation, failing)
 
@@ -312,7 +366,7 @@ class _Experiment:
 
     def _grow(self, names: list[str], candidates: Sequence[str]) -> list[str]:
         """Add the tensors whose signals meet the group's signal in a sum, until the group passes or none remain."""
-        with self.probe.batch_statistics(), self.probe.without_biases():
+        with self.probe.lightly(), self.probe.batch_statistics(), self.probe.without_biases():
             base = self._operations()
             index, path = self._steps[names[0]]
             while path.breaker is not None and path.sums:

@@ -6,13 +6,14 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmfixnorm.core.audit.precision import DoublePrecision
 from mmfixnorm.core.layer_kinds import layer_weights
 
 __all__ = ['Probe', 'audited_weights', 'change', 'preserve_random_state', 'weight_names']
@@ -64,17 +65,17 @@ class Probe:
         inputs: As in :func:`mmfixnorm.core.audit`.
         dtype (torch.dtype): float64 or float32.
         seed (int): Random seed of every forward.
+        light (optional): Other inputs, with which a forward takes less time, for :meth:`lightly`.
 
     Raises:
         RuntimeError: If the forward is not repeatable, or not finite.
         TypeError: If the model cannot be copied, or if no output depends on a parameter.
     """
 
-    def __init__(
-        self, model: nn.Module, inputs: Any, dtype: torch.dtype, seed: int, small_epsilons: bool = True
-    ) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, dtype: torch.dtype, seed: int, light: Any = None) -> None:
         self.dtype, self.seed = dtype, seed
         self._call = _caller(inputs)
+        self._light = None if light is None else _caller(light)
         self.model = _copy(model).to(dtype)
         _enter_training(self.model, model)
         self.names = {id(p): name for name, p in self.model.named_parameters()}
@@ -95,13 +96,23 @@ class Probe:
         self._buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
         self.weights = audited_weights(self.model)
         self.params = {name: self.model.get_parameter(name) for name in self.weights}
-        self._kept: list[int] | None = None
-        self.base = self.outputs()
-        self._check_base()
+        self._lightly: tuple[list[int], list[Tensor]] | None = None
+        outputs = self._forward()
+        self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
+        if not self._kept:
+            raise TypeError('no output depends on a parameter: the forward must return tensors with a gradient')
+        self.base = self._detached(outputs)
+        self._check_finite()
+        self.base_gradients = self._gradients(outputs, 1)
+        """As :meth:`gradients` of the first draw, of the model as it is."""
+        del outputs  # its graph, before the next forward
+        self._check_repeatable()
 
-    def _check_base(self) -> None:
+    def _check_finite(self) -> None:
         if not all(torch.isfinite(o).all() for o in self.base):
             raise RuntimeError('the outputs that reach the loss must be finite, got nan or inf')
+
+    def _check_repeatable(self) -> None:
         again = change(self.outputs(), self.base)
         if again > _MEASURABLE[self.dtype]:
             raise RuntimeError(
@@ -111,27 +122,53 @@ class Probe:
 
     def outputs(self) -> list[Tensor]:
         """Run a forward and return the outputs that reach the loss, detached."""
-        if self._kept is None:
-            self._kept = [i for i, o in enumerate(self._forward()) if o.requires_grad]
-            if not self._kept:
-                raise TypeError('no output depends on a parameter: the forward must return tensors with a gradient')
         with torch.no_grad():
-            outputs = self._forward()
-        return [outputs[i].detach().to(self.dtype) for i in self._kept if i < len(outputs)]
+            return self._detached(self._forward())
 
     def gradients(self, draw: int) -> dict[str, Tensor | None]:
         """Compute the gradient of a random combination of all outputs by each weight; None for an unused weight."""
-        outputs = self._forward()
+        return self._gradients(self._forward(), draw)
+
+    @contextmanager
+    def lightly(self) -> Iterator[None]:
+        """Use the light inputs within the context; without them, or if the model cannot take them, the usual ones."""
+        if self._light is None:
+            yield
+            return
+        usual = self._call, self._kept, self.base
+        self._call = self._light
+        try:
+            if self._lightly is None:
+                try:
+                    outputs = self._forward()
+                    self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
+                    self.base = self._detached(outputs)
+                    self._check_finite()
+                    self._lightly = self._kept, self.base
+                except Exception:  # too small for its paddings, kernels or assignments: whatever, there are the others
+                    self._light = None
+                    self._call, self._kept, self.base = usual
+            else:
+                self._kept, self.base = self._lightly
+            yield
+        finally:
+            self._call, self._kept, self.base = usual
+
+    def _detached(self, outputs: Sequence[Tensor]) -> list[Tensor]:
+        return [outputs[i].detach().to(self.dtype) for i in self._kept if i < len(outputs)]
+
+    def _gradients(self, outputs: Sequence[Tensor], draw: int) -> dict[str, Tensor | None]:
         generator = torch.Generator().manual_seed(draw)
         total = torch.zeros((), dtype=self.dtype, device=self.base[0].device)
         floor = max(base.norm().item() for base in self.base) * 1e-6 + 1e-30
-        for i in self._kept or ():
+        for i in self._kept:
             weight = torch.randn(outputs[i].shape, generator=generator, dtype=torch.float64)
             weight = weight.sign() + 0.3 * weight
             # One loss can be a thousand times another, so each output is divided by its size.
             size = outputs[i].detach().norm().clamp(min=floor)
             total = total + (weight.to(outputs[i]) * outputs[i]).sum() / size
-        gradients = torch.autograd.grad(total, list(self.params.values()), allow_unused=True)
+        with self._precision():
+            gradients = torch.autograd.grad(total, list(self.params.values()), allow_unused=True)
         return dict(zip(self.params, gradients, strict=True))
 
     def outputs_with(self, scales: Mapping[str, float]) -> list[Tensor]:
@@ -144,16 +181,15 @@ class Probe:
         return change(self.outputs_with(scales), self.base)
 
     @torch.no_grad()
-    def change_by_noise(self, name: str) -> float:
-        """Measure how much the outputs change with a random step as long as the weight itself."""
-        param = self.params[name]
-        saved = param.detach().clone()
-        noise = torch.randn(param.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(param)
-        try:
-            param.add_(noise * (saved.norm() / noise.norm()))
+    def change_by_noise(self, names: Sequence[str]) -> float:
+        """Measure how much the outputs change with a random step of each weight, as long as the weight itself."""
+        with self.scaled(dict.fromkeys(names, 1.0)):
+            for name in names:
+                param = self.params[name]
+                noise = torch.randn(param.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+                noise = noise.to(param)
+                param.add_(noise * (param.norm() / noise.norm()))
             return change(self.outputs(), self.base)
-        finally:
-            param.copy_(saved)
 
     @contextmanager
     def scaled(self, scales: Mapping[str, float]) -> Iterator[None]:
@@ -243,16 +279,20 @@ class Probe:
         default = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
         try:
-            return list(_tensors(self._call(self.model)))
+            with self._precision():
+                return list(_tensors(self._call(self.model)))
         finally:
             torch.set_default_dtype(default)
 
     def _cast(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        # For inputs, and for tensors that the model converts to float32, as by `x.float()`.
+        # For inputs, and what the model converts: some operators compare types before any of them is dispatched.
         return _map(args, self._to_dtype), _map(kwargs, self._to_dtype)
 
     def _to_dtype(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return DoublePrecision() if self.dtype == torch.float64 else nullcontext()
 
     @torch.no_grad()
     def _enliven(self, generator: torch.Generator) -> None:
