@@ -11,8 +11,11 @@ reason; ``lines`` of the child; ``notes`` of the converter; ``untrained``, weigh
 processor time to convert and to train; ``peak_mb`` of the process::
 
     python benchmarks/convert_stock.py [NAME ...] [--threads 2] [--out FILE]
+    python benchmarks/convert_stock.py --families [--toolbox mmdet] --out FILE
 
-NAME is one of ``STOCK``, or any other config as ``mmdet/fcos/fcos_r50-...``, with ``--size``.
+NAME is one of ``STOCK``, or any other config as ``mmdet/fcos/fcos_r50-...``, at the audit's size or ``--size``. With
+``--families`` it is one config of each folder that the installed toolboxes have, the one whose name says that it is the
+smallest. A line then may hold ``failed`` instead, the error of a fault of ours, or ``stopped``, after ``--limit``.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import logging
 import math
 import multiprocessing
 import platform
+import re
 import tempfile
 import time
 from collections import Counter
@@ -41,11 +45,17 @@ from torch import Tensor
 
 from mmfixnorm.config import PARTS, load_config
 from mmfixnorm.convert import convert
-from mmfixnorm.convert.audit import norm_fixing_set, prepared_model
+from mmfixnorm.convert.audit import audit_size, first_epoch, norm_fixing_set, prepared_model
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 
 STEPS = 20
+# What a name says of the size of a model, the smallest first.
+_SIZES: tuple[set[str], ...] = (
+    {'r18', 'resnet18', 'tiny', 'nano', 'atto', 'xxs', 't', 'b0', 's0', 'hr18s', 'r26'},
+    {'r50', 'resnet50', 'small', 's', 'hr18', 'mit', 'b1', 'swin', 'xs', 's1', '18', '26'},
+    {'r101', 'base', 'b', 'm'},
+)
 # Side of the images: as small as the model takes, for time.
 STOCK = {
     'mmpretrain/resnet/resnet18_8xb32_in1k': 64,
@@ -77,11 +87,31 @@ def stock_config(name: str) -> Path:
     return file
 
 
+def families(toolbox: str) -> list[str]:
+    """One config of each folder of a toolbox's configs."""
+    spec = importlib.util.find_spec(toolbox)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f'{toolbox} is not installed')
+    root = Path(spec.origin).parent / '.mim/configs'
+    chosen = []
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and path.name != '_base_'):
+        files = [f for f in folder.glob('*.py') if not f.stem.startswith('_')]
+        if files:
+            chosen.append(f'{toolbox}/{folder.name}/{min(files, key=_size_by_name).stem}')
+    return chosen
+
+
+def _size_by_name(file: Path) -> tuple[int, int, str]:
+    words = set(re.split(r'[-_]', file.stem))
+    rank = next((i for i, sizes in enumerate(_SIZES) if words & sizes), len(_SIZES))
+    return rank, len(file.stem), file.stem
+
+
 def joint_norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(t.detach().double().square().sum().item() for t in tensors))
 
 
-def train(cfg: Config, size: int) -> dict[str, Any]:
+def train(cfg: Config, size: int | None) -> dict[str, Any]:
     """Train a converted config on generated batches.
 
     Returns:
@@ -107,14 +137,17 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
             norms.append(joint_norm(p for p, _ in with_grad))
 
     optim_wrapper.optimizer.register_step_pre_hook(before_step)
-    for step in range(STEPS):
-        batch = toolbox.generate_batch(model, images=toolbox.IMAGES, size=(size, size), dtype=torch.float32, seed=step)
-        losses.append(model.train_step(batch, optim_wrapper)['loss'].item())
-        norms.append(joint_norm(flagged(optim_wrapper.optimizer)))
+    side = size or audit_size(cfg)
+    batches = dict(images=toolbox.IMAGES, size=(side, side), dtype=torch.float32)
+    with first_epoch(model):
+        for step in range(STEPS):
+            batch = toolbox.generate_batch(model, seed=step, **batches)
+            losses.append(model.train_step(batch, optim_wrapper)['loss'].item())
+            norms.append(joint_norm(flagged(optim_wrapper.optimizer)))
     return dict(norms=norms, losses=losses, untrained=[name for name in names.values() if name not in trained])
 
 
-def measure(name: str, size: int, threads: int) -> dict[str, Any]:
+def measure(name: str, size: int | None, threads: int) -> dict[str, Any]:
     """Convert one config and train the child."""
     torch.set_num_threads(threads)
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
@@ -124,9 +157,16 @@ def measure(name: str, size: int, threads: int) -> dict[str, Any]:
         try:
             done = convert(str(stock_config(name)), out, size=size)
         except ConfigError as err:
-            return dict(config=name, px=size, refused=str(err))
+            return dict(
+                config=name, px=size, refused=str(err), seconds=dict(convert=round(time.process_time() - start, 1))
+            )
+        except Exception as err:  # a fault of this project: the sweep is to find it, and go on
+            return dict(config=name, px=size, failed=f'{type(err).__name__}: {err}')
         converted = time.process_time()
-        run = train(load_config(out), size)
+        try:
+            run = train(load_config(out), size)
+        except Exception as err:
+            return dict(config=name, px=size, failed=f'in training, {type(err).__name__}: {err}')
         trained = time.process_time()
     return dict(
         config=name,
@@ -156,18 +196,28 @@ def peak_rss_mb() -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('names', nargs='*', metavar='NAME', default=list(STOCK))
-    parser.add_argument('--size', type=int, default=128, help='for a NAME that is not one of STOCK')
+    parser.add_argument('names', nargs='*', metavar='NAME')
+    parser.add_argument('--families', action='store_true', help='one config of each folder instead')
+    parser.add_argument('--toolbox', choices=sorted(PARTS), action='append', help='with --families: of these alone')
+    parser.add_argument('--size', type=int, help="for a NAME that is not one of STOCK (default: the audit's)")
+    parser.add_argument('--limit', type=float, default=900.0, help='seconds for a config (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--out', type=Path, help='file to append the JSON lines to, and to read what is done')
     args = parser.parse_args(argv)
     lines = args.out.read_text().splitlines() if args.out and args.out.exists() else []
     done = {json.loads(line)['config'] for line in lines}
-    for name in args.names:
+    names = args.names or list(STOCK)
+    if args.families:
+        names = [name for toolbox in args.toolbox or sorted(PARTS) for name in families(toolbox)]
+    for name in names:
         if name in done:
             continue
+        size = args.size or (None if args.families else STOCK.get(name))
         with multiprocessing.get_context('spawn').Pool(1) as pool:  # for the peak of the memory
-            row = pool.apply(measure, (name, STOCK.get(name, args.size), args.threads))
+            try:
+                row = pool.apply_async(measure, (name, size, args.threads)).get(args.limit)
+            except multiprocessing.TimeoutError:
+                row = dict(config=name, px=size, stopped=f'after {args.limit:g} s')
         print(json.dumps(row), flush=True)
         if args.out:
             with open(args.out, 'a') as file:

@@ -27,7 +27,17 @@ from mmfixnorm.failures import message_of, raised_by
 from mmfixnorm.launch import build_model
 from mmfixnorm.type_names import type_name
 
-__all__ = ['SET', 'ConfigAudit', 'audit_config', 'audit_model', 'first_epoch', 'norm_fixing_set', 'prepared_model']
+__all__ = [
+    'SET',
+    'ConfigAudit',
+    'audit_config',
+    'audit_model',
+    'audit_size',
+    'first_epoch',
+    'model_of',
+    'norm_fixing_set',
+    'prepared_model',
+]
 
 SET = 'norm-fixing set'
 """Name of the group that holds the norm-fixing set of the config."""
@@ -129,7 +139,7 @@ def audit_model(
         ConfigError: If the toolbox is unknown, or the model cannot run with the generated batch.
     """
     toolbox = _toolbox(cfg)
-    side = size or _img_size(cfg) or toolbox.SIZE
+    side = size or audit_size(cfg)
     # As the runner does before each epoch; puts batch normalisations with norm_eval into evaluation mode.
     model.train()
     preprocessor = copy.deepcopy(getattr(model, 'data_preprocessor', None))
@@ -159,9 +169,32 @@ def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dty
         batch = toolbox.generate_batch(model, images=images, size=(side, side), dtype=dtype, seed=options['seed'])
         return _losses(batch, dtype, getattr(toolbox, 'few_samples', None))
 
-    light = None if side <= 2 * _LIGHT else losses_of(min(images, 2), _LIGHT)
+    light = None if side < 2 * _LIGHT else losses_of(min(images, 2), _LIGHT)
     with _double_precision(toolbox, dtype), first_epoch(model):
         return audit(model, losses_of(images, side), dtype=dtype, light=light, **options)
+
+
+def model_of(cfg: Config) -> nn.Module:
+    """Build the model of a config without any download, as its classes initialise it.
+
+    Raises:
+        ConfigError: If the model cannot be built.
+    """
+    cfg = copy.deepcopy(cfg)
+    _without_pretrained(cfg.get('model'))
+    return build_model(cfg)
+
+
+def audit_size(cfg: Config) -> int:
+    """Return the height and width of the audit's images, unless others are asked for.
+
+    Raises:
+        ConfigError: If the toolbox is unknown.
+    """
+    size = (cfg.model.get('backbone') or {}).get('img_size')
+    if size is None:
+        return int(_toolbox(cfg).SIZE)
+    return size if isinstance(size, int) else int(size[0])
 
 
 def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None) -> nn.Module:
@@ -170,9 +203,7 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
     Raises:
         ConfigError: If the model cannot be built, or the checkpoint does not fit.
     """
-    cfg = copy.deepcopy(cfg)
-    _without_pretrained(cfg.get('model'))
-    model: Any = build_model(cfg)
+    model: Any = model_of(cfg)
     if hasattr(model, 'init_weights'):
         model.init_weights()
     if checkpoint is not None:
@@ -281,11 +312,6 @@ def _cast(inputs: Any, dtype: torch.dtype) -> Any:
     if isinstance(inputs, Tensor):
         return inputs.to(dtype) if inputs.is_floating_point() else inputs
     return type(inputs)(_cast(tensor, dtype) for tensor in inputs)
-
-
-def _img_size(cfg: Config) -> int | None:
-    size = (cfg.model.get('backbone') or {}).get('img_size')
-    return size if size is None or isinstance(size, int) else int(size[0])
 
 
 def _nodes(node: Any) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -16,6 +16,7 @@ from torch import nn
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
 from mmfixnorm.convert.angle import keys_of_lr, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
+from mmfixnorm.convert.classifiers import class_layers
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits, walk
@@ -71,6 +72,8 @@ def convert(
     overwrite: bool = False,
     size: int | None = None,
     update: str = 'step',
+    classifiers: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
 ) -> Conversion:
     """Write a child config that makes a plain config FixNorm, and check it by the audit.
 
@@ -86,6 +89,8 @@ def convert(
         size (int, optional): Height and width of the audit's images. Defaults to None: depends on the toolbox.
         update (str): ``'step'``: the set makes the optimizer's steps; ``'angle'``: each of its layers turns by the
             learning rate, in radians. Defaults to 'step'.
+        classifiers (Sequence[str]): Names of layers that classify, besides those that are found.
+        progress (Callable, optional): Is called with a few words on what is done next.
 
     Raises:
         ConfigError: If the config cannot be converted or is already FixNorm, or if ``out`` cannot be written.
@@ -101,7 +106,7 @@ def convert(
     cfg = with_names(load_config(filename))
     _check(cfg)
     schedule = schedule_by_angle(cfg) if update == 'angle' else None
-    plan = _Plan(cfg, alpha, keep_norm_eval, size)
+    plan = _Plan(cfg, alpha, keep_norm_eval, size, classifiers, _prefixed(progress, 'audit of the config'))
     base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
     text, notes = plan.child(base, lr_range, update=update, schedule=schedule, inherit=not is_pure_python(filename))
     beside = f'{out}.{os.getpid()}.tmp.py'
@@ -111,7 +116,8 @@ def convert(
             file.write(text)
         child = load_config(beside)
         model = _seeded_model(child)
-        audited = audit_model(model, child, size=size, explain=False)
+        again = _prefixed(progress, 'audit of the new config')
+        audited = audit_model(model, child, size=size, explain=False, progress=again)
         if audited.failing:
             raise _not_passed(audit_model(model, child, size=size, find_groups=False))
         os.replace(beside, out)
@@ -129,6 +135,10 @@ def convert(
         left_out=plan.left_out,
         notes=tuple(notes),
     )
+
+
+def _prefixed(progress: Callable[[str], None] | None, what: str) -> Callable[[str], None] | None:
+    return None if progress is None else lambda text: progress(f'{what}: {text}')
 
 
 def _check(cfg: Config) -> None:
@@ -156,8 +166,16 @@ def _not_passed(audited: ConfigAudit) -> ConfigError:
 class _Plan:
     """The changes that the child makes."""
 
-    def __init__(self, cfg: Config, alpha: float, keep_norm_eval: bool, size: int | None) -> None:
-        self.cfg, self.alpha = cfg, alpha
+    def __init__(
+        self,
+        cfg: Config,
+        alpha: float,
+        keep_norm_eval: bool,
+        size: int | None,
+        classifiers: Sequence[str],
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self.cfg, self.alpha, self.classifiers = cfg, alpha, classifiers
         self.edit, self.alpha_keys = head_edits(cfg.model, alpha, cfg.get('default_scope'))
         self.trains_bn = False
         edited = self._edited()
@@ -167,7 +185,9 @@ class _Plan:
             edited = self._edited()
             built = _seeded_model(edited)
         self.model = built
-        self.report = audit_model(built, edited, size=size, find_groups=False).report
+        self.class_layers = class_layers(edited, built)
+        self._check_classifiers()
+        self.report = audit_model(built, edited, size=size, find_groups=False, progress=progress).report
         self.replacements: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         self.given_a_start: list[str] = []
@@ -175,10 +195,30 @@ class _Plan:
             if record.trainable and not record.scale_invariant:
                 self._choose(record)
         if not self.alpha_keys and not any(kind.startswith('FixNorm') for kind in self.replacements.values()):
+            raise self._no_classifier()
+
+    def _check_classifiers(self) -> None:
+        plain = [name for name, module in self.model.named_modules() if is_plain_layer(module)]
+        if unknown := [name for name in self.classifiers if name not in plain]:
             raise ConfigError(
-                'model: no classifier was found, that is, a last layer with as many outputs as its head has classes, '
-                'followed by a softmax or sigmoid; there is no layer for alpha to bound'
+                f'--classifier {unknown[0]}: must be a linear layer or convolution of the model, one of '
+                f'{listing(plain[::-1])}'
             )
+
+    def _no_classifier(self) -> ConfigError:
+        """Say that nothing was found for alpha to bound, and what may be meant."""
+        candidates = {name for name in self.class_layers or () if is_plain_layer(self.model.get_submodule(name))}
+        candidates |= {r.name.rpartition('.')[0] for r in self.report.weights if r.advice.startswith('FixNorm')}
+        candidates = {name for name in candidates if is_plain_layer(self.model.get_submodule(name))}
+        return ConfigError(
+            'model: no classifier was found, that is, a last layer with outputs for the classes, followed by a softmax '
+            'or sigmoid; there is no layer for alpha to bound. '
+            + (
+                f'If one of these is meant, name it with --classifier: {listing(sorted(candidates))}'
+                if candidates
+                else 'No layer of the model comes last before a softmax or sigmoid.'
+            )
+        )
 
     def _edited(self) -> Config:
         cfg = copy.deepcopy(self.cfg)
@@ -198,7 +238,7 @@ class _Plan:
             self.left_out[record.name] = 'BN on stored statistics'
         else:
             kind = 'Linear' if isinstance(layer, nn.Linear) else 'Conv2d'
-            classifies = record.advice.startswith('FixNorm') and self._tells_classes(path, layer)
+            classifies = path in self.classifiers or self._tells_classes(path, layer, record)
             if not layer.weight.any() and not (classifies and self._give_a_start(path, kind)):
                 self.left_out[record.name] = 'starts at zero, which has no direction'
             else:
@@ -218,14 +258,19 @@ class _Plan:
         self.given_a_start.append(path)
         return True
 
-    def _tells_classes(self, path: str, layer: Any) -> bool:
-        """Tell whether the outputs match the classes, with or without background, for each of a number of anchors."""
+    def _tells_classes(self, path: str, layer: Any, record: WeightRecord) -> bool:
+        """Tell whether a layer has outputs for the classes, which a softmax or sigmoid takes."""
+        if self.class_layers is not None:
+            return path in self.class_layers and record.feeds_classifier
+        if not record.advice.startswith('FixNorm'):
+            return False
+        # The number of classes cannot be changed: the outputs must match it, with or without background.
         owners: list[Any] = [self.model.get_submodule(path.rsplit('.', k)[0]) for k in range(1, path.count('.') + 1)]
         head = next((m for m in owners if isinstance(getattr(m, 'num_classes', None), int)), None)
         if head is None or 'RPN' in type(head).__name__:  # object and background are not classes
             return False
-        outputs, classes = layer.weight.shape[0], head.num_classes
-        return outputs % classes == 0 or outputs == classes + 1
+        anchors = getattr(head, 'num_base_priors', None) or getattr(head, 'num_anchors', None) or 1
+        return layer.weight.shape[0] in (head.num_classes * anchors, head.num_classes + 1)
 
     def child(
         self,

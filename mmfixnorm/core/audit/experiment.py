@@ -404,5 +404,6 @@ class _Experiment:
             deviation=self.deviation[name],
             trainable=not frozen,
             also=also,
+            feeds_classifier=name in self._steps and self._steps[name][1].feeds_classifier,
             parts=self.parts.get(name, {}),
         )

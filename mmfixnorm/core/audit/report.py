@@ -26,6 +26,7 @@ class WeightRecord:
         deviation: Largest relative change of an output over all scales ``c``.
         trainable: ``requires_grad``.
         also: Other names of a shared tensor.
+        feeds_classifier: Whether it reaches a softmax or sigmoid, measured of weights that are not scale-invariant.
         parts: For the joint input weight of an attention: whether ``q``, ``k`` and ``v`` are scale-invariant.
     """
 
@@ -38,6 +39,7 @@ class WeightRecord:
     deviation: float
     trainable: bool
     also: tuple[str, ...] = ()
+    feeds_classifier: bool = False
     parts: Mapping[str, bool] = field(default_factory=dict)
 
 

@@ -123,6 +123,8 @@ class Path:
         meets_norm: Whether the input of a norm changed.
         last_layer: Whether no other layer comes between the weight and the breaker, or the end.
         classifies: Whether the scale reached a softmax or sigmoid as a factor.
+        feeds_classifier: Whether the weight reached a softmax or sigmoid in any way, as it does through logits of
+            several levels that are joined.
     """
 
     breaker: Operation | None
@@ -132,12 +134,13 @@ class Path:
     meets_norm: bool
     last_layer: bool
     classifies: bool
+    feeds_classifier: bool
 
 
 def compare_traces(base: list[Operation], scaled: list[Operation], dtype: torch.dtype) -> Path:
     """Compare a forward to the same forward with one or more weights multiplied by ``SCALE``."""
     breaker, index, sums = None, -1, False
-    absorbed = meets_norm = later_layer = classifies = False
+    absorbed = meets_norm = later_layer = classifies = feeds_classifier = False
     for i, (before, after) in enumerate(zip(base, scaled, strict=False)):
         if before.name != after.name or len(before.inputs) != len(after.inputs):
             break  # the control flow depends on the values from here on
@@ -149,8 +152,9 @@ def compare_traces(base: list[Operation], scaled: list[Operation], dtype: torch.
         meets_norm |= is_norm
         if (is_norm or before.name == 'div') and outputs and not outputs[0]:
             absorbed = True
-        if before.name in _CLASSIFIERS and _MIXED not in inputs:
-            classifies = True
+        if before.name in _CLASSIFIERS:
+            feeds_classifier = True
+            classifies |= _MIXED not in inputs
         # The activation is the first input, except in addmm and baddbmm, which begin with the bias.
         position = 1 if before.name in ('addmm', 'baddbmm') else 0
         if breaker is None and before.name in _LAYERS and len(inputs) > position and inputs[position]:
@@ -158,7 +162,7 @@ def compare_traces(base: list[Operation], scaled: list[Operation], dtype: torch.
         if breaker is None and _MIXED in outputs and _MIXED not in inputs:
             breaker, index = before, i
             sums = before.name in _SUMS and len(set(inputs)) > 1
-    return Path(breaker, index, sums, absorbed, meets_norm, not later_layer, classifies)
+    return Path(breaker, index, sums, absorbed, meets_norm, not later_layer, classifies, feeds_classifier)
 
 
 def _degree(before: Digest, after: Digest, dtype: torch.dtype) -> float | str:

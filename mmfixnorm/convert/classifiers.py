@@ -1,0 +1,77 @@
+"""Which layers of a model tell the classes apart: those that grow when the config has one class more."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmfixnorm.convert.audit import model_of
+from mmfixnorm.core.layer_kinds import is_weight_layer
+from mmfixnorm.type_names import type_name
+
+__all__ = ['class_layers']
+
+_COUNT = re.compile(r'num_(\w+_)?classes')
+
+
+def class_layers(cfg: Config, model: nn.Module) -> set[str] | None:
+    """Find the layers with outputs for the classes, by building the model once more with one class more.
+
+    The number of outputs alone would not do: with 2 classes, the 68 outputs of a box regression are a multiple of
+    them; with one class, so is anything. Nor would the names of modules, of which there are many.
+
+    Args:
+        cfg (Config): The config of ``model``. Every ``num_classes``, ``num_things_classes`` and the like in it counts,
+            except in region proposal networks, which tell objects from background.
+        model (nn.Module): As it is built from ``cfg``.
+
+    Returns:
+        set[str] | None: Names as in ``named_modules()``; None if the config has no such key, or if the model cannot be
+        built with another number.
+    """
+    wider = copy.deepcopy(cfg)
+    if not _add_class(wider.model, cfg.get('default_scope')):
+        return None
+    try:
+        other = dict(model_of(wider).named_modules())
+    except Exception:  # the number is a property of this model, such as of a text encoder
+        return None
+    return {
+        name
+        for name, module in model.named_modules()
+        if is_weight_layer(module) and name in other and _outputs(other[name]) > _outputs(module)
+    }
+
+
+def _outputs(module: Any) -> int:
+    return int(getattr(module, 'out_features', 0) or getattr(module, 'out_channels', 0))
+
+
+def _add_class(node: Any, scope: str | None) -> int:
+    """Add a class wherever a config counts them, in place; return in how many places."""
+    added = 0
+    for own in _dicts(node):
+        if 'RPN' in type_name(own.get('type') or '', MODELS, scope):
+            continue
+        for key, value in [*own.items()]:
+            if _COUNT.fullmatch(str(key)) and isinstance(value, int) and not isinstance(value, bool):
+                own[key] = value + 1
+                added += 1
+            elif key == 'class_weight' and isinstance(value, (list, tuple)) and value:
+                own[key] = [value[0], *value]
+    return added
+
+
+def _dicts(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from _dicts(child)
