@@ -30,6 +30,8 @@ LAYERS = {
     'FixNormLinear': lambda **kw: FixNormLinear(6, 4, alpha=0.1, **kw),
     'WNConv2d': lambda **kw: WNConv2d(6, 4, 3, **kw),
     'FixNormConv2d': lambda **kw: FixNormConv2d(6, 4, 3, alpha=0.1, **kw),
+    'WNLinear, held': lambda **kw: WNLinear(6, 4, train_scale=False, **kw),
+    'WNConv2d, held': lambda **kw: WNConv2d(6, 4, 3, train_scale=False, **kw),
 }
 layers = pytest.mark.parametrize('make', LAYERS.values(), ids=LAYERS)
 
@@ -211,7 +213,7 @@ def test_fill_scales_leaves_a_scale_that_was_set(make):
     assert layer.g.item() == 0
     x = torch.randn(2, 6, 5, 5) if layer.weight.ndim == 4 else torch.randn(2, 6)
     layer(x).square().sum().backward()
-    assert layer.g.grad.abs() > 0  # so that it can leave zero
+    assert not layer.train_scale or layer.g.grad.abs() > 0  # so that it can leave zero
     assert torch.isfinite(layer.weight.grad).all()
 
 
@@ -362,6 +364,39 @@ def test_outputs_and_gradients_are_those_of_float64_whichever_factor_is_scaled(m
     for ours, theirs in zip((x, *layer.parameters()), (x64, *twin.parameters()), strict=True):
         if theirs.grad is not None:
             torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize('cls', [WNLinear, WNConv2d])
+def test_a_held_scale_is_no_parameter_so_nothing_trains_it(cls):
+    base = nn.Linear if cls is WNLinear else nn.Conv2d
+    plain = base(*PLAIN[base])
+    for layer in (cls.from_plain(plain, train_scale=False), cls(*PLAIN[base], train_scale=False)):
+        assert sorted(layer.state_dict()) == ['bias', 'g', 'weight']
+        assert [name for name, _ in layer.requires_grad_(True).named_parameters()] == ['weight', 'bias']  # as thawed
+        assert 'train_scale=False' in repr(layer)
+        before = layer.g.clone()
+        x = torch.randn(2, 6) if base is nn.Linear else torch.randn(2, 6, 5, 5)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.1)
+        layer(x).square().sum().backward()
+        assert layer.weight.grad.any()
+        optimizer.step()
+        assert torch.equal(layer.g, before)
+    assert 'train_scale' not in repr(cls(*PLAIN[base]))
+
+
+def test_a_checkpoint_fits_whether_its_scale_was_trained_or_held():
+    trained, held = WNConv2d(6, 4, 3), WNConv2d(6, 4, 3, train_scale=False)
+    trained.set_scale_(0.7)
+    x = torch.randn(2, 6, 5, 5)
+    for assign in (False, True):
+        held.load_state_dict(trained.state_dict(), assign=assign)
+        assert held.g.item() == pytest.approx(0.7)
+        assert torch.equal(held(x), trained(x))
+        assert [name for name, _ in held.named_parameters()] == ['weight', 'bias']
+    held.set_scale_(0.3)
+    trained.load_state_dict(held.state_dict())
+    assert trained.g.requires_grad
+    assert torch.equal(trained(x), held(x))
 
 
 @layers

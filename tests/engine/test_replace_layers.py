@@ -54,6 +54,21 @@ def test_the_model_computes_what_the_plain_one_does_and_has_its_tensors(replaced
     torch.testing.assert_close(model(X), before)
 
 
+def test_a_held_scale_is_in_no_optimizer_and_keeps_its_weight_in_the_set(replaced, toy_runner) -> None:
+    model = replaced({'head.fc': 'WNLinear', r'backbone\.[03]': dict(type='WNConv2d', train_scale=False)})
+    model.init_weights()
+    held = [model.backbone[0], model.backbone[3]]
+    before = [layer.g.clone() for layer in held]
+    runner = toy_runner(model=model, epochs=1)
+    runner.train()
+    in_set = flagged(runner.optim_wrapper.optimizer)
+    for layer, g in zip(held, before, strict=True):
+        assert torch.equal(layer.g, g)
+        assert any(layer.weight is tensor for tensor in in_set)
+    assert not any(name.startswith('backbone') and name.endswith('.g') for name, _ in model.named_parameters())
+    assert 'backbone.0.g' in model.state_dict()
+
+
 def test_it_is_done_before_a_runner_takes_the_parameters(replaced, toy_runner) -> None:
     model = replaced({'head.fc': 'FixNormLinear'}, alpha=2.0)
     g = model.head.fc.g.item()
@@ -84,6 +99,10 @@ def test_alpha_is_read_back_from_the_layers_themselves(replaced) -> None:
         (dict(swap={'head.fc': 'FixNormLinear'}), 'FixNormLinear needs alpha'),
         (dict(swap={'head.fc': dict(type='WNLinear', alpha=1)}), r"WNLinear does not take \['alpha'\]"),
         (dict(swap={'head.fc': 'WNLinear', r'.*fc': 'WNLinear'}), "'head.fc' and '.*fc' both match head.fc"),
+        (
+            dict(swap={'head.fc': dict(type='WNLinear', train_scale=0)}),
+            r"swap\['head.fc'\].train_scale: must be True or False, got 0",
+        ),
         (dict(swap={}), 'fixnorm.swap: must be set'),
         (dict(swap={'head.fc': 'WNLinear'}, alphas=1), r"takes plain_type, swap and alpha, got \['alphas'\]"),
     ],
@@ -128,7 +147,8 @@ def test_the_block_of_the_config_goes_into_its_model() -> None:
 
 
 def test_the_config_is_the_same_after_a_runner_has_written_it(tmp_path) -> None:
-    swap = {'head.fc': 'FixNormLinear', r'backbone\..*\.se_layer\..*': 'WNConv2d'}
+    held = dict(type='WNConv2d', train_scale=False)
+    swap = {'head.fc': 'FixNormLinear', r'backbone\..*\.se_layer\..*': 'WNConv2d', r'backbone\.layer\d+\..*': held}
     cfg = Config(dict(model=dict(type='FixNormModel', fixnorm=dict(plain_type='A', alpha=1.0, swap=swap))))
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()
