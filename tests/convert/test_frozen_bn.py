@@ -86,3 +86,10 @@ def test_a_pretrained_backbone_fills_the_scales(tmp_path) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     layer = models[1].backbone.layer2[0].conv1
     assert layer.g.item() == pytest.approx(state['layer2.0.conv1.weight'].double().norm().item(), rel=1e-6)
+
+
+def test_a_norm_that_is_frozen_at_zero_until_a_checkpoint_is_loaded_hides_no_layer(tmp_path) -> None:
+    frozen = ", norm_cfg=dict(type='BN', requires_grad=False), init_cfg=dict(type='Pretrained', checkpoint='none.pth')"
+    done = convert(small_detector(tmp_path, frozen), str(tmp_path / 'new.py'), size=64)
+    assert len(done.scale_held) == len(TRAINED)
+    assert done.notes == ()
