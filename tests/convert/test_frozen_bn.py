@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmfixnorm.convert import convert
+from mmfixnorm.convert.audit import norm_fixing_set
 from mmfixnorm.launch import build_model, load_config
 
 ROOT = Path(__file__).parents[2]
@@ -93,3 +94,18 @@ def test_a_norm_that_is_frozen_at_zero_until_a_checkpoint_is_loaded_hides_no_lay
     done = convert(small_detector(tmp_path, frozen), str(tmp_path / 'new.py'), size=64)
     assert len(done.scale_held) == len(TRAINED)
     assert done.notes == ()
+
+
+def test_a_backbone_by_hand_has_one_key_and_its_frozen_stages_stay_out_of_the_set(script, tmp_path) -> None:
+    plain = build_model(load_config(small_detector(tmp_path)))
+    by_hand = load_config(small_detector(tmp_path, ", conv_cfg=dict(type='WNConv2d', train_scale=False)"))
+    by_hand.optim_wrapper.update(type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor')
+    model = build_model(by_hand)
+    script['give_statistics'](plain, script['images'](64))
+    model.load_state_dict(plain.state_dict())
+    expected = script['outputs'](plain, script['images'](64))
+    assert script['distance'](script['outputs'](model, script['images'](64)), expected) < 1e-5
+    in_set = norm_fixing_set(model, by_hand)
+    assert [name for name in in_set if name.startswith('backbone.')] == sorted(
+        (f'backbone.{name}.weight' for name in TRAINED), key=[*dict(model.named_parameters())].index
+    )
