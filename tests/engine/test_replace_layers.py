@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones.mobileone import MobileOneBlock
 from mmpretrain.models.backbones.repvgg import RepVGGBlock
@@ -67,6 +68,19 @@ def test_a_held_scale_is_in_no_optimizer_and_keeps_its_weight_in_the_set(replace
         assert any(layer.weight is tensor for tensor in in_set)
     assert not any(name.startswith('backbone') and name.endswith('.g') for name, _ in model.named_parameters())
     assert 'backbone.0.g' in model.state_dict()
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_an_average_of_weights_has_the_held_scale(replaced, update_buffers) -> None:
+    model = replaced({'backbone.0': dict(type='WNConv2d', train_scale=False)})
+    average = ExponentialMovingAverage(model, momentum=0.1, update_buffers=update_buffers)
+    g = model.backbone[0].g.clone()
+    for _ in range(3):
+        with torch.no_grad():
+            model.backbone[0].weight.mul_(1.5)
+        average.update_parameters(model)
+    assert not torch.equal(average.module.backbone[0].weight, model.backbone[0].weight)
+    assert torch.equal(average.module.backbone[0].g, g)
 
 
 def test_it_is_done_before_a_runner_takes_the_parameters(replaced, toy_runner) -> None:
