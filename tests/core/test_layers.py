@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmcv.cnn import fuse_conv_bn
 from mmengine.model import BaseModule, initialize
 from torch import nn
@@ -11,6 +12,7 @@ from torch.ao.quantization import fuse_modules, quantize_dynamic
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales, fold_layers
+from tests.gloo import leave_group
 
 CONV_CASES = {
     'plain': dict(),
@@ -466,3 +468,25 @@ def test_a_checkpoint_may_take_the_place_of_the_weight():
     assert layer.weight.data_ptr() == other.weight.data_ptr()
     with pytest.raises(RuntimeError, match='reset_scale'):
         layer.weight = nn.Parameter(torch.ones(4, 6, 3, 3))
+
+
+def test_a_held_scale_follows_a_weight_that_fsdp2_shards(tmp_path):
+    from torch.distributed import fsdp
+
+    if not hasattr(fsdp, 'fully_shard'):
+        pytest.skip('needs torch 2.6')
+    layer = WNConv2d(6, 4, 3, train_scale=False)
+    x = torch.randn(2, 6, 5, 5)
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        fsdp.fully_shard(layer, mesh=dist.init_device_mesh('cpu', (1,)))
+        with torch.no_grad():
+            layer.weight.mul_(3.0)
+        fill_scales(layer)
+        expected = layer.weight.full_tensor().double().norm().item()
+        assert layer.g.item() == pytest.approx(expected, rel=1e-6)
+        assert [name for name, _ in layer.named_parameters()] == ['weight', 'bias']
+        plain = nn.functional.conv2d(x, layer.weight.full_tensor(), layer.bias.full_tensor())
+        torch.testing.assert_close(layer(x), plain)
+    finally:
+        leave_group()
