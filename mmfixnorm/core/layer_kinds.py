@@ -179,8 +179,8 @@ def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
                 last = name, module
         elif is_batch_norm(module) and last is not None:
             stored = not module.training and module.running_mean is not None
-            fits = last[1].weight.shape[0] == module.num_features
-            if stored and fits and not isinstance(last[1], WeightNormalized):
+            is_plain = not isinstance(last[1], WeightNormalized)
+            if stored and is_plain and last[1].weight.shape[0] == module.num_features:
                 norm_of_layer[last[0]] = name
             last = None
     for module, mode in modes.items():
