@@ -5,10 +5,11 @@ the audit. Then the child's model and optim wrapper are trained on generated bat
 of the set is summed in float64 after each step. One JSON line per config goes to ``--out``; a config that is there
 already is left out, so an interrupted run goes on. A config that is refused has a line with the reason. The lines
 hold: ``px``, height and width of the images; ``in_set``, weights in the norm-fixing set; ``wn``, layers
-weight-normalised; ``fixnorm``, the layers with a bound; ``left_out``, trainable weights outside the set, counted by
-reason; ``lines`` of the child; ``notes`` of the converter; ``untrained``, weights of the set that had no gradient;
-``finite``, whether all losses are; ``drift``, the largest relative change of the norm in 20 steps; ``seconds`` of
-processor time to convert and to train; ``peak_mb`` of the process::
+weight-normalised, and ``held`` in newer lines, those among them whose scale is held; ``fixnorm``, the layers with a
+bound; ``left_out``, trainable weights outside the set, counted by reason; ``lines`` of the child; ``notes`` of the
+converter; ``untrained``, weights of the set that had no gradient; ``finite``, whether all losses are; ``drift``, the
+largest relative change of the norm in 20 steps; ``seconds`` of processor time to convert and to train; ``peak_mb`` of
+the process::
 
     python benchmarks/convert_stock.py [NAME ...] [--threads 2] [--out FILE]
     python benchmarks/convert_stock.py --families [--toolbox mmdet] --out FILE
@@ -173,6 +174,7 @@ def measure(name: str, size: int | None, threads: int) -> dict[str, Any]:
         px=size,
         in_set=len(done.in_set),
         wn=len(done.weight_normalized),
+        held=len(done.scale_held),
         fixnorm=list(done.classifiers),
         left_out=dict(Counter(done.left_out.values())),
         lines=len(done.text.splitlines()),

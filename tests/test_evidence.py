@@ -116,6 +116,12 @@ def test_an_alpha_that_ties_with_others_is_labelled(values, label):
     assert report.equal_alphas(runs, [0.8, 1.0, None]) == label
 
 
+def test_fine_tuning_names_what_trains_its_backbone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match='iter_1200.pth: no such checkpoint; .* python tools/train.py configs/digits/'):
+        EXPERIMENTS['fine-tune-bccd'](None)
+
+
 def test_a_page_without_a_marker_is_refused():
     with pytest.raises(ValueError, match='must have the markers of fig4 once, has them 0 times'):
         report.with_tables('no markers', {'fig4': 'text'})

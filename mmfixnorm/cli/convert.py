@@ -35,10 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=('LO', 'HI'),
         help="learning rates to search (default: half to 8 times the config's; 0.005 to 0.08 with --update angle)",
     )
-    parser.add_argument(
+    stored = parser.add_mutually_exclusive_group()
+    stored.add_argument(
         '--keep-norm-eval',
         action='store_true',
-        help='leave batch normalisation on stored statistics as it is, and the layers before it out of the set',
+        help='leave the layers before batch normalisation on stored statistics (norm_eval=True) out of the set '
+        '(default: weight-normalise them with their scale held, so that they compute the same; BN stays)',
+    )
+    stored.add_argument(
+        '--train-bn',
+        action='store_true',
+        help='train batch normalisation on stored statistics on batch statistics instead, as SyncBN',
     )
     parser.add_argument('--size', type=int, help="height and width of the audit's images (default: by toolbox)")
     parser.add_argument('--force', action='store_true', help='replace NEW if it exists')
@@ -57,13 +64,16 @@ def run(args: argparse.Namespace) -> int:
         alpha=args.alpha,
         lr_range=args.lr_range,
         keep_norm_eval=args.keep_norm_eval,
+        train_bn=args.train_bn,
         overwrite=args.force,
         size=args.size,
         update=args.update,
     )
     print(
         f'{args.out}: {len(done.in_set)} weights in the norm-fixing set, all scale-invariant; '
-        f'{len(done.weight_normalized)} layers weight-normalised, {len(done.classifiers)} with a bound '
+        f'{len(done.weight_normalized)} layers weight-normalised'
+        f'{f" ({len(done.scale_held)} with their scale held)" if done.scale_held else ""}, '
+        f'{len(done.classifiers)} with a bound '
         f'({", ".join(done.classifiers)}); {len(done.left_out)} weights left out'
     )
     for reason, count in Counter(done.left_out.values()).items():

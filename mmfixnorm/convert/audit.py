@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from mmfixnorm.config import PARTS, hooks_of_type
 from mmfixnorm.core import AuditReport, audit, fill_scales, norm_fixing_parameters
+from mmfixnorm.core.layer_kinds import is_norm_layer
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import message_of, raised_by
@@ -200,6 +201,9 @@ def audit_size(cfg: Config) -> int:
 def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None) -> nn.Module:
     """Build the model of a config with initialised or loaded weights, without any download.
 
+    Without a checkpoint, a frozen norm layer that starts at zero, as the last one of a residual block does, gets ones:
+    nothing but the pretrained weights could open its branch.
+
     Raises:
         ConfigError: If the model cannot be built, or the checkpoint does not fit.
     """
@@ -214,6 +218,11 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
         loaded = {key.removeprefix('module.') for key in state.get('state_dict', state)}
         if not loaded & set(model.state_dict()):
             raise ConfigError(f'--load-from {checkpoint}: it contains no tensor of this model')
+    else:
+        for norm in filter(is_norm_layer, model.modules()):
+            weight = norm._parameters.get('weight')
+            if weight is not None and not weight.requires_grad and not weight.any():
+                nn.init.ones_(weight)
     fill_scales(model)
     if hooks_of_type(cfg, 'AutoAlphaHook', HOOKS):
         for module in model.modules():  # the hook sets alpha in training, but no hook runs here

@@ -37,6 +37,10 @@ _STORED = (
     'BN on stored statistics (norm_eval=True) is an affine map, and the convolution before it not scale-invariant. '
     'So BN is trained here, over all GPUs, except in frozen stages, which are frozen whole and not in the set.'
 )
+_HELD = (
+    '{} layers are in front of BN on stored statistics (norm_eval=True), an affine map that stays as it is. Weight-'
+    'normalised with their scale held at its start, they compute the same and are scale-invariant.'
+)
 
 _SCHEDULE = 'As in the base config, with what was in units of its learning rate in the same proportion to the angle.'
 
@@ -49,6 +53,7 @@ class Conversion:
         text: The child config.
         in_set: Names of the weights in the norm-fixing set.
         weight_normalized: Names of the weight-normalised layers, except the classifiers.
+        scale_held: Names of those among them whose scale is held, in front of BN on stored statistics.
         classifiers: Names of the layers with a bound.
         left_out: Names of the trainable weights outside the set, with the reason.
         notes: Settings that could not be carried over or decided, in sentences.
@@ -57,6 +62,7 @@ class Conversion:
     text: str
     in_set: tuple[str, ...]
     weight_normalized: tuple[str, ...]
+    scale_held: tuple[str, ...]
     classifiers: tuple[str, ...]
     left_out: Mapping[str, str]
     notes: tuple[str, ...]
@@ -69,6 +75,7 @@ def convert(
     alpha: float = 1.0,
     lr_range: Sequence[float] | None = None,
     keep_norm_eval: bool = False,
+    train_bn: bool = False,
     overwrite: bool = False,
     size: int | None = None,
     update: str = 'step',
@@ -77,14 +84,18 @@ def convert(
 ) -> Conversion:
     """Write a child config that makes a plain config FixNorm, and check it by the audit.
 
+    Batch normalisations on stored statistics stay as they are; the layers in front of them become weight-normalised
+    with their scale held, unless ``keep_norm_eval`` or ``train_bn`` is set.
+
     Args:
         filename (str): A config of mmpretrain, mmdet or mmseg.
         out (str): The file to write.
         alpha (float): Bound on the scale of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
         lr_range (Sequence[float], optional): ``(lr_min, lr_max)`` of the search. Defaults to None: half to 8 times
             the config's learning rate, or with ``update='angle'`` 0.005 to 0.08.
-        keep_norm_eval (bool): Whether to keep batch normalisations on stored statistics, and leave the layers before
-            them out of the set. Defaults to False.
+        keep_norm_eval (bool): Whether to leave the layers before batch normalisations on stored statistics as they
+            are and out of the set. Defaults to False.
+        train_bn (bool): Whether to train such batch normalisations on batch statistics instead. Defaults to False.
         overwrite (bool): Whether to replace ``out`` if it exists. Defaults to False.
         size (int, optional): Height and width of the audit's images. Defaults to None: depends on the toolbox.
         update (str): ``'step'``: the set makes the optimizer's steps; ``'angle'``: each of its layers turns by the
@@ -101,12 +112,22 @@ def convert(
         raise ConfigError(f'{out}: would replace the config itself; choose another name')
     if not alpha > 0:
         raise ConfigError(f'--alpha: must be > 0, got {alpha}')
+    if keep_norm_eval and train_bn:
+        raise ConfigError('--train-bn: trains the BN that --keep-norm-eval keeps; pass one of the two, or neither')
     if update not in ('step', 'angle'):
         raise ConfigError(f"--update: must be 'step' or 'angle', got {update!r}")
     cfg = with_names(load_config(filename))
     _check(cfg)
     schedule = schedule_by_angle(cfg) if update == 'angle' else None
-    plan = _Plan(cfg, alpha, keep_norm_eval, size, classifiers, _prefixed(progress, 'audit of the config'))
+    plan = _Plan(
+        cfg,
+        alpha,
+        size,
+        keep_norm_eval=keep_norm_eval,
+        train_bn=train_bn,
+        classifiers=classifiers,
+        progress=_prefixed(progress, 'audit of the config'),
+    )
     base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
     text, notes = plan.child(base, lr_range, update=update, schedule=schedule, inherit=not is_pure_python(filename))
     beside = f'{out}.{os.getpid()}.tmp.py'
@@ -131,6 +152,7 @@ def convert(
         text=text,
         in_set=audited.norm_fixing_set or (),
         weight_normalized=tuple(name for name, m in layers.items() if not hasattr(m, 'alpha')),
+        scale_held=tuple(name for name, m in layers.items() if not m.train_scale),
         classifiers=tuple(name for name, m in layers.items() if hasattr(m, 'alpha')),
         left_out=plan.left_out,
         notes=tuple(notes),
@@ -170,17 +192,19 @@ class _Plan:
         self,
         cfg: Config,
         alpha: float,
-        keep_norm_eval: bool,
         size: int | None,
+        *,
+        keep_norm_eval: bool,
+        train_bn: bool,
         classifiers: Sequence[str],
         progress: Callable[[str], None] | None,
     ) -> None:
-        self.cfg, self.alpha, self.classifiers = cfg, alpha, classifiers
+        self.cfg, self.alpha, self.keep_norm_eval, self.classifiers = cfg, alpha, keep_norm_eval, classifiers
         self.edit, self.alpha_keys = head_edits(cfg.model, alpha, cfg.get('default_scope'))
         self.trains_bn = False
         edited = self._edited()
         built = _seeded_model(edited)
-        if not keep_norm_eval and stored_statistics_edits(cfg.model, built, self.edit):
+        if train_bn and stored_statistics_edits(cfg.model, built, self.edit):
             self.trains_bn = True
             edited = self._edited()
             built = _seeded_model(edited)
@@ -189,6 +213,7 @@ class _Plan:
         self._check_classifiers()
         self.report = audit_model(built, edited, size=size, find_groups=False, progress=progress).report
         self.replacements: dict[str, str] = {}
+        self.held: set[str] = set()  # the replacements whose scale is not trained
         self.left_out: dict[str, str] = {}
         self.given_a_start: list[str] = []
         for record in self.report.weights:
@@ -234,7 +259,7 @@ class _Plan:
             self.left_out[record.name] = 'nn.MultiheadAttention uses its weights without calling the layers'
         elif tensor != 'weight' or not is_plain_layer(layer):
             self.left_out[record.name] = f'{type(layer).__name__} has no weight-normalised form'
-        elif record.cause == 'stored_statistics':
+        elif record.cause == 'stored_statistics' and self.keep_norm_eval:
             self.left_out[record.name] = 'BN on stored statistics'
         else:
             kind = 'Linear' if isinstance(layer, nn.Linear) else 'Conv2d'
@@ -243,6 +268,8 @@ class _Plan:
                 self.left_out[record.name] = 'starts at zero, which has no direction'
             else:
                 self.replacements[path] = f'{"FixNorm" if classifies else "WN"}{kind}'
+                if record.cause == 'stored_statistics':
+                    self.held.add(path)
 
     def _give_a_start(self, path: str, kind: str) -> bool:
         """Give a classifier that starts at zero a direction, by ``init_cfg`` of the module that contains it."""
@@ -331,11 +358,13 @@ class _Plan:
         if 'model.fixnorm.alpha' in self._all_alpha_keys():
             fixnorm['alpha'] = self.alpha
         fixnorm['swap'] = {}
-        for kind in sorted(set(self.replacements.values())):
-            names = [name for name, own in self.replacements.items() if own == kind]
+        kinds = {name: (kind, name in self.held) for name, kind in self.replacements.items()}
+        for kind, held in sorted(set(kinds.values())):
+            names = [name for name, own in kinds.items() if own == (kind, held)]
             others = [n for n, m in self.model.named_modules() if _fits(kind, m) and n not in names]
+            layer = dict(type=kind, train_scale=False) if held else kind
             # The same path for two kinds would be a single key.
-            fixnorm['swap'].update(dict.fromkeys(patterns_for(names, others, taken=fixnorm['swap']), kind))
+            fixnorm['swap'].update(dict.fromkeys(patterns_for(names, others, taken=fixnorm['swap']), layer))
         return {**self.edit, 'type': MODEL_TYPE, 'fixnorm': fixnorm}
 
     def _excluded(self) -> list[str]:
@@ -352,12 +381,13 @@ class _Plan:
                 f'{", ".join(self.given_a_start)} starts at zero in the base config, which has no direction to '
                 "train; here it starts like mmpretrain's LinearClsHead."
             )
-        if self.replacements:
-            plain = sum(kind.startswith('WN') for kind in self.replacements.values())
+        if self.held:
+            comments.append(_HELD.format(len(self.held)))
+        if trained := [kind for name, kind in self.replacements.items() if name not in self.held]:
+            plain = sum(kind.startswith('WN') for kind in trained)
             comments.append(
-                f'{len(self.replacements)} layers are replaced while the model is built: no norm takes their scale '
-                f'out and no config key reaches them ({plain} weight-normalised, {len(self.replacements) - plain} with '
-                'a bound).'
+                f'{len(trained)} layers are replaced while the model is built: no norm takes their scale out and no '
+                f'config key reaches them ({plain} weight-normalised, {len(trained) - plain} with a bound).'
             )
         return comments
 

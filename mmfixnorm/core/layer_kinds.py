@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from mmfixnorm.core.layers import WeightNormalized
+
 __all__ = [
     'describe_unfixed_weights',
     'is_adapter',
@@ -159,8 +161,9 @@ def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
     """Find the convolutions and linear layers whose batch normalisation runs on stored statistics in training.
 
     Such a normalisation (``norm_eval=True``, frozen stages) is an affine map, so the layer in front of it is not
-    scale-invariant. The mode is the one that ``model.train()`` sets; it is restored afterwards. A
-    normalisation is taken to belong to the layer registered before it, if the number of channels matches.
+    scale-invariant unless it is weight-normalised; such layers are left out. The mode is the one that ``model.train()``
+    sets; it is restored afterwards. A normalisation is taken to belong to the layer registered before it, if the number
+    of channels matches.
 
     Returns:
         dict[str, str]: Name of the layer to name of its batch normalisation.
@@ -176,7 +179,8 @@ def stored_statistics_layers(model: nn.Module) -> dict[str, str]:
                 last = name, module
         elif is_batch_norm(module) and last is not None:
             stored = not module.training and module.running_mean is not None
-            if stored and last[1].weight.shape[0] == module.num_features:
+            is_plain = not isinstance(last[1], WeightNormalized)
+            if stored and is_plain and last[1].weight.shape[0] == module.num_features:
                 norm_of_layer[last[0]] = name
             last = None
     for module, mode in modes.items():

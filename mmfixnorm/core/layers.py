@@ -43,15 +43,32 @@ class WeightNormalized(nn.Module):
     Another parameter in place of ``weight`` raises a RuntimeError: ``fuse_conv_bn`` of mmcv and the functions of
     :mod:`torch.nn.utils.fusion` assign a product with the statistics of a norm layer, which the division by its norm
     would undo. :func:`fold_layers` first.
+
+    A batch normalisation on stored statistics, or a frozen one, is an affine map that does not take the scale of ``W``
+    out; its own weight trains the scale where it is trained. In front of it ``train_scale=False`` holds the scale: the
+    layer computes what the plain one does, ``W`` is scale-invariant, and nothing is trained twice. ``g`` is a buffer
+    then, under the same key, so that checkpoints load either way and fold alike. A parameter that is frozen would be
+    thawed with its backbone, and flattened with the weights by FSDP; a buffer is in no optimizer, is not waited for by
+    DDP, and an average of weights (EMA) copies it.
+
+    Args:
+        *args: Of the plain layer.
+        train_scale (bool): Whether ``g`` is trained. Defaults to True.
+        **kwargs: Of the plain layer.
     """
 
     weight: Tensor
-    g: nn.Parameter
+    g: Tensor
+    train_scale = True
     _loads_by_assignment = False
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, train_scale: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.g = nn.Parameter(self.weight.new_empty(1))
+        self.train_scale = train_scale
+        if train_scale:
+            self.g = nn.Parameter(self.weight.new_empty(1))
+        else:
+            self.register_buffer('g', self.weight.new_empty(1))
         self.reset_scale()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -79,7 +96,7 @@ class WeightNormalized(nn.Module):
 
         Args:
             layer (nn.Linear | nn.Conv2d): The plain layer; the new one takes its weight and bias tensors, not copies.
-            **kwargs: Further arguments of this class, such as ``alpha``.
+            **kwargs: Further arguments of this class: ``alpha``, ``train_scale``.
 
         Raises:
             TypeError: If ``layer`` is of another kind, or already weight-normalised.
@@ -90,7 +107,8 @@ class WeightNormalized(nn.Module):
         with torch.device('meta'):
             new = cls(**_arguments(layer), **kwargs)
         new._parameters.update(weight=layer._parameters['weight'], bias=layer._parameters['bias'])
-        new.g = nn.Parameter(layer.weight.new_empty(1))
+        g = layer.weight.new_empty(1)
+        new.g = nn.Parameter(g) if new.train_scale else g
         new.reset_scale()
         return new.train(layer.training)
 
@@ -113,7 +131,10 @@ class WeightNormalized(nn.Module):
     @torch.no_grad()
     def reset_scale(self) -> None:
         """Set ``g`` to ``||W||_F``."""
-        self.g.copy_(self._weight_norm())
+        norm = self._weight_norm()
+        if not self.train_scale and hasattr(norm, 'full_tensor'):  # FSDP2 shards the weight, but no buffers
+            norm = norm.full_tensor()
+        self.g.copy_(norm)
         self._scale_is_own = False  # True once `g` must no longer follow `W`
 
     @torch.no_grad()
@@ -128,7 +149,7 @@ class WeightNormalized(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise like the plain layer and set ``g`` to the norm of the result."""
         super().reset_parameters()  # type: ignore[misc]
-        if 'g' in self._parameters:  # not yet while the plain layer's constructor runs
+        if hasattr(self, 'g'):  # not yet while the plain layer's constructor runs
             self.reset_scale()
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
@@ -187,7 +208,7 @@ class WeightNormalized(nn.Module):
             # The base class refuses this weight; its `g` must not be loaded without it.
             state_dict = {**state_dict, f'{prefix}g': self.g.detach()}
         elif g is None:
-            norm = tensor_norm(weight).to(weight.dtype)  # with assign=True the layer keeps the dtype
+            norm = tensor_norm(weight.detach()).to(weight.dtype)  # with assign=True the layer keeps the dtype
             state_dict = {**state_dict, f'{prefix}g': norm.reshape(1)}
         else:
             self._scale_is_own = True
@@ -196,6 +217,9 @@ class WeightNormalized(nn.Module):
             super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         finally:
             del self._loads_by_assignment
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}{"" if self.train_scale else ", train_scale=False"}'
 
 
 class _BoundedScale(WeightNormalized):
@@ -219,7 +243,8 @@ class _BoundedScale(WeightNormalized):
 class WNLinear(WeightNormalized, nn.Linear):
     r"""``y = x W^T / ||W||_F * g + bias`` (eq. 6).
 
-    Takes the arguments of :class:`torch.nn.Linear`. Shape: ``(*, in_features) -> (*, out_features)``.
+    Takes the arguments of :class:`torch.nn.Linear` and ``train_scale``, see :class:`WeightNormalized`. Shape:
+    ``(*, in_features) -> (*, out_features)``.
 
     Example:
         >>> plain = torch.nn.Linear(8, 4)
@@ -237,7 +262,11 @@ class WNLinear(WeightNormalized, nn.Linear):
 class WNConv2d(WeightNormalized, nn.Conv2d):
     r"""``y = conv(x, W) / ||W||_F * g + bias``.
 
-    Takes the arguments of :class:`torch.nn.Conv2d`. Shape: ``(N, C_in, H, W) -> (N, C_out, H', W')``.
+    Takes the arguments of :class:`torch.nn.Conv2d` and ``train_scale``, see :class:`WeightNormalized`. Shape:
+    ``(N, C_in, H, W) -> (N, C_out, H', W')``.
+
+    Example of a config:
+        >>> backbone = dict(conv_cfg=dict(type='WNConv2d', train_scale=False), norm_eval=True)
     """
 
     def forward(self, input: Tensor) -> Tensor:

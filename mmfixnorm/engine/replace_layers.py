@@ -75,15 +75,16 @@ def build_with_replaced_layers(*, fixnorm: Mapping[str, Any], **model: Any) -> n
 
             - ``plain_type`` (str): The ``type`` of the model.
             - ``swap`` (dict): Paths of layers to the layers that replace them, ``'WNLinear'``, ``'WNConv2d'``,
-              ``'FixNormLinear'``, ``'FixNormConv2d'``, or a dict with ``type`` and ``alpha``. A path is a regular
-              expression for the whole name as in ``named_modules()``. Of the layers that it matches, those of the
-              right kind are replaced.
+              ``'FixNormLinear'``, ``'FixNormConv2d'``, or a dict with ``type`` and any of ``alpha`` (of a FixNorm
+              layer) and ``train_scale``; ``train_scale=False`` holds the scale ``g`` at its start, in front of batch
+              normalisations on stored statistics. A path is a regular expression for the whole name as in
+              ``named_modules()``. Of the layers that it matches, those of the right kind are replaced.
             - ``alpha`` (float, optional): Bound of the FixNorm layers without their own ``alpha``.
         **model: The config of the model, without its ``type``.
 
     Raises:
         ConfigError: If a key or type is unknown, a path matches no plain layer of its kind, two paths match the
-            same layer, or a FixNorm layer has no ``alpha``.
+            same layer, a FixNorm layer has no ``alpha``, or ``train_scale`` is not a bool.
 
     Example of a config:
         >>> model = dict(
@@ -165,6 +166,9 @@ def _layer_spec(path: str, spec: Any, alpha: float | None) -> tuple[type[WeightN
         arguments.setdefault('alpha', alpha)
         if arguments['alpha'] is None:
             raise ConfigError(f'model.fixnorm.swap[{path!r}]: {name} needs alpha, here or in model.fixnorm.alpha')
-    if unknown := sorted(set(arguments) - ({'alpha'} if name.startswith('FixNorm') else set())):
+    if not isinstance(trained := arguments.get('train_scale', True), bool):
+        raise ConfigError(f'model.fixnorm.swap[{path!r}].train_scale: must be True or False, got {trained!r}')
+    options = {'train_scale', *(['alpha'] if name.startswith('FixNorm') else [])}
+    if unknown := sorted(set(arguments) - options):
         raise ConfigError(f'model.fixnorm.swap[{path!r}]: {name} does not take {unknown}')
     return _TYPES[name], arguments

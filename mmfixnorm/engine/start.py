@@ -161,8 +161,9 @@ def warn_of_unfit_weights(model: nn.Module, in_set: Iterable[str]) -> None:
     if affine:
         _warn(
             'The norm-fixing set contains layers whose batch normalisation runs on stored statistics: '
-            f'{_shown(affine)}. It is an affine map, so these layers are not scale-invariant: train the normalisation '
-            '(norm_eval=False), or leave the layers out with exclude.'
+            f'{_shown(affine)}. It is an affine map, so these layers are not scale-invariant: weight-normalise them '
+            "with their scale held (dict(type='WNConv2d', train_scale=False) as conv_cfg or in model.fixnorm.swap), "
+            'train the normalisation (norm_eval=False), or leave the layers out with exclude.'
         )
 
 

@@ -16,7 +16,7 @@ CONFIGS = Path(__file__).parents[2] / 'configs'
 PATHS = sorted(path for folder in ('coco', 'cityscapes') for path in (CONFIGS / folder).glob('*.py'))
 FIXNORM = [path for path in PATHS if '_wd_' not in path.stem]
 NAME = re.compile(
-    r'(?P<model>retinanet_r50-fpn|base-oc_r101-d8)_(?P<method>wd|fixnorm|fixnorm-frozen-bn|angle)'
+    r'(?P<model>retinanet_r50-fpn|base-oc_r101-d8)_(?P<method>wd|fixnorm|fixnorm-frozen-bn|fixnorm-wn-frozen-bn|angle)'
     r'_(?P<gpus>\d)xb(?P<batch>\d)-(?P<schedule>step|cosine|poly)-(?P<iters>\d+)k'
     r'_(?P<data>coco|cityscapes)(-769x769)?'
 )
@@ -37,11 +37,18 @@ WRAPPER = {
 }
 NO_DECAY = {'optim_wrapper.optimizer.weight_decay': 0.0}
 RETINA = WRAPPER | {'model.bbox_head.type': 'FixNormRetinaHead'}
+HELD = {
+    'model.type': 'FixNormModel',
+    'model.fixnorm.plain_type': 'RetinaNet',
+    r'model.fixnorm.swap.backbone\.layer[234]\..*.type': 'WNConv2d',
+    r'model.fixnorm.swap.backbone\.layer[234]\..*.train_scale': False,
+}
 TRAINED_BN = {'model.backbone.norm_cfg.type': 'SyncBN', 'model.backbone.norm_eval': False}
 #: What a method sets and the weight-decay baseline does not, besides `search` and the numbers that are tuned.
 DIFFERENCES = {
     ('coco', 'fixnorm'): RETINA | NO_DECAY | TRAINED_BN,
     ('coco', 'fixnorm-frozen-bn'): RETINA | {'optim_wrapper.paramwise_cfg.exclude': [r'^backbone\.']},
+    ('coco', 'fixnorm-wn-frozen-bn'): RETINA | NO_DECAY | HELD,
     ('cityscapes', 'fixnorm'): WRAPPER
     | NO_DECAY
     | {'model.decode_head.type': 'FixNormBaseOCHead', 'model.auxiliary_head.type': 'FixNormFCNHead'},
@@ -51,6 +58,7 @@ DIFFERENCES |= {(data, 'angle'): DIFFERENCES[data, 'fixnorm'] | ANGLE for data i
 #: Not rows of the tables.
 OTHERS = {
     'retinanet_r50-fpn_fixnorm-frozen-bn_8xb2-cosine-90k_coco',
+    'retinanet_r50-fpn_fixnorm-wn-frozen-bn_8xb2-cosine-90k_coco',
     'retinanet_r50-fpn_angle_8xb2-cosine-90k_coco',
     'base-oc_r101-d8_angle_4xb2-cosine-40k_cityscapes-769x769',
 }

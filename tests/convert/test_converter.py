@@ -220,12 +220,44 @@ def test_a_child_that_does_not_pass_the_audit_is_not_written(tmp_path, monkeypat
     assert not (tmp_path / 'new.py').exists()
 
 
-def test_bn_on_stored_statistics_is_trained_or_its_layers_are_left_out(tmp_path) -> None:
-    stored = child_of(tmp_path, 'model = dict(backbone=dict(norm_eval=True))')
-    done = convert(stored, str(tmp_path / 'new.py'), size=16)
+STORED = 'model = dict(backbone=dict(norm_eval=True))'
+
+
+def test_in_front_of_bn_on_stored_statistics_the_scale_is_held(tmp_path) -> None:
+    done = convert(child_of(tmp_path, STORED), str(tmp_path / 'new.py'), size=16)
+    new = Config.fromfile(tmp_path / 'new.py')
+    assert new.model.backbone.norm_eval
+    assert 'norm_cfg' not in new.model.backbone
+    assert new.model.fixnorm.swap == {r'backbone\..*': dict(type='WNConv2d', train_scale=False)}
+    assert (len(done.in_set), len(done.scale_held), done.left_out) == (10, 9, {})
+    assert done.scale_held == done.weight_normalized
+    assert new.optim_wrapper.optimizer.weight_decay == 0
+    # The scale is trained by one more key.
+    grandchild = tmp_path / 'trained.py'
+    grandchild.write_text(
+        f'_base_ = [{str(tmp_path / "new.py")!r}]\n'
+        r"model = dict(fixnorm=dict(swap={r'backbone\..*': dict(train_scale=True)}))"
+    )
+    model = prepared_model(load_config(str(grandchild)))
+    assert sum(name.endswith('.g') for name, _ in model.named_parameters()) == 10
+
+
+def test_layers_with_a_held_scale_and_with_a_trained_one_have_their_own_patterns(tmp_path) -> None:
+    both = STACKED.replace('model = dict(', 'model = dict(backbone=dict(norm_eval=True), ')
+    done = convert(child_of(tmp_path, both), str(tmp_path / 'new.py'), size=16)
+    assert set(done.weight_normalized) - set(done.scale_held) == {'head.layers.0.fc'}
+    swap = Config.fromfile(tmp_path / 'new.py').model.fixnorm.swap
+    held = dict(type='WNConv2d', train_scale=False)
+    assert swap == {r'backbone\..*': held, 'head.layers.0.fc': 'WNLinear', 'head.layers.1.fc': 'FixNormLinear'}
+
+
+def test_bn_on_stored_statistics_is_trained_or_its_layers_are_left_out_if_asked(tmp_path) -> None:
+    stored = child_of(tmp_path, STORED)
+    done = convert(stored, str(tmp_path / 'new.py'), train_bn=True, size=16)
     new = Config.fromfile(tmp_path / 'new.py')
     assert (new.model.backbone.norm_eval, new.model.backbone.norm_cfg.type) == (False, 'SyncBN')
     assert len(done.in_set) == 10
+    assert done.scale_held == ()
     assert '# BN on stored statistics' in done.text
 
     kept = convert(stored, str(tmp_path / 'kept.py'), keep_norm_eval=True, size=16)
@@ -236,3 +268,6 @@ def test_bn_on_stored_statistics_is_trained_or_its_layers_are_left_out(tmp_path)
     assert len(kept.left_out) == 9
     assert new.optim_wrapper.paramwise_cfg.exclude == [r'^backbone\.']
     assert new.optim_wrapper.optimizer.weight_decay == 1e-4  # reaches those left out
+
+    with pytest.raises(ConfigError, match='--train-bn: trains the BN that --keep-norm-eval keeps'):
+        convert(stored, str(tmp_path / 'other.py'), keep_norm_eval=True, train_bn=True)

@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+import torch.distributed as dist
 from mmcv.cnn import fuse_conv_bn
 from mmengine.model import BaseModule, initialize
 from torch import nn
@@ -11,6 +12,7 @@ from torch.ao.quantization import fuse_modules, quantize_dynamic
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from mmfixnorm.core import FixNormConv2d, FixNormLinear, WNConv2d, WNLinear, fill_scales, fold_layers
+from tests.gloo import leave_group
 
 CONV_CASES = {
     'plain': dict(),
@@ -30,6 +32,8 @@ LAYERS = {
     'FixNormLinear': lambda **kw: FixNormLinear(6, 4, alpha=0.1, **kw),
     'WNConv2d': lambda **kw: WNConv2d(6, 4, 3, **kw),
     'FixNormConv2d': lambda **kw: FixNormConv2d(6, 4, 3, alpha=0.1, **kw),
+    'WNLinear, held': lambda **kw: WNLinear(6, 4, train_scale=False, **kw),
+    'WNConv2d, held': lambda **kw: WNConv2d(6, 4, 3, train_scale=False, **kw),
 }
 layers = pytest.mark.parametrize('make', LAYERS.values(), ids=LAYERS)
 
@@ -211,7 +215,7 @@ def test_fill_scales_leaves_a_scale_that_was_set(make):
     assert layer.g.item() == 0
     x = torch.randn(2, 6, 5, 5) if layer.weight.ndim == 4 else torch.randn(2, 6)
     layer(x).square().sum().backward()
-    assert layer.g.grad.abs() > 0  # so that it can leave zero
+    assert not layer.train_scale or layer.g.grad.abs() > 0  # so that it can leave zero
     assert torch.isfinite(layer.weight.grad).all()
 
 
@@ -364,6 +368,39 @@ def test_outputs_and_gradients_are_those_of_float64_whichever_factor_is_scaled(m
             torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize('cls', [WNLinear, WNConv2d])
+def test_a_held_scale_is_no_parameter_so_nothing_trains_it(cls):
+    base = nn.Linear if cls is WNLinear else nn.Conv2d
+    plain = base(*PLAIN[base])
+    for layer in (cls.from_plain(plain, train_scale=False), cls(*PLAIN[base], train_scale=False)):
+        assert sorted(layer.state_dict()) == ['bias', 'g', 'weight']
+        assert [name for name, _ in layer.requires_grad_(True).named_parameters()] == ['weight', 'bias']  # as thawed
+        assert 'train_scale=False' in repr(layer)
+        before = layer.g.clone()
+        x = torch.randn(2, 6) if base is nn.Linear else torch.randn(2, 6, 5, 5)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, weight_decay=0.1)
+        layer(x).square().sum().backward()
+        assert layer.weight.grad.any()
+        optimizer.step()
+        assert torch.equal(layer.g, before)
+    assert 'train_scale' not in repr(cls(*PLAIN[base]))
+
+
+def test_a_checkpoint_fits_whether_its_scale_was_trained_or_held():
+    trained, held = WNConv2d(6, 4, 3), WNConv2d(6, 4, 3, train_scale=False)
+    trained.set_scale_(0.7)
+    x = torch.randn(2, 6, 5, 5)
+    for assign in (False, True):
+        held.load_state_dict(trained.state_dict(), assign=assign)
+        assert held.g.item() == pytest.approx(0.7)
+        assert torch.equal(held(x), trained(x))
+        assert [name for name, _ in held.named_parameters()] == ['weight', 'bias']
+    held.set_scale_(0.3)
+    trained.load_state_dict(held.state_dict())
+    assert trained.g.requires_grad
+    assert torch.equal(trained(x), held(x))
+
+
 @layers
 def test_copies_and_pickles_are_equal(make):
     layer = make()
@@ -431,3 +468,25 @@ def test_a_checkpoint_may_take_the_place_of_the_weight():
     assert layer.weight.data_ptr() == other.weight.data_ptr()
     with pytest.raises(RuntimeError, match='reset_scale'):
         layer.weight = nn.Parameter(torch.ones(4, 6, 3, 3))
+
+
+def test_a_held_scale_follows_a_weight_that_fsdp2_shards(tmp_path):
+    from torch.distributed import fsdp
+
+    if not hasattr(fsdp, 'fully_shard'):
+        pytest.skip('needs torch 2.6')
+    layer = WNConv2d(6, 4, 3, train_scale=False)
+    x = torch.randn(2, 6, 5, 5)
+    dist.init_process_group('gloo', init_method=f'file://{tmp_path}/store', rank=0, world_size=1)
+    try:
+        fsdp.fully_shard(layer, mesh=dist.init_device_mesh('cpu', (1,)))
+        with torch.no_grad():
+            layer.weight.mul_(3.0)
+        fill_scales(layer)
+        expected = layer.weight.full_tensor().double().norm().item()
+        assert layer.g.item() == pytest.approx(expected, rel=1e-6)
+        assert [name for name, _ in layer.named_parameters()] == ['weight', 'bias']
+        plain = nn.functional.conv2d(x, layer.weight.full_tensor(), layer.bias.full_tensor())
+        torch.testing.assert_close(layer(x), plain)
+    finally:
+        leave_group()

@@ -1,6 +1,7 @@
 import pytest
 from torch import nn
 
+from mmfixnorm.core import WNConv2d
 from mmfixnorm.core.layer_kinds import stored_statistics_layers
 
 
@@ -52,3 +53,9 @@ def test_a_norm_of_other_width_is_not_taken_for_the_layers_own():
 
 def test_linear_layers_count_too():
     assert stored_statistics_layers(Stem(nn.Linear(3, 4), nn.BatchNorm1d(4), frozen=(1,))) == {'0': '1'}
+
+
+def test_a_weight_normalised_layer_is_scale_invariant_in_front_of_any_norm():
+    model = net((1, 4))
+    model[0] = WNConv2d.from_plain(model[0], train_scale=False)
+    assert stored_statistics_layers(model) == {'3': '4'}

@@ -107,8 +107,13 @@ def test_layers_with_stored_statistics_in_the_set_are_named_in_a_warning(toy_cla
     frozen_bn.backbone[4].train = lambda mode=True: frozen_bn.backbone[4]  # as norm_eval=True does
     frozen_bn.backbone[4].training = False
     build(frozen_bn)
-    assert "runs on stored statistics: ['backbone.3']." in capsys.readouterr().out
+    warned = capsys.readouterr().out
+    assert "runs on stored statistics: ['backbone.3']." in warned
+    assert "dict(type='WNConv2d', train_scale=False)" in warned
     build(frozen_bn, exclude=[r'backbone\.3'])
+    assert 'stored statistics' not in capsys.readouterr().out
+    frozen_bn.backbone[3] = WNConv2d.from_plain(frozen_bn.backbone[3], train_scale=False)
+    build(frozen_bn)
     assert 'stored statistics' not in capsys.readouterr().out
 
 

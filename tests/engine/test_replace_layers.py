@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import ExponentialMovingAverage
 from mmengine.registry import MODELS
 from mmpretrain.models.backbones.mobileone import MobileOneBlock
 from mmpretrain.models.backbones.repvgg import RepVGGBlock
@@ -54,6 +55,34 @@ def test_the_model_computes_what_the_plain_one_does_and_has_its_tensors(replaced
     torch.testing.assert_close(model(X), before)
 
 
+def test_a_held_scale_is_in_no_optimizer_and_keeps_its_weight_in_the_set(replaced, toy_runner) -> None:
+    model = replaced({'head.fc': 'WNLinear', r'backbone\.[03]': dict(type='WNConv2d', train_scale=False)})
+    model.init_weights()
+    held = [model.backbone[0], model.backbone[3]]
+    before = [layer.g.clone() for layer in held]
+    runner = toy_runner(model=model, epochs=1)
+    runner.train()
+    in_set = flagged(runner.optim_wrapper.optimizer)
+    for layer, g in zip(held, before, strict=True):
+        assert torch.equal(layer.g, g)
+        assert any(layer.weight is tensor for tensor in in_set)
+    assert not any(name.startswith('backbone') and name.endswith('.g') for name, _ in model.named_parameters())
+    assert 'backbone.0.g' in model.state_dict()
+
+
+@pytest.mark.parametrize('update_buffers', [False, True])
+def test_an_average_of_weights_has_the_held_scale(replaced, update_buffers) -> None:
+    model = replaced({'backbone.0': dict(type='WNConv2d', train_scale=False)})
+    average = ExponentialMovingAverage(model, momentum=0.1, update_buffers=update_buffers)
+    g = model.backbone[0].g.clone()
+    for _ in range(3):
+        with torch.no_grad():
+            model.backbone[0].weight.mul_(1.5)
+        average.update_parameters(model)
+    assert not torch.equal(average.module.backbone[0].weight, model.backbone[0].weight)
+    assert torch.equal(average.module.backbone[0].g, g)
+
+
 def test_it_is_done_before_a_runner_takes_the_parameters(replaced, toy_runner) -> None:
     model = replaced({'head.fc': 'FixNormLinear'}, alpha=2.0)
     g = model.head.fc.g.item()
@@ -84,6 +113,10 @@ def test_alpha_is_read_back_from_the_layers_themselves(replaced) -> None:
         (dict(swap={'head.fc': 'FixNormLinear'}), 'FixNormLinear needs alpha'),
         (dict(swap={'head.fc': dict(type='WNLinear', alpha=1)}), r"WNLinear does not take \['alpha'\]"),
         (dict(swap={'head.fc': 'WNLinear', r'.*fc': 'WNLinear'}), "'head.fc' and '.*fc' both match head.fc"),
+        (
+            dict(swap={'head.fc': dict(type='WNLinear', train_scale=0)}),
+            r"swap\['head.fc'\].train_scale: must be True or False, got 0",
+        ),
         (dict(swap={}), 'fixnorm.swap: must be set'),
         (dict(swap={'head.fc': 'WNLinear'}, alphas=1), r"takes plain_type, swap and alpha, got \['alphas'\]"),
     ],
@@ -128,7 +161,8 @@ def test_the_block_of_the_config_goes_into_its_model() -> None:
 
 
 def test_the_config_is_the_same_after_a_runner_has_written_it(tmp_path) -> None:
-    swap = {'head.fc': 'FixNormLinear', r'backbone\..*\.se_layer\..*': 'WNConv2d'}
+    held = dict(type='WNConv2d', train_scale=False)
+    swap = {'head.fc': 'FixNormLinear', r'backbone\..*\.se_layer\..*': 'WNConv2d', r'backbone\.layer\d+\..*': held}
     cfg = Config(dict(model=dict(type='FixNormModel', fixnorm=dict(plain_type='A', alpha=1.0, swap=swap))))
     cfg.dump(tmp_path / 'dumped.py')
     assert Config.fromfile(tmp_path / 'dumped.py').to_dict() == cfg.to_dict()

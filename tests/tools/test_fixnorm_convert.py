@@ -103,3 +103,18 @@ def test_the_tool_says_what_it_did_and_names_the_key_of_a_mistake(convert, capsy
         assert convert(*argv) == 2
         assert message in capsys.readouterr().err
     assert not Path('other.py').exists()
+
+
+def test_the_tool_says_how_many_scales_are_held_and_takes_one_way_with_frozen_bn(convert, capsys) -> None:
+    wd = DIGITS / 'resnet8_wd_1xb64-20e_digits.py'
+    Path('stored.py').write_text(f'_base_ = [{str(wd)!r}]\nmodel = dict(backbone=dict(norm_eval=True))\n')
+    for flags, message in (
+        ([], '10 weights in the norm-fixing set, all scale-invariant; 9 layers weight-normalised (9 with their scale'),
+        (['--train-bn'], '10 weights in the norm-fixing set, all scale-invariant; 0 layers weight-normalised, 1 with'),
+        (['--keep-norm-eval'], '9 weights left out\n    left out, 9: BN on stored statistics'),
+    ):
+        assert convert('stored.py', '-o', 'new.py', '--size', 16, '--force', *flags) == 0
+        assert message in capsys.readouterr().out
+    with pytest.raises(SystemExit, match='2'):
+        convert('stored.py', '-o', 'new.py', '--train-bn', '--keep-norm-eval')
+    assert 'not allowed with argument' in capsys.readouterr().err

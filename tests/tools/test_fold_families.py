@@ -26,6 +26,7 @@ SHIPPED = {
     'imagenet/efficientnet-b0_fixnorm_16xb64-350e_imagenet': 'mmpretrain/efficientnet/efficientnet-b0_8xb32_in1k',
     'cifar10/resnet18_fixnorm_1xb128-100e_cifar10': 'mmpretrain/resnet/resnet18_8xb16_cifar10',
     'coco/retinanet_r50-fpn_fixnorm_8xb2-step-90k_coco': 'mmdet/retinanet/retinanet_r50_fpn_1x_coco',
+    'coco/retinanet_r50-fpn_fixnorm-wn-frozen-bn_8xb2-cosine-90k_coco': 'mmdet/retinanet/retinanet_r50_fpn_1x_coco',
     'camvid/base-oc_r18-thin-d8_fixnorm_1xb8-240i_camvid': 'camvid/base-oc_r18-thin-d8_wd_1xb8-240i_camvid',
 }
 FCN_AUX = dict(type='FixNormFCNHead', alpha=1.0)

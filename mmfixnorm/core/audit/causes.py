@@ -49,15 +49,16 @@ BIAS = Cause(
     'that is not linear',
     'remove the bias (bias=False), or make the layer weight-normalised (WN)',
 )
+_HOLD_SCALE = "WN with its scale held (dict(type='WNConv2d', train_scale=False))"
 STORED_STATISTICS = Cause(
     'stored_statistics',
     'the norm layer that follows runs on stored statistics, which is an affine map',
-    f'train the norm layer on batch statistics (norm_eval=False, not frozen), or WN, or {_LEAVE_OUT}',
+    f'{_HOLD_SCALE}, or train the norm layer on batch statistics (norm_eval=False, not frozen), or {_LEAVE_OUT}',
 )
 STORED_STATISTICS_AND_BIAS = Cause(
     'stored_statistics',
     'the norm layer that follows runs on stored statistics, and a bias is in between',
-    f'train the norm layer on batch statistics and remove the bias, or WN, or {_LEAVE_OUT}',
+    f'{_HOLD_SCALE}, or train the norm layer on batch statistics and remove the bias, or {_LEAVE_OUT}',
 )
 
 
