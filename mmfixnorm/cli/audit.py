@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_cfg_options
+from mmfixnorm.cli._console import console, progress
 from mmfixnorm.cli._parser import run_script
 from mmfixnorm.errors import ConfigError
 
@@ -32,14 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--size', type=int, help="images' height and width (default: by toolbox, or the model's img_size)"
     )
-    parser.add_argument('--dtype', choices=['float64', 'float32'], default='float64', help='default: %(default)s')
+    parser.add_argument(
+        '--dtype', choices=['float64', 'float32'], help='default: float64, or float32 if the model cannot run in it'
+    )
     parser.add_argument('--device', default='cpu', help='default: %(default)s')
     add_cfg_options(parser, help='changes to the config')
 
 
 def show(audit: ConfigAudit, console: Console, everything: bool) -> None:
     """Print the table and what follows from it."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from mmfixnorm.convert.audit import SET
 
@@ -47,15 +50,18 @@ def show(audit: ConfigAudit, console: Console, everything: bool) -> None:
     failing = [record for record in audit.report.weights if not record.scale_invariant or record.cause == 'unused']
     rows = audit.report.weights if everything else failing
     if rows:
-        table = Table('weight', 'in set', 'scale-invariant', 'why', 'what to do')
+        table = Table(
+            *(Column(name, overflow='fold') for name in ('weight', 'in set', 'scale-invariant', 'why', 'what to do'))
+        )
         for row in rows:
             cells = ('yes' if row.name in in_set else '', 'yes' if row.scale_invariant else 'NO')
             table.add_row(row.name, *cells, row.reason, row.advice)
         console.print(table)
     invariant = sum(record.scale_invariant for record in audit.report.weights)
     console.print(f'{invariant} of {len(audit.report.weights)} weights are scale-invariant ({audit.report.dtype}).')
-    effect = f'{audit.report.epsilon_effect:.1e}'
-    console.print(f'With the epsilons of the norm layers as they are, doubling these changes a loss by {effect}.')
+    if (effect := audit.report.epsilon_effect) is not None:
+        text = 'With the epsilons of the norm layers as they are, doubling these changes a loss by'
+        console.print(f'{text} {effect:.1e}.')
     for group in audit.report.groups:
         result = 'stays the same' if group.scale_invariant else f'changes by {group.deviation:.1e}'
         console.print(f'{group.name}: {len(group.weights)} weights scaled together: the loss {result}.')
@@ -75,7 +81,6 @@ def run(args: argparse.Namespace) -> int:
     """Audit; print a table, or write the report as JSON."""
     import torch
     from mmengine.logging import MMLogger
-    from rich.console import Console
 
     from mmfixnorm.convert.audit import audit_config
     from mmfixnorm.launch import load_config
@@ -83,14 +88,16 @@ def run(args: argparse.Namespace) -> int:
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
     try:
         cfg = load_config(args.config, cfg_options=args.cfg_options)
-        audit = audit_config(
-            cfg,
-            checkpoint=args.load_from,
-            device=args.device,
-            images=args.images,
-            size=args.size,
-            dtype=getattr(torch, args.dtype),
-        )
+        with progress() as say:
+            audit = audit_config(
+                cfg,
+                checkpoint=args.load_from,
+                device=args.device,
+                images=args.images,
+                size=args.size,
+                dtype=args.dtype and getattr(torch, args.dtype),
+                progress=say,
+            )
         text = json.dumps(audit.to_dict(), indent=2)
         if args.json not in (None, '-'):
             with open(args.json, 'w', encoding='utf-8') as file:
@@ -100,7 +107,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json == '-':
         print(text)
     else:
-        show(audit, Console(highlight=False), args.all)
+        show(audit, console(highlight=False), args.all)
     return 0 if audit.passes else 1
 
 

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from mmfixnorm.cli._console import progress
 from mmfixnorm.cli._parser import run_script
 
 
@@ -47,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='train batch normalisation on stored statistics on batch statistics instead, as SyncBN',
     )
+    parser.add_argument(
+        '--classifier',
+        action='append',
+        default=[],
+        metavar='LAYER',
+        help='a layer that classifies, where none is found; may be given several times',
+    )
     parser.add_argument('--size', type=int, help="height and width of the audit's images (default: by toolbox)")
     parser.add_argument('--force', action='store_true', help='replace NEW if it exists')
 
@@ -58,17 +66,20 @@ def run(args: argparse.Namespace) -> int:
     from mmfixnorm.convert import convert
 
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
-    done = convert(
-        args.config,
-        args.out,
-        alpha=args.alpha,
-        lr_range=args.lr_range,
-        keep_norm_eval=args.keep_norm_eval,
-        train_bn=args.train_bn,
-        overwrite=args.force,
-        size=args.size,
-        update=args.update,
-    )
+    with progress() as say:
+        done = convert(
+            args.config,
+            args.out,
+            alpha=args.alpha,
+            lr_range=args.lr_range,
+            keep_norm_eval=args.keep_norm_eval,
+            train_bn=args.train_bn,
+            overwrite=args.force,
+            size=args.size,
+            update=args.update,
+            classifiers=args.classifier,
+            progress=say,
+        )
     print(
         f'{args.out}: {len(done.in_set)} weights in the norm-fixing set, all scale-invariant; '
         f'{len(done.weight_normalized)} layers weight-normalised'

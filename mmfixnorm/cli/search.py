@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_cfg_options
+from mmfixnorm.cli._console import console
 from mmfixnorm.cli._output import outlive_readers
 from mmfixnorm.cli._parser import run_script
 from mmfixnorm.errors import ConfigError
@@ -96,8 +97,6 @@ def load_problem_from(args: argparse.Namespace) -> SearchProblem:
 
 def plan(problem: SearchProblem) -> int:
     """Print the trainings that come next and what they cost."""
-    from rich.console import Console
-
     from mmfixnorm.search.problem import check_can_be_written, missing_data
     from mmfixnorm.search.record.study import has_record, read_record_of
     from mmfixnorm.search.terminal.console import print_plan
@@ -106,14 +105,12 @@ def plan(problem: SearchProblem) -> int:
     for key in missing_data(problem.cfg):
         print(f'WARNING: {key}: no such file or folder; `run` will need it', file=sys.stderr)
     history = read_record_of(problem).history() if has_record(problem.work_dir) else []
-    print_plan(problem, history, Console())
+    print_plan(problem, history, console())
     return 0
 
 
 def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Sequence[str] | None) -> int:
     """Search, then print the table and write the report."""
-    from rich.console import Console
-
     from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
     from mmfixnorm.search.events import Event
     from mmfixnorm.search.executors.manual import ManualSettings
@@ -130,12 +127,12 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
     # The commands of trials that are run by hand are all that is printed, so that they can be piped.
     listener = event_printer(sys.stderr if by_hand and not as_json else sys.stdout, as_json=as_json)
     on_terminal = sys.stdout.isatty() and not as_json and not by_hand
-    view = live_view(problem, Console()) if on_terminal else nullcontext(listener)
+    view = live_view(problem, console()) if on_terminal else nullcontext(listener)
     with view as shown:
         outcome = run_search(problem, command=trial_command or TRIAL_COMMAND, listener=shown)
     record = read_record_of(problem)
     if on_terminal:
-        print_state(problem, search_state(problem, record), Console())
+        print_state(problem, search_state(problem, record), console())
     if outcome.kind == 'waiting':
         print(outcome.message)
         print(f'run these commands anywhere, then: {args.prog} tell', file=sys.stderr)
@@ -150,17 +147,15 @@ def drive(problem: SearchProblem, args: argparse.Namespace, trial_command: Seque
 
 def status(problem: SearchProblem, args: argparse.Namespace) -> int:
     """Print where the search stands; nothing is written to its folder."""
-    from rich.console import Console
-
     from mmfixnorm.search.terminal.console import SHOWN_ROWS
     from mmfixnorm.search.terminal.follow import follow, print_snapshot, take_snapshot
 
     if args.follow:
         if not args.interval > 0:
             raise ConfigError(f'--interval: must be a number of seconds > 0, got {args.interval:g}')
-        last = follow(problem, Console(), interval_s=args.interval, as_json=args.log_format == 'json')
+        last = follow(problem, console(), interval_s=args.interval, as_json=args.log_format == 'json')
         return 0 if last.state.replayed.finished else 1
-    print_snapshot(problem, take_snapshot(problem), Console(), max_rows=None if args.all else SHOWN_ROWS)
+    print_snapshot(problem, take_snapshot(problem), console(), max_rows=None if args.all else SHOWN_ROWS)
     return 0
 
 

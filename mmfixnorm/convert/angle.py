@@ -11,7 +11,7 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
-__all__ = ['ANGLE', 'keys_of_lr', 'schedule_by_angle', 'wrapper_by_angle']
+__all__ = ['ANGLE', 'has_warm_up', 'keys_of_lr', 'schedule_by_angle', 'wrapper_by_angle']
 
 ANGLE = 0.02
 """Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
@@ -92,6 +92,19 @@ def keys_of_lr(schedulers: Any, scope: str | None) -> list[str]:
         prefix = f'param_scheduler.{i}' if several else 'param_scheduler'
         keys += [f'{prefix}.{name}' for name in names if own.get(name)]
     return keys
+
+
+def has_warm_up(schedulers: Any, scope: str | None) -> bool:
+    """Tell whether a ``param_scheduler`` raises the learning rate from the first step on."""
+    for own in [schedulers] if isinstance(schedulers, Mapping) else schedulers or []:
+        kind = _kind(own, scope)
+        if own.get('begin', 0) == 0 and (
+            kind in ('OneCycleLR', 'QuadraticWarmupLR')
+            or (kind == 'LinearLR' and own.get('start_factor', 1 / 3) < own.get('end_factor', 1.0))
+            or (kind == 'ConstantLR' and own.get('factor', 1 / 3) < 1)
+        ):
+            return True
+    return False
 
 
 def _kind(scheduler: Mapping[str, Any], scope: str | None) -> str | None:

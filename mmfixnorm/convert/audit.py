@@ -6,7 +6,7 @@ import copy
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -58,7 +58,8 @@ class ConfigAudit:
     """The result of auditing a config.
 
     Attributes:
-        report: The report on all weights. With a norm-fixing set, ``report.groups[0]`` is that set.
+        report: The report on all weights. With a norm-fixing set, ``report.groups[0]`` is that set, unless the audit
+            was brief.
         norm_fixing_set: Names of the weights in the set of the config; None without norm fixing.
     """
 
@@ -68,7 +69,7 @@ class ConfigAudit:
     @property
     def failing(self) -> tuple[str, ...]:
         """The weights of the set that are not scale-invariant by themselves."""
-        return self.report.groups[0].failing if self.norm_fixing_set else ()
+        return tuple(name for name in self.norm_fixing_set or () if not self.report[name].scale_invariant)
 
     @property
     def passes(self) -> bool:
@@ -119,6 +120,8 @@ def audit_model(
     seed: int = 0,
     explain: bool = True,
     find_groups: bool = True,
+    follow: Collection[str] | None = None,
+    brief: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> ConfigAudit:
     """Audit the built model of a config, on the losses of one training forward with a generated batch.
@@ -134,6 +137,9 @@ def audit_model(
         seed (int): Seed of the batch and of the forwards.
         explain (bool): Whether to find the reasons for failures, which takes most of the time.
         find_groups (bool): Whether to look for tensors that hold only together, if ``explain``.
+        follow (Collection[str], optional): The weights to follow through the forward, if ``explain``. Defaults to None:
+            all that fail for no other reason.
+        brief (bool): Whether to leave out what decides nothing: the set scaled together, and the effect of epsilons.
         progress (Callable, optional): Is called with a few words on what is measured next.
 
     Raises:
@@ -146,7 +152,8 @@ def audit_model(
     preprocessor = copy.deepcopy(getattr(model, 'data_preprocessor', None))
     in_set = norm_fixing_set(model, cfg)
     options: dict[str, Any] = dict(seed=seed, explain=explain, find_groups=find_groups, progress=progress)
-    options['groups'] = {} if in_set is None else {SET: in_set}
+    options['follow'] = follow
+    options |= dict(groups={} if in_set is None or brief else {SET: in_set}, measure_epsilon=not brief)
     try:
         for own in (torch.float64, torch.float32) if dtype is None else (dtype,):
             try:

@@ -20,7 +20,7 @@ __all__ = ['class_layers']
 _COUNT = re.compile(r'num_(\w+_)?classes')
 
 
-def class_layers(cfg: Config, model: nn.Module) -> set[str] | None:
+def class_layers(cfg: Config, model: nn.Module) -> dict[str, bool] | None:
     """Find the layers with outputs for the classes, by building the model once more with one class more.
 
     The number of outputs alone would not do: with 2 classes, the 68 outputs of a box regression are a multiple of
@@ -32,40 +32,43 @@ def class_layers(cfg: Config, model: nn.Module) -> set[str] | None:
         model (nn.Module): As it is built from ``cfg``.
 
     Returns:
-        set[str] | None: Names as in ``named_modules()``; None if the config has no such key, or if the model cannot be
-        built with another number.
+        dict[str, bool] | None: Name of the layer, as in ``named_modules()``, to whether all of its outputs are for
+        classes, with or without background, for each of a number of anchors; in YOLOv3 they are for the boxes too. None
+        if the config has no such key, or if the model cannot be built with another number.
     """
     wider = copy.deepcopy(cfg)
-    if not _add_class(wider.model, cfg.get('default_scope')):
+    counts = _add_class(wider.model, cfg.get('default_scope'))
+    if not counts:
         return None
     try:
         other = dict(model_of(wider).named_modules())
     except Exception:  # the number is a property of this model, such as of a text encoder
         return None
-    return {
-        name
-        for name, module in model.named_modules()
-        if is_weight_layer(module) and name in other and _outputs(other[name]) > _outputs(module)
-    }
+    found = {}
+    for name, module in model.named_modules():
+        if is_weight_layer(module) and name in other and _outputs(other[name]) > _outputs(module):
+            each = _outputs(other[name]) - _outputs(module)  # outputs for one class
+            found[name] = any(_outputs(module) in (each * n, each * (n + 1)) for n in counts)
+    return found
 
 
 def _outputs(module: Any) -> int:
     return int(getattr(module, 'out_features', 0) or getattr(module, 'out_channels', 0))
 
 
-def _add_class(node: Any, scope: str | None) -> int:
-    """Add a class wherever a config counts them, in place; return in how many places."""
-    added = 0
+def _add_class(node: Any, scope: str | None) -> set[int]:
+    """Add a class wherever a config counts them, in place; return the numbers that were there."""
+    counts = set()
     for own in _dicts(node):
         if 'RPN' in type_name(own.get('type') or '', MODELS, scope):
             continue
         for key, value in [*own.items()]:
             if _COUNT.fullmatch(str(key)) and isinstance(value, int) and not isinstance(value, bool):
                 own[key] = value + 1
-                added += 1
+                counts.add(value)
             elif key == 'class_weight' and isinstance(value, (list, tuple)) and value:
                 own[key] = [value[0], *value]
-    return added
+    return counts
 
 
 def _dicts(node: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
-from mmfixnorm.convert.angle import keys_of_lr, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import has_warm_up, keys_of_lr, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.classifiers import class_layers
 from mmfixnorm.convert.patterns import patterns_for
@@ -138,7 +138,7 @@ def convert(
         child = load_config(beside)
         model = _seeded_model(child)
         again = _prefixed(progress, 'audit of the new config')
-        audited = audit_model(model, child, size=size, explain=False, progress=again)
+        audited = audit_model(model, child, size=size, explain=False, brief=True, progress=again)
         if audited.failing:
             raise _not_passed(audit_model(model, child, size=size, find_groups=False))
         os.replace(beside, out)
@@ -211,7 +211,10 @@ class _Plan:
         self.model = built
         self.class_layers = class_layers(edited, built)
         self._check_classifiers()
-        self.report = audit_model(built, edited, size=size, find_groups=False, progress=progress).report
+        # Of a layer without outputs for the classes it makes no difference why it fails.
+        follow = None if self.class_layers is None else {f'{name}.weight' for name in self.class_layers}
+        options: dict[str, Any] = dict(find_groups=False, follow=follow, brief=True, progress=progress)
+        self.report = audit_model(built, edited, size=size, **options).report
         self.replacements: dict[str, str] = {}
         self.held: set[str] = set()  # the replacements whose scale is not trained
         self.left_out: dict[str, str] = {}
@@ -288,7 +291,7 @@ class _Plan:
     def _tells_classes(self, path: str, layer: Any, record: WeightRecord) -> bool:
         """Tell whether a layer has outputs for the classes, which a softmax or sigmoid takes."""
         if self.class_layers is not None:
-            return path in self.class_layers and record.feeds_classifier
+            return self.class_layers.get(path, False) and record.feeds_classifier
         if not record.advice.startswith('FixNorm'):
             return False
         # The number of classes cannot be changed: the outputs must match it, with or without background.
@@ -326,6 +329,20 @@ class _Plan:
         if unused := [r.name for r in self.report.weights if r.cause == 'unused' and r.trainable]:
             notes.append(
                 f'the generated batch did not reach {len(unused)} weights, so they were not checked: {listing(unused)}'
+            )
+        trainable = [r for r in self.report.weights if r.trainable and r.cause != 'stored_statistics']
+        invariant = sum(record.scale_invariant for record in trainable)
+        if 2 * invariant < len(trainable):
+            notes.append(
+                f'only {invariant} of {len(trainable)} weights are scale-invariant as the config has them, so most '
+                'layers become weight-normalised; no accuracy was measured of such a network: "Without batch '
+                'normalisation" in docs/convert.md'
+            )
+        if not has_warm_up(schedulers, self.cfg.get('default_scope')):
+            notes.append(
+                'param_scheduler has no warm-up, and none was added: with the learning rate at its peak from the first '
+                'step, the scale of a classifier may cross zero, which the log then says. To add one, put '
+                "dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=500) in front of it"
             )
         if search is None:
             notes.append('val_evaluator reports no known metric, so there is no search block.')

@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmfixnorm.config import load_config
 from mmfixnorm.convert import convert
+from mmfixnorm.convert.angle import has_warm_up
 from mmfixnorm.convert.audit import prepared_model
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
@@ -271,3 +272,24 @@ def test_bn_on_stored_statistics_is_trained_or_its_layers_are_left_out_if_asked(
 
     with pytest.raises(ConfigError, match='--train-bn: trains the BN that --keep-norm-eval keeps'):
         convert(stored, str(tmp_path / 'other.py'), keep_norm_eval=True, train_bn=True)
+
+
+def test_a_layer_can_be_named_as_the_classifier(tmp_path) -> None:
+    plain = child_of(tmp_path, '')
+    with pytest.raises(ConfigError, match=r"--classifier head.fcc: must be a linear layer or convolution of the model, one of '"):
+        convert(plain, str(tmp_path / 'new.py'), size=16, classifiers=['head.fcc'])
+
+
+@pytest.mark.parametrize(
+    'schedulers, warned',
+    [
+        ([dict(type='MultiStepLR', milestones=[5], by_epoch=True)], True),
+        ([dict(type='LinearLR', start_factor=0.1, end=2, by_epoch=True), dict(type='StepLR', step_size=5)], False),
+        ([dict(type='LinearLR', start_factor=0.1, begin=3, end=5, by_epoch=True)], True),
+        (dict(type='OneCycleLR', eta_max=0.1, total_steps=20), False),
+        ([dict(type='LinearMomentum', start_factor=0.1)], True),
+        ([], True),
+    ],
+)
+def test_a_schedule_without_warm_up_is_told(schedulers, warned) -> None:
+    assert has_warm_up(schedulers, 'mmpretrain') is not warned

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mmfixnorm.core import audit
+from mmfixnorm.core.audit.precision import DoublePrecision, single_precision
 
 
 class Branches(nn.Module):
@@ -205,3 +206,57 @@ class Forgetful(nn.Sequential):
 def test_mistakes_are_told(net, kwargs, error, text):
     with pytest.raises(error, match=text):
         audit(net(), **{'inputs': IMAGES, **kwargs})
+
+
+class Single(nn.Module):
+    """Asks for float32 by name, as heads and losses of the toolboxes do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x)).float().mean(dim=(2, 3))
+        targets = torch.zeros(len(x), 2, dtype=torch.float32)
+        targets[torch.arange(len(x)), 0] = self.fc(x.relu()).softmax(1, dtype=torch.float32)[:, 1]  # index_put
+        scale = torch.from_numpy(np.full(2, 3.0, dtype=np.float32))
+        return (targets.half() @ torch.diag(scale)).sum()
+
+
+def test_a_model_that_asks_for_float32_is_measured_in_float64():
+    torch.manual_seed(0)
+    report = audit(Single(), IMAGES)
+    assert {r.name: r.scale_invariant for r in report.weights} == {'conv.weight': True, 'fc.weight': False}
+    assert report['conv.weight'].deviation < 1e-9  # far less than float32 could tell
+    assert report.dtype == 'float64'
+
+
+def test_tensors_that_are_written_to_stay_what_they_are():
+    narrow = torch.zeros(3, dtype=torch.float32)
+    with DoublePrecision():
+        narrow.add_(torch.ones(3, dtype=torch.float64))
+        narrow[torch.tensor([0])] = torch.ones(1, dtype=torch.float64) * 5
+        wide = torch.ones(2, dtype=torch.float16) + narrow[:2]
+        with single_precision():
+            left = torch.ones(2, dtype=torch.float32)
+    assert (narrow.dtype, wide.dtype, left.dtype) == (torch.float32, torch.float64, torch.float32)
+    assert narrow.tolist() == [5, 1, 1]
+
+
+@pytest.mark.parametrize('light', [torch.randn(2, 3, 6, 6), torch.randn(2, 3, 1, 1)], ids=['smaller', 'too small'])
+def test_light_inputs_change_no_answer(light):
+    torch.manual_seed(0)
+    model = Branches()
+    usual, light = audit(model, IMAGES), audit(model, IMAGES, light=light)
+    assert [(r.name, r.scale_invariant, r.cause, r.reason) for r in light.weights] == [
+        (r.name, r.scale_invariant, r.cause, r.reason) for r in usual.weights
+    ]
+    assert [g.weights for g in light.groups] == [g.weights for g in usual.groups]
+
+
+def test_only_what_is_asked_for_is_followed_through_the_forward():
+    model = Branches()
+    said: list[str] = []
+    report = audit(model, IMAGES, follow=[], progress=said.append)
+    assert not any('through the forward' in text for text in said)
+    assert {r.cause for r in report.weights if not r.scale_invariant} <= {'no_norm', 'bias', 'shared'}

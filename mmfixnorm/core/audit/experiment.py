@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -55,6 +55,8 @@ def audit(
     seed: int = 0,
     explain: bool = True,
     find_groups: bool = True,
+    follow: Collection[str] | None = None,
+    measure_epsilon: bool = True,
     light: Any = None,
     progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
@@ -80,6 +82,9 @@ def audit(
         explain (bool): Whether to find the reasons for failures. Defaults to True.
         find_groups (bool): Whether to look for tensors that fail alone and hold together, if ``explain``. Defaults
             to True.
+        follow (Collection[str], optional): The weights to follow through the forward, if ``explain``, one forward for
+            each. Defaults to None: all that fail for no other reason.
+        measure_epsilon (bool): Whether to measure the effect of the norm layers' epsilons. Defaults to True.
         light (optional): Smaller inputs, of the same kind as ``inputs``. What is measured of one weight after the
             other, that a failing weight has an effect and why, is then measured with these, in a fraction of the
             time; that a weight has none is always measured with ``inputs``. If the model cannot take them, they are
@@ -108,11 +113,12 @@ def audit(
         experiment = _Experiment(Probe(model, inputs, dtype, seed, light), tuple(scales), say)
         experiment.measure()
         if explain:
-            experiment.explain()
+            experiment.explain(follow)
         say('groups of weights')
         records = [experiment.group(name, names) for name, names in (groups or {}).items()]
         records += experiment.find_groups() if explain and find_groups else []
-        effect = experiment.probe.epsilon_effect([n for n, flat in experiment.invariant.items() if flat])
+        flat = [name for name, holds in experiment.invariant.items() if holds]
+        effect = experiment.probe.epsilon_effect(flat) if measure_epsilon else None
         return AuditReport(experiment.records(), tuple(records), str(dtype).removeprefix('torch.'), effect)
 
 
@@ -275,15 +281,14 @@ class _Experiment:
 
     # -- explaining -----------------------------------------------------------------------------------------------
 
-    def explain(self) -> None:
+    def explain(self, follow: Collection[str] | None) -> None:
         """Find the causes of failures, beginning with those that explain many tensors at once."""
         self._explain_shared()
         self._explain_by(['batch_statistics'], STORED_STATISTICS)
         self._explain_by(['without_biases'], BIAS)
         self._explain_by(['batch_statistics', 'without_biases'], STORED_STATISTICS_AND_BIAS)
-        self._trace(self._open())
-        for name in self._open():
-            self.causes[name] = cause_on_path(self._steps[name][1])
+        self._trace([name for name in self._open() if follow is None or name in follow])
+        self.causes.update({name: cause_on_path(path) for name, (_, path) in self._steps.items()})
 
     def _open(self) -> list[str]:
         return [name for name in self.names if not self.invariant[name] and name not in self.causes]

@@ -71,13 +71,13 @@ class AuditReport:
         groups: The groups of the caller, then those that the audit found: tensors that fail alone and hold together.
         dtype: The dtype of the computation.
         epsilon_effect: Largest relative change of an output when all scale-invariant weights are doubled and the
-            norm layers have their real epsilons, which the audit itself makes small.
+            norm layers have their real epsilons, which the audit itself makes small; None if it was not measured.
     """
 
     weights: tuple[WeightRecord, ...]
     groups: tuple[GroupRecord, ...]
     dtype: str
-    epsilon_effect: float
+    epsilon_effect: float | None
 
     def __getitem__(self, name: str) -> WeightRecord:
         for record in self.weights:
