@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmpretrain.models.selfsup.base import BaseSelfSupervisor
 from mmpretrain.structures import DataSample
 from torch import nn
 
 from mmfixnorm.core.input_channels import input_channels
 
-__all__ = ['IMAGES', 'SIZE', 'generate_batch']
+__all__ = ['IMAGES', 'SIZE', 'generate_batch', 'what_it_needs']
 
 IMAGES, SIZE = 3, 224
 
@@ -34,3 +35,10 @@ def generate_batch(
     channels = input_channels(getattr(model, 'backbone', model), size)
     pixels = torch.randint(256, (images, channels, *size), generator=generator, dtype=torch.uint8)
     return dict(inputs=[*pixels], data_samples=[DataSample().set_gt_label(label) for label in labels])
+
+
+def what_it_needs(model: nn.Module) -> str:
+    """Say what a model trains on that a generated batch of images and labels does not have; ``''`` if nothing."""
+    if isinstance(model, BaseSelfSupervisor):
+        return 'views of images without classes (self-supervised)'
+    return 'text beside the images' if '.multimodal.' in type(model).__module__ else ''

@@ -143,9 +143,12 @@ def audit_model(
         progress (Callable, optional): Is called with a few words on what is measured next.
 
     Raises:
-        ConfigError: If the toolbox is unknown, or the model cannot run with the generated batch.
+        ConfigError: If the toolbox is unknown, the model trains on something else than images with labels, boxes or
+            masks, or it cannot run with the generated batch.
     """
     toolbox = _toolbox(cfg)
+    if needed := toolbox.what_it_needs(model):
+        raise ConfigError(f'model: {type(model).__name__} trains on {needed}, which a generated batch does not have')
     side = size or audit_size(cfg)
     # As the runner does before each epoch; puts batch normalisations with norm_eval into evaluation mode.
     model.train()

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmdet.models.detectors.semi_base import SemiBaseDetector
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from mmfixnorm.core.audit.precision import single_precision
 from mmfixnorm.core.input_channels import input_channels
 
-__all__ = ['IMAGES', 'SIZE', 'double_precision', 'few_samples', 'generate_batch']
+__all__ = ['IMAGES', 'SIZE', 'double_precision', 'few_samples', 'generate_batch', 'what_it_needs']
 
 IMAGES, SIZE = 2, 256
 _BOXES = 6
@@ -81,6 +82,18 @@ def _sample(
     sample.ignored_instances = InstanceData(bboxes=boxes.new_zeros(0, 4, dtype=dtype), labels=labels[:0])
     sample.gt_sem_seg = PixelData(sem_seg=torch.randint(classes, (1, height, width), generator=generator))
     return sample
+
+
+def what_it_needs(model: nn.Module) -> str:
+    """Say what a model trains on that a generated batch of images and boxes does not have; ``''`` if nothing."""
+    if isinstance(model, SemiBaseDetector):
+        return 'labelled and unlabelled images at once (semi-supervised)'
+    if hasattr(model, 'language_model'):
+        return 'text beside the images'
+    module = type(model).__module__
+    if '.mot.' in module or '.vis.' in module:
+        return 'videos'
+    return 'the identities of persons' if '.reid.' in module else ''
 
 
 def few_samples(model: nn.Module) -> None:

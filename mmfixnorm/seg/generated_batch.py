@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 from mmengine.structures import PixelData
+from mmseg.models.segmentors.depth_estimator import DepthEstimator
 from mmseg.structures import SegDataSample
 from torch import nn
 
 from mmfixnorm.core.input_channels import input_channels
 
-__all__ = ['IMAGES', 'SIZE', 'generate_batch']
+__all__ = ['IMAGES', 'SIZE', 'generate_batch', 'what_it_needs']
 
 IMAGES, SIZE = 4, 128
 
@@ -47,3 +48,10 @@ def generate_batch(
     channels = input_channels(getattr(model, 'backbone', model), size)
     pixels = torch.randint(256, (images, channels, *size), generator=generator, dtype=torch.uint8)
     return dict(inputs=[*pixels], data_samples=samples)
+
+
+def what_it_needs(model: nn.Module) -> str:
+    """Say what a model trains on that a generated batch of images and masks does not have; ``''`` if nothing."""
+    if isinstance(model, DepthEstimator):
+        return 'depth maps, without classes'
+    return 'text beside the images' if hasattr(model, 'text_encoder') else ''
