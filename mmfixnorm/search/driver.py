@@ -125,6 +125,7 @@ class _Driver:
         self._given_up: dict[str, str] = {}
         self._stages_reported = 0
         self._warnings_reported: set[str] = set()
+        self._notes_reported: set[str] = set()
         self._checkpoints = CheckpointPruner(problem)
         self._known = KnownTrainings(problem, record.attempts)
         self._forks = Forks(problem, self._known, record.fingerprint, record.attempts)
@@ -401,6 +402,10 @@ class _Driver:
                 stage=stage.name,
                 best=stage.best.to_dict() if stage.best else None,
             )
+        for note in replayed.notes:
+            if note not in self._notes_reported:
+                self._emit('decided', note)
+                self._notes_reported.add(note)
         if len(stages) > self._stages_reported:
             for warning in replayed.warnings:
                 if warning not in self._warnings_reported:

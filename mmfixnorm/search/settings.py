@@ -104,8 +104,7 @@ class SearchSettings(ABC):
         if self.own_lr is not None:
             self._set('own_lr', checks.positive('own_lr', self.own_lr))
         for name in ('reuse_trainings', 'fork'):
-            if not isinstance(getattr(self, name), bool):
-                raise checks.fail(name, 'True or False', getattr(self, name))
+            checks.boolean(name, getattr(self, name))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen for all other code
@@ -166,8 +165,8 @@ class SearchSettings(ABC):
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what the trials are, as plain data."""
         values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
-        for key in ('confirm_seeds', 'linked_keys', 'own_lr'):
-            if not values[key]:  # a record from before this key existed continues
+        for key in ('confirm_seeds', 'linked_keys', 'own_lr', 'extend'):
+            if not values.get(key, True):  # a record from before this key existed continues
                 del values[key]
         processes = self.executor_settings.processes
         if processes > 1:  # each has the config's batch size, so together they have another one

@@ -40,6 +40,13 @@ def integer(key: str, value: Any, *, at_least: int) -> int:
     return value
 
 
+def boolean(key: str, value: Any) -> bool:
+    """Check for True or False."""
+    if not isinstance(value, bool):
+        raise fail(key, 'True or False', value)
+    return value
+
+
 def sequence(key: str, value: Any, rule: str) -> Sequence[Any]:
     """Check for a non-empty list or tuple; ``rule`` is for the message."""
     if isinstance(value, str) or not isinstance(value, Sequence) or not value:

@@ -13,7 +13,10 @@ Decided here:
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
   it;
 - while all trainings diverged, the next learning rate is a quarter of the lowest;
-- an alpha replaces the first one only if it is better by more than the noise: alphas are no reason to try one's luck.
+- an alpha replaces the first one only if it is better by more than the noise: alphas are no reason to try one's luck;
+- with ``search.extend``, after the last of these trainings, while the fitted best is the highest or lowest learning
+  rate that was tried and the top is beyond it with a probability of more than 70 %, another training is an octave
+  beyond: three times at most, and within the budget.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from typing import ClassVar
 from mmfixnorm.search._utils import checks
 from mmfixnorm.search._utils.lr_curve import LRCurve
 from mmfixnorm.search.methods.base import (
+    EXTENSION_FACTOR,
+    EXTENSIONS,
     Best,
     Finished,
     FinishedTraining,
@@ -39,6 +44,7 @@ from mmfixnorm.search.methods.base import (
     StageKind,
     all_diverged,
     best_of,
+    extension_note,
     make_stage,
 )
 from mmfixnorm.search.settings import AUTO, SearchSettings
@@ -62,6 +68,7 @@ class LRFitSearch(SearchSettings):
         noise (float): Standard deviation of the metric between seeds, as a part of its best value.
         budget (float, optional): Cost of the search at most, in T_max, the ramp included; None for as much as the
             trainings cost.
+        extend (bool): Continue beyond what was tried while the best probably lies there.
 
     Raises:
         ConfigError: A value breaks its rule; the message names the key, e.g. ``search.num_trainings``.
@@ -74,6 +81,7 @@ class LRFitSearch(SearchSettings):
     alphas: tuple[float, ...] | None = None
     noise: float = 0.02
     budget: float | None = None
+    extend: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,6 +90,7 @@ class LRFitSearch(SearchSettings):
         if self.alphas is not None:
             self._set('alphas', checks.distinct_positives('alphas', self.alphas))
         self._set('noise', checks.positive('noise', self.noise))
+        checks.boolean('extend', self.extend)
         if self.budget is not None:
             rule = 'a finite number >= 1, in lengths of one training'
             if checks.finite('budget', self.budget, rule) < 1:
@@ -121,7 +130,7 @@ class _Course:
     def left(self, planned: int) -> int:
         """Trainings that the budget allows after ``planned`` ones."""
         if self.settings.budget is None:
-            return self.settings.num_trainings + len(self.settings.alphas or ())
+            return self.settings.num_trainings + EXTENSIONS + len(self.settings.alphas or ())
         return math.floor(self.settings.budget + 1e-9) - planned
 
     def opening(self) -> list[Spec]:
@@ -133,6 +142,9 @@ class _Course:
 
     def spec(self, number: int, lr: float) -> Spec:
         return Spec(f'lr-{number}', f'lr {number + 1}', Point(lr, self.alpha), 1.0)
+
+    def beyond(self, number: int, lr: float) -> Spec:
+        return Spec(f'beyond-{number}', f'beyond {number}', Point(lr, self.alpha), 1.0)
 
     def stage(self, name: str, kind: StageKind, specs: Sequence[Spec]) -> Stage:
         return make_stage(name, kind, specs, self.finished, self.settings.rule, lr_range=self.lr_range)
@@ -152,21 +164,29 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
     course = _Course(settings, finished)
     specs = course.opening()
     stages = [course.stage('opening', StageKind.LR, specs)]
+    notes: list[str] = []
     while True:
         best = _fitted_best(settings, [finished[s.key] for s in specs if s.key in finished])
         if stages[-1].missing:
-            return Replay(tuple(stages), best if len(stages) > 1 else None)
-        key = f'lr-{len(specs)}'
-        if key in proposed:
-            specs.append(proposed[key])
-            stages.append(course.stage(f'lr {len(specs)}', StageKind.LR, specs[-1:]))
-        elif _next_lr(course, [finished[s.key] for s in specs]) is not None:
-            return Replay(tuple(stages), best, unproposed=(key,))
+            return Replay(tuple(stages), best if len(stages) > 1 else None, notes=tuple(notes))
+        trained = [finished[s.key] for s in specs]
+        lr_key, beyond_key = f'lr-{len(specs)}', f'beyond-{_extensions(trained) + 1}'
+        if spec := proposed.get(lr_key) or proposed.get(beyond_key):
+            if spec.key == beyond_key and best is not None:
+                end = 'highest' if spec.point.lr > best.point.lr else 'lowest'
+                number = _extensions(trained) + 1
+                notes.append(extension_note(stages[-1].name, best.point.lr, end, spec.point.lr, number))
+            specs.append(spec)
+            stages.append(course.stage(spec.stage, StageKind.LR, [spec]))
+        elif _next_lr(course, trained) is not None:
+            return Replay(tuple(stages), best, unproposed=(lr_key,))
+        elif _lr_beyond(course, trained) is not None:
+            return Replay(tuple(stages), best, unproposed=(beyond_key,), notes=tuple(notes))
         else:
             break
     if best is None:
         return Replay(tuple(stages), stuck=all_diverged('the search', specs))
-    warnings = _warnings(settings, [finished[s.key] for s in specs], best)
+    warnings = _warnings(settings, trained, best)
     alphas = [
         Spec(f'alpha-{i}', 'alpha', Point(best.point.lr, alpha), 1.0)
         for i, alpha in enumerate((settings.alphas or ())[1:], start=1)
@@ -174,25 +194,48 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
     if alphas:
         stages.append(course.stage('alpha', StageKind.ALPHA, alphas))
         if stages[-1].missing:
-            return Replay(tuple(stages), best)
+            return Replay(tuple(stages), best, notes=tuple(notes))
         best = _beyond_noise(settings, best, stages[-1].best)
-    conclusion = _conclusion(settings, [finished[s.key] for s in specs], best)
-    return Replay(tuple(stages), best, finished=True, warnings=tuple(warnings), conclusion=conclusion)
+    conclusion = _conclusion(settings, trained, best)
+    return Replay(
+        tuple(stages), best, finished=True, warnings=tuple(warnings), conclusion=conclusion, notes=tuple(notes)
+    )
 
 
 def propose(settings: LRFitSearch, finished: Sequence[FinishedTraining], keys: Sequence[str]) -> list[Spec]:
     """Make the next training over the learning rate."""
     course = _Course(settings, {training.key: training for training in finished})
-    trained = sorted((t for t in finished if t.key.startswith('lr-')), key=lambda t: int(t.key.split('-')[1]))
-    lr = _next_lr(course, trained)
-    if lr is None or keys != (f'lr-{len(trained)}',):
+    rates = [t for t in finished if t.key.startswith(('lr-', 'beyond-'))]
+    trained = sorted(rates, key=lambda t: (t.key.startswith('beyond-'), int(t.key.split('-')[1])))
+    specs = []
+    if (lr := _next_lr(course, trained)) is not None:
+        specs = [course.spec(len(trained), lr)]
+    elif (lr := _lr_beyond(course, trained)) is not None:
+        specs = [course.beyond(_extensions(trained) + 1, lr)]
+    if tuple(spec.key for spec in specs) != tuple(keys):
         raise ValueError(f'nothing is worth a training as {keys}')
-    return [course.spec(len(trained), lr)]
+    return specs
+
+
+def _extensions(trained: Sequence[FinishedTraining]) -> int:
+    return sum(t.key.startswith('beyond-') for t in trained)
+
+
+def _lr_beyond(course: _Course, trained: Sequence[FinishedTraining]) -> float | None:
+    """Return the learning rate with which a search continues beyond what was tried; None if it does not."""
+    settings = course.settings
+    best = _fitted_best(settings, trained)
+    if not settings.extend or best is None or _extensions(trained) >= EXTENSIONS or course.left(len(trained)) < 1:
+        return None
+    end = _open_end(settings, trained, best)
+    factor = {'highest': EXTENSION_FACTOR, 'lowest': 1 / EXTENSION_FACTOR, '': 0.0}[end]
+    return _rounded(best.point.lr * factor) if end else None
 
 
 def _next_lr(course: _Course, trained: Sequence[FinishedTraining]) -> float | None:
     """Return the learning rate that promises most; None if there is no training left or worth it."""
-    if len(trained) >= course.settings.num_trainings or course.left(len(trained)) < 1:
+    no_more = len(trained) >= course.settings.num_trainings or _extensions(trained) > 0
+    if no_more or course.left(len(trained)) < 1:
         return None
     curve = curve_of(course.settings, trained)
     if curve is None:
@@ -222,19 +265,25 @@ def _beyond_noise(settings: LRFitSearch, first: Best, other: Best | None) -> Bes
     return other if sign * (other.value - first.value) > settings.noise * abs(first.value) else first
 
 
-def _warnings(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> list[str]:
+def _open_end(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> str:
+    """Return which end of what was tried, ``'highest'`` or ``'lowest'``, the top probably lies beyond, or ''."""
     curve = curve_of(settings, trained)
     lrs = [t.point.lr for t in trained]
     if curve is None or len(set(lrs)) < 2 or best.point.lr not in (min(lrs), max(lrs)):
-        return []
-    end = 'above' if best.point.lr == max(lrs) else 'below'
+        return ''
+    end = 'highest' if best.point.lr == max(lrs) else 'lowest'
     beyond = curve.chance_beyond(best.point.lr)
-    chance = beyond if end == 'above' else 1 - beyond
-    if chance <= _SURE:
+    return end if (beyond if end == 'highest' else 1 - beyond) > _SURE else ''
+
+
+def _warnings(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> list[str]:
+    end = _open_end(settings, trained, best)
+    if not end:
         return []
+    remedy = '' if settings.extend else ', or set search.extend=True in another --work-dir'
     return [
-        f'the best learning rate probably lies {end} {best.point.lr:g}, the '
-        f'{"highest" if end == "above" else "lowest"} that was tried: raise search.num_trainings'
+        f'the best learning rate probably lies {"above" if end == "highest" else "below"} {best.point.lr:g}, the {end} '
+        f'that was tried: raise search.num_trainings{remedy}'
     ]
 
 
@@ -258,6 +307,8 @@ def planned_stages(settings: LRFitSearch) -> list[PlannedStage]:
     """List its stages, each with as many trainings as the budget allows."""
     budget = math.inf if settings.budget is None else math.floor(settings.budget)
     sizes = [('opening', 2), *((f'lr {n}', 1) for n in range(3, settings.num_trainings + 1))]
+    if settings.extend:
+        sizes += [(f'beyond {number}', 1) for number in range(1, EXTENSIONS + 1)]
     sizes.append(('alpha', max(0, len(settings.alphas or ()) - 1)))
     stages = []
     for name, size in sizes:

@@ -62,6 +62,7 @@ def state_lines(problem: SearchProblem, state: SearchState) -> list[str]:
         diverged = f', {c.diverged} diverged' if c.diverged else ''
         lines.append(f'{c.role} {c.training.key} over {len(c.seeds)} new seeds{mean}{interval}{diverged}')
     lines += filter(None, [state.replayed.conclusion])
+    lines += state.replayed.notes
     return [*lines, summary_line(problem, state), *(f'WARNING: {w}' for w in state.replayed.warnings)]
 
 
