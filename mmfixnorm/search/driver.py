@@ -158,6 +158,8 @@ class _Driver:
             now = len(self._record.attempts), len(self._record.proposed), len(self._running)
             if now != self._state_at_plan:  # else nothing has ended, been proposed or started
                 step = plan(self._problem.settings, self._record.history(), self._running.keys())
+                if isinstance(step, Done) and self._settle(step.left):
+                    continue
                 self._report_finished_stages()
                 self._state_at_plan = now
             if isinstance(step, Done):
@@ -254,6 +256,21 @@ class _Driver:
         where = self._executor.describe(handle)
         self._emit('adopted', f'{spec.key} found, attempt {attempt}: {where}', key=spec.key, where=where)
         return True
+
+    def _settle(self, specs: Sequence[Spec]) -> bool:
+        """Take in what is there of trainings that the budget has no room for; return whether there was any.
+
+        One that is the same as another costs nothing; one that an earlier driver has started is waited for.
+        """
+        try:
+            if self._reuse(specs):
+                return True
+            adopted = [self._adopt(spec) for spec in specs]  # all of them
+            return any(adopted)
+        except UnavailableError as err:
+            self._emit('warning', f'waiting for what runs the trials: {err}')
+            time.sleep(self._poll_s)
+            return True
 
     def _submit(self, spec: Spec) -> None:
         attempt = self._record.next_attempt(spec.key)

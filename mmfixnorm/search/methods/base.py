@@ -148,14 +148,16 @@ class FinishedTraining:
         point: The tuned numbers.
         value: The metric; None if it diverged, or is a ramp of the learning rate.
         lr_range: What a ramp has measured.
-        cost: What a ramp has cost, in T_max; that of other trainings is their length.
+        cost: What it has cost, in T_max; None for its length.
+        seconds: Wall-clock time of its attempts.
     """
 
     key: str
     point: Point
     value: float | None
     lr_range: tuple[float, float] | None = None
-    cost: float = 0.0
+    cost: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

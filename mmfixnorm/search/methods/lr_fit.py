@@ -66,8 +66,8 @@ class LRFitSearch(SearchSettings):
         alphas (list[float], optional): The first one is that of the trainings over the learning rate; the others are
             tried at the best one. None leaves alpha as it is in the config.
         noise (float): Standard deviation of the metric between seeds, as a part of its best value.
-        budget (float, optional): Cost of the search at most, in T_max, the ramp included; None for as much as the
-            trainings cost.
+        budget (float or str, optional): Cost of the search at most, in T_max, the ramp included: it chooses its
+            trainings by it, so another one is another search. A time such as ``'8h'`` ends the search alone.
         extend (bool): Continue beyond what was tried while the best probably lies there.
 
     Raises:
@@ -75,12 +75,12 @@ class LRFitSearch(SearchSettings):
     """
 
     kind: ClassVar[str] = 'LRFitSearch'
+    plans_by_budget: ClassVar[bool] = True
 
     lr_range: tuple[float, float] | str = AUTO
     num_trainings: int = 3
     alphas: tuple[float, ...] | None = None
     noise: float = 0.02
-    budget: float | None = None
     extend: bool = False
 
     def __post_init__(self) -> None:
@@ -91,11 +91,8 @@ class LRFitSearch(SearchSettings):
             self._set('alphas', checks.distinct_positives('alphas', self.alphas))
         self._set('noise', checks.positive('noise', self.noise))
         checks.boolean('extend', self.extend)
-        if self.budget is not None:
-            rule = 'a finite number >= 1, in lengths of one training'
-            if checks.finite('budget', self.budget, rule) < 1:
-                raise checks.fail('budget', rule, self.budget)
-            self._set('budget', float(self.budget))
+        if self.budget_t_max is not None and self.budget_t_max < 1:
+            raise checks.fail('budget', 'a finite number >= 1, in lengths of one training', self.budget)
 
     @property
     def alpha_keys(self) -> tuple[str, ...]:
@@ -129,9 +126,9 @@ class _Course:
 
     def left(self, planned: int) -> int:
         """Trainings that the budget allows after ``planned`` ones."""
-        if self.settings.budget is None:
+        if self.settings.budget_t_max is None:
             return self.settings.num_trainings + EXTENSIONS + len(self.settings.alphas or ())
-        return math.floor(self.settings.budget + 1e-9) - planned
+        return math.floor(self.settings.budget_t_max + 1e-9) - planned
 
     def opening(self) -> list[Spec]:
         """The first trainings: as many of the two as the budget allows."""
@@ -305,7 +302,7 @@ def _rounded(value: float) -> float:
 
 def planned_stages(settings: LRFitSearch) -> list[PlannedStage]:
     """List its stages, each with as many trainings as the budget allows."""
-    budget = math.inf if settings.budget is None else math.floor(settings.budget)
+    budget = math.inf if settings.budget_t_max is None else math.floor(settings.budget_t_max)
     sizes = [('opening', 2), *((f'lr {n}', 1) for n in range(3, settings.num_trainings + 1))]
     if settings.extend:
         sizes += [(f'beyond {number}', 1) for number in range(1, EXTENSIONS + 1)]

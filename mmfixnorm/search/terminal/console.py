@@ -116,3 +116,6 @@ def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec
         console.print(f'{name}: {of}', highlight=False)
     total = sum(cost for _, _, cost in stages)
     console.print(f'in all: {sum(n for _, n, _ in stages)} trainings, {total:g} T_max', highlight=False)
+    if problem.settings.budget is not None:
+        text = f'budget: {problem.settings.budget_text}; what would exceed it is not started'
+        console.print(text, highlight=False)

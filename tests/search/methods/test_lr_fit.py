@@ -144,7 +144,7 @@ BAD = {
     'noise=0': 'search.noise: must be a finite number > 0, got 0',
     "noise='low'": "search.noise: must be a finite number > 0, got 'low'",
     'budget=0.5': 'search.budget: must be a finite number >= 1, in lengths of one training, got 0.5',
-    "budget='3h'": "search.budget: must be a finite number >= 1, in lengths of one training, got '3h'",
+    "budget='3 days'": "a finite number of T_max > 0, or a time such as '8h' or '30min', got '3 days'",
     'alphas=[]': 'search.alphas: must be a non-empty list of distinct finite numbers > 0',
     "lr_range='automatic'": "search.lr_range: must be a pair (lr_min, lr_max) with 0 < lr_min < lr_max, or 'auto'",
     'num_splits=5': 'search.num_splits: LRFitSearch has no such key',
