@@ -221,6 +221,18 @@ class PlannedStage(NamedTuple):
     fraction: float
 
 
+class Rivals(NamedTuple):
+    """Which trainings may be better than the winner, in the judgement of a method; none if it is decided.
+
+    Attributes:
+        trainings: They, most probable first.
+        why: How sure that is, as part of a sentence.
+    """
+
+    trainings: tuple[Best, ...]
+    why: str
+
+
 @dataclass(frozen=True)
 class Replay:
     """A search as far as a history tells it.
@@ -234,6 +246,7 @@ class Replay:
         unproposed: Keys of the next stage, where its points must be proposed before it can start.
         conclusion: How sure the choice of the winner is, in one sentence, if the method knows.
         notes: What the search has decided by itself, such as to continue beyond its range, in sentences.
+        rivals: What may be better than the winner; None if the method does not judge that.
         contenders: The winner and the runner-up of the search itself, where they are trained again over new seeds, see
             :mod:`.confirm`.
     """
@@ -246,6 +259,7 @@ class Replay:
     unproposed: tuple[str, ...] = ()
     conclusion: str = ''
     notes: tuple[str, ...] = ()
+    rivals: Rivals | None = None
     contenders: tuple[Best, ...] = ()
 
     def keys_of(self, *kinds: StageKind) -> set[str]:

@@ -14,6 +14,8 @@ Decided here:
   it;
 - while all trainings diverged, the next learning rate is a quarter of the lowest;
 - an alpha replaces the first one only if it is better by more than the noise: alphas are no reason to try one's luck;
+- with ``search.confirm_seeds``, the winner and the learning rate that is most probably better are trained again if
+  that probability is above 20 %; else the choice is decided. Of an alpha that has won, the first alpha is the rival;
 - with ``search.extend``, after the last of these trainings, while the fitted best is the highest or lowest learning
   rate that was tried and the top is beyond it with a probability of more than 70 %, another training is an octave
   beyond: three times at most, and within the budget.
@@ -39,6 +41,7 @@ from mmfixnorm.search.methods.base import (
     Point,
     Proposed,
     Replay,
+    Rivals,
     Spec,
     Stage,
     StageKind,
@@ -53,6 +56,7 @@ _APART = 0.75  # octaves between the two first learning rates
 _NEAR = 0.4  # octaves: so close to a training another one says nothing new
 _REACH = (-3.0, 2.5)  # octaves around the middle of the range in which trainings are proposed
 _WORTH = 0.25  # of the noise: less is not worth a training
+_OPEN = 0.2  # probability of being the best from which a training is a rival of the winner
 _SURE = 0.7  # probability that the top is beyond what was tried, from which that is told
 
 
@@ -184,6 +188,7 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
     if best is None:
         return Replay(tuple(stages), stuck=all_diverged('the search', specs))
     warnings = _warnings(settings, trained, best)
+    rivals = _rivals(settings, trained, best)
     alphas = [
         Spec(f'alpha-{i}', 'alpha', Point(best.point.lr, alpha), 1.0)
         for i, alpha in enumerate((settings.alphas or ())[1:], start=1)
@@ -192,10 +197,17 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
         stages.append(course.stage('alpha', StageKind.ALPHA, alphas))
         if stages[-1].missing:
             return Replay(tuple(stages), best, notes=tuple(notes))
-        best = _beyond_noise(settings, best, stages[-1].best)
+        first, best = best, _beyond_noise(settings, best, stages[-1].best)
+        rivals = rivals if best == first else _rival_alpha(settings, best, first)
     conclusion = _conclusion(settings, trained, best)
     return Replay(
-        tuple(stages), best, finished=True, warnings=tuple(warnings), conclusion=conclusion, notes=tuple(notes)
+        tuple(stages),
+        best,
+        finished=True,
+        warnings=tuple(warnings),
+        conclusion=conclusion,
+        notes=tuple(notes),
+        rivals=rivals,
     )
 
 
@@ -260,6 +272,34 @@ def _beyond_noise(settings: LRFitSearch, first: Best, other: Best | None) -> Bes
         return first
     sign = 1 if settings.rule == 'greater' else -1
     return other if sign * (other.value - first.value) > settings.noise * abs(first.value) else first
+
+
+def _rivals(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> Rivals:
+    """Judge by the curve whether another learning rate that was trained may be the best."""
+    curve = curve_of(settings, trained)
+    candidates = [t for t in trained if t.value is not None]
+    if curve is None or len(candidates) < 2:
+        return Rivals((), f'lr {best.point.lr:g} is the only one with a value')
+    chances = curve.chances_best([t.point.lr for t in candidates])
+    of_best = sum(p for p, t in zip(chances, candidates, strict=True) if t.key == best.key)
+    others = [(p, best_of(settings.rule, [t])) for p, t in zip(chances, candidates, strict=True) if t.key != best.key]
+    chance, rival = max(others, key=lambda entry: entry[0])
+    if rival is None:
+        raise ValueError('a training with a value has no best')
+    why = (
+        f'by the fit lr {best.point.lr:g} is the best of the {len(candidates)} with {of_best:.0%} probability, '
+        f'lr {rival.point.lr:g} with {chance:.0%}'
+    )
+    return Rivals((rival,) if chance > _OPEN else (), why)
+
+
+def _rival_alpha(settings: LRFitSearch, best: Best, first: Best) -> Rivals:
+    """Judge by the noise whether the first alpha may be better than one that has won."""
+    noise = settings.noise * abs(first.value)
+    chance = 0.5 * math.erfc(abs(best.value - first.value) / noise / 2) if noise else 0.0
+    alphas = f'alpha {first.point.alpha:g} is better than {best.point.alpha:g}'
+    why = f'by the noise {alphas} with {chance:.0%} probability'
+    return Rivals((first,) if chance > _OPEN else (), why)
 
 
 def _open_end(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> str:
