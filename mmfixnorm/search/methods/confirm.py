@@ -30,6 +30,7 @@ from mmfixnorm.search.methods.base import (
     Finished,
     PlannedStage,
     Replay,
+    Rivals,
     Spec,
     StageKind,
     Valued,
@@ -126,13 +127,15 @@ def replay_confirmation(settings: SearchSettings, replayed: Replay, finished: Fi
     winner = replayed.best
     if not settings.confirm_seeds or not replayed.finished or winner is None:
         return replayed
-    if replayed.rivals is not None:
+    if replayed.rivals is not None and not _begun_otherwise(replayed.rivals, winner, finished):
         again = 'both are trained again' if replayed.rivals.trainings else 'nothing is trained again'
         note = f'search.confirm_seeds: {again}, since {replayed.rivals.why}'
         decided = not replayed.rivals.trainings
         replayed = replace(replayed, notes=(*replayed.notes, note))
         if decided:
             return replayed
+    else:
+        replayed = replace(replayed, rivals=None)
     contenders = _contenders(settings, replayed, winner, finished)
     stage = make_stage(_STAGE, StageKind.CONFIRMATION, _specs(settings, contenders), finished, settings.rule)
     followed = replace(replayed, stages=(*replayed.stages, stage), contenders=contenders)
@@ -140,6 +143,12 @@ def replay_confirmation(settings: SearchSettings, replayed: Replay, finished: Fi
         return replace(followed, finished=False)
     best, warnings = _chosen(settings.rule, confirmations(followed, finished.values()))
     return replace(followed, best=best, warnings=(*replayed.warnings, *warnings))
+
+
+def _begun_otherwise(rivals: Rivals, winner: Best, finished: Finished) -> bool:
+    """Return whether a record is from before a method judged its choice, and has confirmed what it would not."""
+    again = {winner.point, *(rival.point for rival in rivals.trainings)} if rivals.trainings else set()
+    return any(t.point not in again for key, t in finished.items() if key.startswith('confirm-'))
 
 
 def planned_confirmation(settings: SearchSettings) -> list[PlannedStage]:

@@ -8,6 +8,7 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.planner import Done, Stuck, planned_stages, replay
 from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.report.remarks import remarks
 from tests.search.planning import closed, play
 
 ALGORITHM_4 = dict(type='FixNormSearch', lr_range=(0.2, 3.2), alphas=[1.0, 4.0])
@@ -149,6 +150,7 @@ def test_a_driver_killed_after_each_event_tries_the_same_beyond_and_the_log_says
     state = search_state(plain.problem(), plain.record())
     assert told == list(state.replayed.notes)
     assert told
+    assert set(told) <= set(remarks(plain.problem(), state, plain.record().attempts))  # of the report
     killed = make_search(LOW[kind], name='killed')
 
     class Killed(BaseException):

@@ -8,6 +8,7 @@ import pytest
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.lr_curve import LRCurve
 from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.search.methods.base import FinishedTraining
 from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.planner import Done, Stuck, plan, planned_stages, replay
 from mmfixnorm.search.record.state import search_state
@@ -243,6 +244,17 @@ def test_the_rival_that_is_better_over_new_seeds_wins():
     _, replayed, step = again(settings, lambda s: flat(s) - (5 if s.seed and s.point.lr == chosen else 0))
     assert step.best.point.lr != chosen
     assert any('the runner-up' in warning for warning in replayed.warnings)
+
+
+def test_a_record_that_had_confirmed_before_the_fit_judged_goes_on_with_its_two_points():
+    settings, (steep, _) = search(own_lr=0.15, confirm_seeds=1), FLAT['decided']
+    asked, values, step = play(settings, steep)
+    history = [*map(closed, asked, values), *(s for s in asked if s.key not in ('lr-0', 'lr-1'))]
+    second = sorted(zip(values, asked), key=lambda pair: -pair[0])[1][1]
+    begun = FinishedTraining('confirm-b-1', second.point, 10.0)
+    (left,) = plan(settings, [*history, begun]).specs
+    assert (left.key, left.point) == ('confirm-a-1', step.best.point)
+    assert isinstance(plan(settings, [*history, begun, closed(left, 50.0)]), Done)
 
 
 ALPHA_RIVALS = {1.05: True, 1.15: True, 1.3: False, 3.0: False}  # gain in units of the noise: is it open?
