@@ -46,6 +46,7 @@ search = dict({search})
 """
 SEARCHES = {
     'FixNormSearch': 'lr_range=(0.2, 3.2)',
+    'LRFitSearch': "type='LRFitSearch', lr_range=(0.2, 3.2), alphas=[1.0, 4.0], budget=4",
     'GridSearch': f"type='GridSearch', lrs={[0.1 * (i + 1) for i in range(16)]}, alphas=[0.5, 1.0, 2.0, 4.0, 8.0]",
 }
 

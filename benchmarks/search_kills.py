@@ -1,7 +1,8 @@
 """Random kills of the command `search run` at a terminal and without one, with a config edited in between.
 
 Each round is one search by Algorithm 4 (15 trainings, fake ones of a second and a half; in each fifth round a grid of
-real tiny trainings), two trials at a time. The command runs at a pseudo-terminal of its own or behind a pipe. After a
+real tiny trainings; with ``--search LRFitSearch`` a ramp, what its fit proposes beyond its range too, and alphas), two
+trials at a time. The command runs at a pseudo-terminal of its own or behind a pipe. After a
 random time it is ended by ``kill -9``, SIGTERM, Ctrl-C or a hang-up (the terminal is closed), or one of its trials is
 killed by signal 9; three in ten commands ignore a hang-up, as under ``nohup``, and go on without a terminal. Then the
 commands that only read are given in a random order, and it is started again. After one kill of each round the config is
@@ -62,7 +63,16 @@ _base_ = [{str(TESTS / 'toy_config.py')!r}]
 custom_hooks = [dict(type='StampHook', pause_s=0.05)]
 search = dict(lrs=[0.05, 0.1, 0.2, 0.4], max_attempts=1000, workers=2)
 """
+FIT = f"""
+_base_ = [{str(TESTS.parent / 'tiny' / 'search.py')!r}]
+search = dict(
+    _delete_=True, type='LRFitSearch', lr_range='auto', num_trainings=5, noise=0.002, alphas=[1.0, 4.0, 8.0],
+    extend=True, backoff_s=0, max_attempts=1000, workers=2,
+)
+"""
+TEXTS = {'fake': FAKE, 'real': REAL, 'fit': FIT}
 EDITS = {
+    'fit': ('search.update(noise=0.003)\n', 'train_cfg = dict(max_epochs=20)\n'),
     'fake': ('search.update(lr_range=(0.3, 3.2))\n', 'train_cfg = dict(max_epochs=20)\n'),
     'real': ('search.update(lrs=[0.1, 0.3])\n', 'optim_wrapper = dict(optimizer=dict(momentum=0.8))\n'),
 }
@@ -156,10 +166,12 @@ class Command:
 class Round:
     """One search that is disturbed, by so many kills if it lasts for them."""
 
-    def __init__(self, number: int, seed: int, folder: Path, *, kills: int = KILLS_PER_ROUND) -> None:
+    def __init__(
+        self, number: int, seed: int, folder: Path, *, kills: int = KILLS_PER_ROUND, kind: str | None = None
+    ) -> None:
         self.most = kills
         self.rng = random.Random(f'{seed}-{number}')
-        self.kind = 'real' if number % 5 == 4 else 'fake'
+        self.kind = kind or ('real' if number % 5 == 4 else 'fake')
         self.folder = folder / f'round-{number}'
         shutil.rmtree(self.folder, ignore_errors=True)  # of a run that was ended in the middle
         self.folder.mkdir()
@@ -180,7 +192,7 @@ class Round:
 
     def text(self, name: str) -> str:
         """The source of the config as it was given, or edited."""
-        given = {'fake': FAKE, 'real': REAL}[self.kind]
+        given = TEXTS[self.kind]
         return given if name == 'given' else given + self.edit
 
     def write(self, name: str) -> None:
@@ -190,7 +202,7 @@ class Round:
 
     def start(self, action: str, *, terminal: bool) -> Command:
         """Give one of the search commands."""
-        begin = ['-c', RUN_FAKE] if self.kind == 'fake' else ['-m', 'mmfixnorm', 'search']
+        begin = ['-c', RUN_FAKE] if self.kind != 'real' else ['-m', 'mmfixnorm', 'search']
         arguments = [*begin, action, str(self.config), '--work-dir', str(self.work_dir)]
         return Command(arguments, terminal=terminal, mark=self.mark, nohup=self.rng.random() < 0.3)
 
@@ -281,7 +293,7 @@ class Round:
 
     def wait_a_while(self, command: Command) -> int | None:
         """Let it run for a random time; return its status if it ends."""
-        longest = self.rng.choice([2.0, 5.0] if self.kind == 'fake' else [8.0, 16.0])
+        longest = self.rng.choice([2.0, 5.0] if self.kind != 'real' else [8.0, 16.0])
         return command.wait(self.rng.uniform(0.0, longest))
 
     def with_an_edit(self) -> None:
@@ -416,7 +428,7 @@ def undisturbed(disturbed: Round, name: str | None) -> list[tuple[Any, ...]]:
     text = disturbed.text(name or 'given')
     if text not in _UNDISTURBED:
         work_dir = disturbed.folder / 'undisturbed'
-        begin = ['-c', RUN_FAKE] if disturbed.kind == 'fake' else ['-m', 'mmfixnorm', 'search']
+        begin = ['-c', RUN_FAKE] if disturbed.kind != 'real' else ['-m', 'mmfixnorm', 'search']
         command = Command(
             [*begin, 'run', str(disturbed.config), '--work-dir', str(work_dir)], terminal=False, mark='undisturbed'
         )
@@ -466,6 +478,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--kills', type=int, default=100)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', default='search_kills.jsonl', help='one line per round; continued if it is there')
+    parser.add_argument('--search', choices=['FixNormSearch', 'LRFitSearch'], default='FixNormSearch')
     parser.add_argument('--folder', help='keep the searches here; default: a temporary folder')
     args = parser.parse_args(argv)
     out = Path(args.out)
@@ -475,7 +488,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         while sum(len(line['kills']) for line in lines) < args.kills:
             number = len(lines)
-            lines.append({'round': number, 'seed': args.seed, **Round(number, args.seed, folder).run()})
+            kind = 'fit' if args.search == 'LRFitSearch' else None
+            lines.append({'round': number, 'seed': args.seed, **Round(number, args.seed, folder, kind=kind).run()})
             with open(out, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(lines[-1]) + '\n')
     counted = summary(lines)

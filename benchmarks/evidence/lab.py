@@ -28,6 +28,7 @@ from mmfixnorm.search.record.study import Attempt, is_finished
 
 HERE = Path(__file__).parent
 RESULTS = HERE / 'results'
+Lines = list[dict[str, Any]]
 #: Scalars of a training's log that the tables and figures use, by their mode.
 LOGGED = (('train', 'loss'), ('train', 'weight_norm'), ('train', 'g'), ('train', 'mcbr'), ('val', 'mcbr'))
 
@@ -198,6 +199,36 @@ def config_file(config: str) -> Path:
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """The lines of a file, or none."""
     return [json.loads(line) for line in file.read_text(encoding='utf-8').splitlines()] if file.exists() else []
+
+
+class Results:
+    """The lines of all experiments."""
+
+    def __init__(self, folder: Path = RESULTS) -> None:
+        self._lines = {file.stem: read_lines(file) for file in folder.glob('*.jsonl')}
+        for lines in self._lines.values():
+            in_percent_(lines)
+
+    def head(self, experiment: str, group: str) -> dict[str, Any] | None:
+        """The line about a group; None if it was not run."""
+        lines = self._lines.get(experiment, [])
+        return next((line for line in lines if line['group'] == group and 'kind' in line), None)
+
+    def runs(self, experiment: str, group: str) -> Lines:
+        """The trainings of a group."""
+        return [line for line in self._lines.get(experiment, []) if line['group'] == group and 'kind' not in line]
+
+    def values(self, experiment: str, group: str) -> list[float]:
+        """Their values, without those that diverged."""
+        return [run['value'] for run in self.runs(experiment, group) if run['value'] is not None]
+
+
+def in_percent_(lines: Lines) -> None:
+    """mmdet measures fractions, the others percent."""
+    fractions = {line['group'] for line in lines if line.get('metric', '').startswith('coco/')}
+    for line in lines:
+        if line['group'] in fractions and line.get('value') is not None:
+            line['value'] *= 100
 
 
 def run_experiments(

@@ -7,6 +7,7 @@ Tables go between their markers on the pages, figures to docs/images/evidence. W
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import statistics
@@ -22,7 +23,8 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.evidence import lr_fit, rotation
 from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
-from benchmarks.evidence.lab import RESULTS, read_lines
+from benchmarks.evidence.lab import Lines, Results
+from benchmarks.tuners import exact_savings, lr_tables
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
 from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
 from mmfixnorm.plot.png import draw_png
@@ -61,37 +63,6 @@ LATER_RANGES = {
     if settings['lr_range'] not in (FIXNORM['lr_range'], BO['lr_range'])
 }
 TASKS = ('digits', 'bccd', 'camvid')
-Lines = list[dict[str, Any]]
-
-
-class Results:
-    """The lines of all experiments."""
-
-    def __init__(self, folder: Path = RESULTS) -> None:
-        self._lines = {file.stem: read_lines(file) for file in folder.glob('*.jsonl')}
-        for lines in self._lines.values():
-            in_percent_(lines)
-
-    def head(self, experiment: str, group: str) -> dict[str, Any] | None:
-        """The line about a group; None if it was not run."""
-        lines = self._lines.get(experiment, [])
-        return next((line for line in lines if line['group'] == group and 'kind' in line), None)
-
-    def runs(self, experiment: str, group: str) -> Lines:
-        """The trainings of a group."""
-        return [line for line in self._lines.get(experiment, []) if line['group'] == group and 'kind' not in line]
-
-    def values(self, experiment: str, group: str) -> list[float]:
-        """Their values, without those that diverged."""
-        return [run['value'] for run in self.runs(experiment, group) if run['value'] is not None]
-
-
-def in_percent_(lines: Lines) -> None:
-    """mmdet measures fractions, the others percent."""
-    fractions = {line['group'] for line in lines if line.get('metric', '').startswith('coco/')}
-    for line in lines:
-        if line['group'] in fractions and line.get('value') is not None:
-            line['value'] *= 100
 
 
 def spread(values: Sequence[float]) -> str:
@@ -481,8 +452,15 @@ def _filled(text: str, markers: re.Match[str]) -> str:
 
 def pages(results: Results) -> dict[Path, dict[str, str]]:
     """The tables of each page."""
+    played = json.loads(lr_tables.RESULT.read_text(encoding='utf-8'))
+    of_search = {
+        'lr-fit': lr_fit_table(results),
+        'exact-savings': exact_savings.table(results),
+        'lr-tables': lr_tables.tables_text(played),
+        'lr-tables-results': lr_tables.results_text(played),
+    }
     of_rotation = {'scan': scan_table(results), 'law': law_table(results), 'finals': rotation_finals(results)}
-    return {PAGE: tables(results), ROTATION_PAGE: of_rotation, SEARCH_PAGE: {'lr-fit': lr_fit_table(results)}}
+    return {PAGE: tables(results), ROTATION_PAGE: of_rotation, SEARCH_PAGE: of_search}
 
 
 def main() -> None:

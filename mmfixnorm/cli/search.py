@@ -27,6 +27,7 @@ from mmfixnorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from mmfixnorm.search.problem import SearchProblem
+    from mmfixnorm.search.settings import SearchSettings
 
 STATUS = {'done': 0, 'stuck': 1, 'waiting': 3, 'interrupted': 130}
 
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config', help='config file with a search block')
     parser.add_argument('--work-dir', help='default: work_dirs/<config>_search')
     parser.add_argument('--workers', type=int, help='trials at a time, instead of search.workers')
+    parser.add_argument(
+        '--budget',
+        metavar='T',
+        help='what the search may cost, instead of search.budget: T_max (3), or the time of all trainings (8h, 30min)',
+    )
     parser.add_argument(
         '--executor',
         choices=sorted(EXECUTORS),
@@ -92,7 +98,24 @@ def load_problem_from(args: argparse.Namespace) -> SearchProblem:
         check_custom_imports(problem.cfg)
     name = 'manual' if args.action == 'tell' else args.executor
     executor = choose_executor(problem.settings.executor_settings, name)
-    return replace(problem, settings=replace(problem.settings, executor=executor))
+    settings = replace(problem.settings, executor=executor)
+    return replace(problem, settings=with_budget(settings, args.budget) if args.budget is not None else settings)
+
+
+def with_budget(settings: SearchSettings, text: str) -> SearchSettings:
+    """Return the settings with the budget of the command line.
+
+    Raises:
+        ConfigError: It is no budget, or none for this method.
+    """
+    try:
+        budget: float | str = float(text)
+    except ValueError:
+        budget = text
+    try:
+        return replace(settings, budget=budget)
+    except ConfigError as err:
+        raise ConfigError(f'--budget: {err}') from err
 
 
 def plan(problem: SearchProblem) -> int:

@@ -125,6 +125,7 @@ class _Driver:
         self._given_up: dict[str, str] = {}
         self._stages_reported = 0
         self._warnings_reported: set[str] = set()
+        self._notes_reported: set[str] = set()
         self._checkpoints = CheckpointPruner(problem)
         self._known = KnownTrainings(problem, record.attempts)
         self._forks = Forks(problem, self._known, record.fingerprint, record.attempts)
@@ -157,6 +158,8 @@ class _Driver:
             now = len(self._record.attempts), len(self._record.proposed), len(self._running)
             if now != self._state_at_plan:  # else nothing has ended, been proposed or started
                 step = plan(self._problem.settings, self._record.history(), self._running.keys())
+                if isinstance(step, Done) and self._settle(step.left):
+                    continue
                 self._report_finished_stages()
                 self._state_at_plan = now
             if isinstance(step, Done):
@@ -253,6 +256,21 @@ class _Driver:
         where = self._executor.describe(handle)
         self._emit('adopted', f'{spec.key} found, attempt {attempt}: {where}', key=spec.key, where=where)
         return True
+
+    def _settle(self, specs: Sequence[Spec]) -> bool:
+        """Take in what is there of trainings that the budget has no room for; return whether there was any.
+
+        One that is the same as another costs nothing; one that an earlier driver has started is waited for.
+        """
+        try:
+            if self._reuse(specs):
+                return True
+            adopted = [self._adopt(spec) for spec in specs]  # all of them
+            return any(adopted)
+        except UnavailableError as err:
+            self._emit('warning', f'waiting for what runs the trials: {err}')
+            time.sleep(self._poll_s)
+            return True
 
     def _submit(self, spec: Spec) -> None:
         attempt = self._record.next_attempt(spec.key)
@@ -401,6 +419,10 @@ class _Driver:
                 stage=stage.name,
                 best=stage.best.to_dict() if stage.best else None,
             )
+        for note in replayed.notes:
+            if note not in self._notes_reported:
+                self._emit('decided', note)
+                self._notes_reported.add(note)
         if len(stages) > self._stages_reported:
             for warning in replayed.warnings:
                 if warning not in self._warnings_reported:

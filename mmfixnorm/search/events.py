@@ -14,7 +14,8 @@ class Event:
     Attributes:
         kind: ``opened``, ``proposed``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
             ``recorded``, ``retrying``, ``forking`` (what a trial continues, or
-            why it does not), ``closed`` (a stage), ``warning``, ``stopping``, ``finished``;
+            why it does not), ``closed`` (a stage), ``decided`` (what the search does by itself, such as to continue
+            beyond its range), ``warning``, ``stopping``, ``finished``;
             also ``started`` in ``status --follow``.
         text: The event as one line for people.
         data: The event as plain data for programs.

@@ -14,6 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mmfixnorm.search.budget import affordable, spent, within_budget
 from mmfixnorm.search.methods import method_of
 from mmfixnorm.search.methods.base import (
     Best,
@@ -58,9 +59,10 @@ class Wait:
 
 @dataclass(frozen=True)
 class Done:
-    """The search is over, with a winner."""
+    """The search is over, with a winner; ``left`` is what its budget has no room for, if it was not begun before."""
 
     best: Best
+    left: tuple[Spec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def plan(settings: SearchSettings, history: History, running: Collection[str] = 
 
     Returns:
         Run | Propose | Wait | Done | Stuck: ``Run`` holds the trainings of the first unfinished
-        stage that are neither finished nor running.
+        stage that are neither finished nor running, as far as the budget has room for them.
 
     Raises:
         ValueError: The history does not belong to these settings.
@@ -94,16 +96,21 @@ def plan(settings: SearchSettings, history: History, running: Collection[str] = 
         >>> [spec.point.lr for spec in plan(settings, []).specs]
         [0.8, 1.4, 2.0, 2.6, 3.2]
     """
+    history = list(history)
     replayed = replay(settings, history)
+    missing = replayed.stages[-1].missing if replayed.stages else ()
+    begun = [s for s in missing if s.key in running]
+    if begun and (replayed.stuck or replayed.finished):  # the budget ends a search, not a training
+        return Wait(tuple(s.key for s in begun))
     if replayed.stuck:
         return Stuck(replayed.stuck)
     if replayed.finished and replayed.best is not None:
-        return Done(replayed.best)
+        return Done(replayed.best, missing)
     if replayed.unproposed:
         return Propose(replayed.unproposed)
-    missing = replayed.stages[-1].missing
-    specs = tuple(s for s in missing if s.key not in running)
-    return Run(specs) if specs else Wait(tuple(s.key for s in missing))
+    used = spent(replayed, _index([h for h in history if isinstance(h, FinishedTraining)]))
+    specs = affordable(settings, used, [s for s in missing if s.key not in running], begun)
+    return Run(specs) if specs else Wait(tuple(s.key for s in begun))
 
 
 def replay(settings: SearchSettings, history: History) -> Replay:
@@ -123,7 +130,7 @@ def replay(settings: SearchSettings, history: History) -> Replay:
     strangers = {*finished, *proposed} - {s.key for stage in replayed.stages for s in stage.specs}
     if strangers:
         raise ValueError(f'the history holds trainings that no plan asked for: {sorted(strangers)}')
-    return replayed
+    return within_budget(settings, replayed, finished)
 
 
 def _replay_method(settings: SearchSettings, finished: Finished, proposed: Proposed) -> Replay:

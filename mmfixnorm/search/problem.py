@@ -103,6 +103,12 @@ class SearchProblem:
         stages = planned_stages(self.settings)
         return [(name, n, n * self.cost(fraction) if fraction else 0.0) for name, n, fraction in stages]
 
+    @property
+    def planned_cost(self) -> float:
+        """What the search costs at most, in T_max."""
+        of_stages = sum(cost for _, _, cost in self.planned_costs())
+        return of_stages if self.settings.budget_t_max is None else min(of_stages, self.settings.budget_t_max)
+
     def config_with(self, point: Point) -> Config:
         """Return the resolved config with the values of a point at the keys that are tuned."""
         plain = self.cfg.to_dict()

@@ -58,9 +58,13 @@ class SearchSettings(ABC):
         fork (bool): Train at a smaller alpha only what comes after ``g`` has met it: continue from a checkpoint of the
             training at a larger one, where a training that continues repeats to the last bit, see
             :mod:`mmfixnorm.search.record.forks`. With ``reuse_trainings=False`` nothing is continued.
+        budget (float or str, optional): What the search may cost: a number of T_max, or the time of all trainings in
+            sum, such as ``'8h'`` or ``'30min'``, see :mod:`mmfixnorm.search.budget`.
     """
 
     kind: ClassVar[str]
+    #: Whether the method itself chooses its trainings by a budget in T_max, which then is part of what it searches.
+    plans_by_budget: ClassVar[bool] = False
 
     metric: str = 'accuracy/top1'
     rule: str = 'greater'
@@ -79,6 +83,7 @@ class SearchSettings(ABC):
     reuse_trainings: bool = True
     fork: bool = True
     own_lr: float | None = None
+    budget: float | str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.metric, str) or not self.metric:
@@ -103,9 +108,9 @@ class SearchSettings(ABC):
             raise checks.fail('backoff_s', rule, self.backoff_s)
         if self.own_lr is not None:
             self._set('own_lr', checks.positive('own_lr', self.own_lr))
+        self._set('budget', checks.budget(self.budget))
         for name in ('reuse_trainings', 'fork'):
-            if not isinstance(getattr(self, name), bool):
-                raise checks.fail(name, 'True or False', getattr(self, name))
+            checks.boolean(name, getattr(self, name))
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # the dataclass is frozen for all other code
@@ -154,6 +159,21 @@ class SearchSettings(ABC):
         return lr_range
 
     @property
+    def budget_t_max(self) -> float | None:
+        """The budget, if it is one in T_max."""
+        return self.budget if isinstance(self.budget, float) else None
+
+    @property
+    def budget_s(self) -> float | None:
+        """The budget in seconds, if it is one in time."""
+        return checks.seconds(self.budget) if isinstance(self.budget, str) else None
+
+    @property
+    def budget_text(self) -> str:
+        """The budget as people read it."""
+        return self.budget if isinstance(self.budget, str) else f'{self.budget:g} T_max' if self.budget else 'any cost'
+
+    @property
     def executor_settings(self) -> ExecutorSettings:
         """The settings of what runs the trials."""
         return parse_executor(self.executor)
@@ -166,9 +186,13 @@ class SearchSettings(ABC):
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what the trials are, as plain data."""
         values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
-        for key in ('confirm_seeds', 'linked_keys', 'own_lr'):
-            if not values[key]:  # a record from before this key existed continues
+        for key in ('confirm_seeds', 'linked_keys', 'own_lr', 'extend'):
+            if not values.get(key, True):  # a record from before this key existed continues
                 del values[key]
+        if not self.plans_by_budget:
+            del values['budget']
+        elif self.budget_t_max is None:  # a time ends a search, and does not choose what is trained
+            values['budget'] = None
         processes = self.executor_settings.processes
         if processes > 1:  # each has the config's batch size, so together they have another one
             values['executor.gpus_per_trial'] = processes

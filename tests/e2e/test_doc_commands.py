@@ -72,6 +72,10 @@ RUN = {  # program -> the test that runs it
     'benchmarks/norm_fixing.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/record_search.py': 'tests/search/terminal/test_recording.py::test_a_live_search_is_recorded',
     'benchmarks/search_kills.py': 'tests/search/test_kills.py::test_kills_at_a_terminal_and_an_edit_mix_nothing',
+    'benchmarks/tuners/exact_savings.py': 'tests/search/test_lr_tables.py::'
+    'test_the_recorded_searches_choose_what_they_chose',
+    'benchmarks/tuners/lr_tables.py': 'tests/search/test_lr_tables.py::'
+    'test_every_method_is_played_and_costs_what_it_is_named_for',
     'benchmarks/tuners/replay.py': 'tests/search/test_replay.py::test_without_noise_it_is_the_search_on_the_formula',
     'benchmarks/wd_against_fixnorm.py': f'{HERE}::test_a_benchmark_by_its_command',
     'optuna-dashboard': 'tests/search/record/test_dashboard.py::'

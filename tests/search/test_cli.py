@@ -45,6 +45,7 @@ BAD = [  # search block, lines added to the config, what the message says
     ('alphas=[1.0, 0.0]', '', 'search.alphas: must be a finite number > 0, got 0.0'),
     ('alphas=[-1.0]', '', 'search.alphas: must be a finite number > 0, got -1.0'),
     ("alphas=[float('nan')]", '', 'search.alphas: must be a finite number > 0, got nan'),
+    ("extend='up'", '', "search.extend: must be True or False, got 'up'"),
     ("alpha_key='model.head.alfa'", '', "`model.head` has no key 'alfa', did you mean 'alpha'?"),
     ("type='BayesianSearch'", '', 'search.weight_decay_range: give either weight_decay_range or alpha_range'),
     (

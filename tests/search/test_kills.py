@@ -37,17 +37,16 @@ def test_faults_are_counted(benchmark, make_search):
 
 
 @pytest.mark.slow
-def test_kills_at_a_terminal_and_an_edit_mix_nothing(pytestconfig, tmp_path):
+@pytest.mark.parametrize(('kind', 'key'), [('fake', 'r0-k0'), ('fit', 'lr-0')])
+def test_kills_at_a_terminal_and_an_edit_mix_nothing(pytestconfig, tmp_path, kind, key):
     benchmark = runpy.run_path(str(pytestconfig.rootpath / 'benchmarks' / 'search_kills.py'))
-    disturbed = benchmark['Round'](0, SEED, tmp_path, kills=2)
+    disturbed = benchmark['Round'](0, SEED, tmp_path, kills=2, kind=kind)
     found = disturbed.run()
     assert found['faults'] == []
     assert found['edited'] == 1
-    with open(disturbed.work_dir / 'trials/r0-k0/stamps.txt', 'a') as stamps:  # and it would be seen
-        stamps.write('another r0-k0 1 1 step\n')
+    path = disturbed.work_dir / f'trials/{key}/stamps.txt'
+    owner = path.read_text().split()[0]
+    with open(path, 'a') as stamps:  # and it would be seen
+        stamps.write(f'another {key} 1 1 step\n')
     disturbed.check()
-    assert disturbed.faults == [f"work/r0-k0: written by trials of ['another'], it belongs to {stamped(disturbed)}"]
-
-
-def stamped(disturbed):
-    return (disturbed.work_dir / 'trials/r0-k0/stamps.txt').read_text().split()[0]
+    assert disturbed.faults == [f"work/{key}: written by trials of ['another'], it belongs to {owner}"]

@@ -25,7 +25,7 @@ def by_list_scheduling(simulate, name, folder, workers):
 
 
 @pytest.mark.parametrize('workers', [1, 2, 4, 16])
-@pytest.mark.parametrize('name', ['FixNormSearch', 'GridSearch'])
+@pytest.mark.parametrize('name', ['FixNormSearch', 'LRFitSearch', 'GridSearch'])
 def test_no_worker_waits_while_a_trial_is_ready(simulate, tmp_path, name, workers, monkeypatch):
     monkeypatch.setitem(
         simulate['SEARCHES'], 'GridSearch', "type='GridSearch', lrs=[0.1, 0.2, 0.4], alphas=[1, 2, 3, 4, 5, 6]"
@@ -33,6 +33,6 @@ def test_no_worker_waits_while_a_trial_is_ready(simulate, tmp_path, name, worker
     clock = simulate['JumpingClock'](real=False)  # simulated alone: the machine's load is not in
     makespan = simulate['run'](name, workers, 0.5, 0, tmp_path, clock)['makespan_s']
     expected = by_list_scheduling(simulate, name, tmp_path, workers)
-    trials = 15 if name == 'FixNormSearch' else 18
+    trials = {'FixNormSearch': 15, 'LRFitSearch': 4, 'GridSearch': 18}[name]
     # Each end is seen at the next look, 0.2 s apart; who starts later may start on another worker.
     assert expected <= makespan + 1e-6 <= expected + trials * 0.2 + 0.1

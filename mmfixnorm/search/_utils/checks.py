@@ -6,6 +6,7 @@ Each returns the value in its final form, or raises :class:`ConfigError` with th
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +39,38 @@ def integer(key: str, value: Any, *, at_least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise fail(key, f'an integer >= {at_least}', value)
     return value
+
+
+def boolean(key: str, value: Any) -> bool:
+    """Check for True or False."""
+    if not isinstance(value, bool):
+        raise fail(key, 'True or False', value)
+    return value
+
+
+def budget(value: Any) -> float | str | None:
+    """Check for a number of T_max, a time such as ``'8h'``, or None."""
+    rule = "a finite number of T_max > 0, or a time such as '8h' or '30min'"
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if not seconds(value):
+            raise fail('budget', rule, value)
+        return value
+    if finite('budget', value, rule) <= 0:
+        raise fail('budget', rule, value)
+    return float(value)
+
+
+def seconds(text: str) -> float:
+    """Read a time such as ``8h`` or ``30min``, in seconds; 0 if it is none.
+
+    Example:
+        >>> seconds('1.5h'), seconds('30min'), seconds('soon')
+        (5400.0, 1800.0, 0.0)
+    """
+    match = re.fullmatch(r'(\d+(?:\.\d+)?) *(h|min)', text.strip())
+    return float(match[1]) * {'h': 3600.0, 'min': 60.0}[match[2]] if match else 0.0
 
 
 def sequence(key: str, value: Any, rule: str) -> Sequence[Any]:

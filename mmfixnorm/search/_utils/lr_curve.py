@@ -97,6 +97,13 @@ class LRCurve:
         """Return the probability that one learning rate is better than another, in the mean over seeds."""
         return float(self._weights[self._heights(lr) > self._heights(than)].sum())
 
+    def chances_best(self, lrs: Sequence[float]) -> list[float]:
+        """Return for each learning rate the probability that it is the best of them; equal ones share."""
+        heights = np.stack([self._heights(lr) for lr in lrs], axis=1)
+        is_best = heights == heights.max(axis=1, keepdims=True)
+        shares: list[float] = (self._weights @ (is_best / is_best.sum(axis=1, keepdims=True))).tolist()
+        return shares
+
     def gain(self, lr: float, over: float) -> float:
         """Return how much better than ``over`` a learning rate is expected to be, where it is better; at least 0."""
         return float(self._weights @ np.maximum(0.0, self._heights(lr) - self._heights(over)))

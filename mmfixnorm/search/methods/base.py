@@ -17,6 +17,10 @@ from mmfixnorm.search._utils.keys import is_key
 if TYPE_CHECKING:
     from mmfixnorm.search.settings import SearchSettings
 
+#: ``search.extend``: how often at most a search continues beyond an end of its range, and by which factor of the
+#: learning rate where its own spacing is not a factor.
+EXTENSIONS, EXTENSION_FACTOR = 3, 2.0
+
 
 @dataclass(frozen=True)
 class Point:
@@ -144,14 +148,16 @@ class FinishedTraining:
         point: The tuned numbers.
         value: The metric; None if it diverged, or is a ramp of the learning rate.
         lr_range: What a ramp has measured.
-        cost: What a ramp has cost, in T_max; that of other trainings is their length.
+        cost: What it has cost, in T_max; None for its length.
+        seconds: Wall-clock time of its attempts.
     """
 
     key: str
     point: Point
     value: float | None
     lr_range: tuple[float, float] | None = None
-    cost: float = 0.0
+    cost: float | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,18 @@ class PlannedStage(NamedTuple):
     fraction: float
 
 
+class Rivals(NamedTuple):
+    """Which trainings may be better than the winner, in the judgement of a method; none if it is decided.
+
+    Attributes:
+        trainings: They, most probable first.
+        why: How sure that is, as part of a sentence.
+    """
+
+    trainings: tuple[Best, ...]
+    why: str
+
+
 @dataclass(frozen=True)
 class Replay:
     """A search as far as a history tells it.
@@ -227,6 +245,8 @@ class Replay:
         warnings: What the user should know about the result.
         unproposed: Keys of the next stage, where its points must be proposed before it can start.
         conclusion: How sure the choice of the winner is, in one sentence, if the method knows.
+        notes: What the search has decided by itself, such as to continue beyond its range, in sentences.
+        rivals: What may be better than the winner; None if the method does not judge that.
         contenders: The winner and the runner-up of the search itself, where they are trained again over new seeds, see
             :mod:`.confirm`.
     """
@@ -238,6 +258,8 @@ class Replay:
     warnings: tuple[str, ...] = ()
     unproposed: tuple[str, ...] = ()
     conclusion: str = ''
+    notes: tuple[str, ...] = ()
+    rivals: Rivals | None = None
     contenders: tuple[Best, ...] = ()
 
     def keys_of(self, *kinds: StageKind) -> set[str]:
@@ -306,6 +328,27 @@ def best_of(rule: str, trainings: Iterable[Valued]) -> Best | None:
         if t.value is not None:
             return Best(t.key, t.point, t.value)
     return None
+
+
+def stands_alone(best: Valued, trainings: Iterable[Valued]) -> bool:
+    """Return whether no training at another point has the value of ``best``."""
+    return all(t.value != best.value or t.point == best.point for t in trainings)
+
+
+def extension_note(stage: str, lr: float | None, end: str, beyond: float, number: int) -> str:
+    """Say that a search continues beyond the end of its range, ``'highest'`` or ``'lowest'``.
+
+    Args:
+        stage (str): After which stage.
+        lr (float, optional): The best learning rate so far; None if all diverged.
+        end (str): At which end it lies.
+        beyond (float): What is tried now.
+        number (int): Which extension, from 1.
+    """
+    why = (
+        'all that was tried diverged' if lr is None else f'its best learning rate, {lr:g}, is the {end} that was tried'
+    )
+    return f'{stage}: {why}, so {beyond:g} is tried as well (search.extend, {number} of at most {EXTENSIONS})'
 
 
 def make_stage(

@@ -9,6 +9,8 @@ Decided here:
   ``search.seed + 2``, ...; the keys are ``confirm-a-1`` (winner) and ``confirm-b-1`` (runner-up);
 - the runner-up is the best training of the longest length at another point than the winner's; if
   there is none, the winner is confirmed alone;
+- a method that judges how sure its choice is (``LRFitSearch``) names the runner-up, the one that is most probably
+  better; where none may be, nothing is trained again;
 - the point with the better mean over the new seeds wins, and at equal means the search's own winner.
   The values from the search itself do not count. A point of which more trainings diverged loses,
   whatever the mean of the others. If every training of both diverged, the search's winner stays,
@@ -28,6 +30,7 @@ from mmfixnorm.search.methods.base import (
     Finished,
     PlannedStage,
     Replay,
+    Rivals,
     Spec,
     StageKind,
     Valued,
@@ -121,15 +124,31 @@ def t_interval(values: Sequence[float]) -> tuple[float, float]:
 
 def replay_confirmation(settings: SearchSettings, replayed: Replay, finished: Finished) -> Replay:
     """Follow the new seeds, once the method itself is over."""
-    if not settings.confirm_seeds or not replayed.finished or replayed.best is None:
+    winner = replayed.best
+    if not settings.confirm_seeds or not replayed.finished or winner is None:
         return replayed
-    contenders = _contenders(settings, replayed, replayed.best, finished)
+    if replayed.rivals is not None and not _begun_otherwise(replayed.rivals, winner, finished):
+        again = 'both are trained again' if replayed.rivals.trainings else 'nothing is trained again'
+        note = f'search.confirm_seeds: {again}, since {replayed.rivals.why}'
+        decided = not replayed.rivals.trainings
+        replayed = replace(replayed, notes=(*replayed.notes, note))
+        if decided:
+            return replayed
+    else:
+        replayed = replace(replayed, rivals=None)
+    contenders = _contenders(settings, replayed, winner, finished)
     stage = make_stage(_STAGE, StageKind.CONFIRMATION, _specs(settings, contenders), finished, settings.rule)
     followed = replace(replayed, stages=(*replayed.stages, stage), contenders=contenders)
     if stage.missing:
         return replace(followed, finished=False)
     best, warnings = _chosen(settings.rule, confirmations(followed, finished.values()))
     return replace(followed, best=best, warnings=(*replayed.warnings, *warnings))
+
+
+def _begun_otherwise(rivals: Rivals, winner: Best, finished: Finished) -> bool:
+    """Return whether a record is from before a method judged its choice, and has confirmed what it would not."""
+    again = {winner.point, *(rival.point for rival in rivals.trainings)} if rivals.trainings else set()
+    return any(t.point not in again for key, t in finished.items() if key.startswith('confirm-'))
 
 
 def planned_confirmation(settings: SearchSettings) -> list[PlannedStage]:
@@ -139,6 +158,8 @@ def planned_confirmation(settings: SearchSettings) -> list[PlannedStage]:
 
 
 def _contenders(settings: SearchSettings, replayed: Replay, winner: Best, finished: Finished) -> tuple[Best, ...]:
+    if replayed.rivals is not None:
+        return winner, *replayed.rivals.trainings[: len(_ROLES) - 1]
     others = [
         finished[s.key]
         for stage in replayed.stages

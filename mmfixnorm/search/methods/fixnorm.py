@@ -7,7 +7,10 @@ Decided here, where Algorithm 4 is silent:
 - a training that diverged ranks below every training that did not;
 - a round in which all trainings diverged has no best: the search is stuck;
 - if the alphas all diverged, the first alpha stays the winner;
-- a later round whose upper bound has fallen onto ``lr_min`` has one training.
+- a later round whose upper bound has fallen onto ``lr_min`` has one training;
+- with ``search.extend``, a round 0 whose best is its highest learning rate tries twice that, while it is better and at
+  most three times, and a search whose best after the last round is the lowest that was tried tries half of it in the
+  same way. (The even spacing of a round is a factor of 1.2 at its top, and comes to 0 below.)
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
 from mmfixnorm.search._utils.numbers import tidy
 from mmfixnorm.search.methods.base import (
+    EXTENSION_FACTOR,
+    EXTENSIONS,
     Best,
     Finished,
     Method,
@@ -33,7 +38,9 @@ from mmfixnorm.search.methods.base import (
     StageKind,
     all_diverged,
     better,
+    extension_note,
     make_stage,
+    stands_alone,
 )
 from mmfixnorm.search.settings import SearchSettings
 
@@ -49,6 +56,7 @@ class FixNormSearch(SearchSettings):
         schedule_fractions (list[float]): Length of each round's trainings, as fractions of the config's own schedule;
             N numbers in (0, 1] that do not fall.
         alphas (list[float]): Phase 1 uses the first, phase 2 tries the others.
+        extend (bool): Continue beyond an end of the range while the best learning rate lies there.
 
     Raises:
         ConfigError: A value breaks its rule; the message names the key, e.g. ``search.lr_range``.
@@ -61,9 +69,11 @@ class FixNormSearch(SearchSettings):
     num_splits: int = 5
     schedule_fractions: tuple[float, ...] = (0.2, 1.0)
     alphas: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+    extend: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        checks.boolean('extend', self.extend)
         self._set('lr_range', checks.lr_range(self.lr_range))
         checks.integer('num_rounds', self.num_rounds, at_least=1)
         checks.integer('num_splits', self.num_splits, at_least=2)
@@ -100,10 +110,11 @@ def replay(settings: FixNormSearch, finished: Finished, proposed: Proposed) -> R
     best: Best | None = None
     stages: list[Stage] = []
     warnings: list[str] = []
+    notes: list[str] = []
 
     def so_far(*, is_over: bool = False, stuck: str = '') -> Replay:
         # Of a search that is over, the winner is judged, see `edges.py`.
-        return Replay(tuple(stages), best, is_over, stuck, () if is_over else tuple(warnings))
+        return Replay(tuple(stages), best, is_over, stuck, () if is_over else tuple(warnings), notes=tuple(notes))
 
     for r, fraction in enumerate(settings.schedule_fractions):
         stage = _round(settings, r, (low, high), fraction, finished)
@@ -112,17 +123,25 @@ def replay(settings: FixNormSearch, finished: Finished, proposed: Proposed) -> R
             return so_far()
         if stage.best is None:
             return so_far(stuck=all_diverged(stage.name, stage.specs))
-        if r == 0 and stage.best.point.lr == high:
-            warnings.append(
-                f'the best learning rate of round 0, {high}, is the upper bound of '
-                'search.lr_range: the range is probably too small'
-            )
-        high = stage.best.point.lr
-        if best is None or better(settings.rule, stage.best.value, best.value):
-            best = stage.best
+        of_round = stage.best
+        if r == 0 and settings.extend:
+            of_round = _extend(settings, stages, of_round, finished, notes, upwards=True)
+            if stages[-1].missing:
+                return so_far()
+            high = max(high, stages[-1].specs[-1].point.lr)
+        if r == 0 and of_round.point.lr == high:
+            end = 'the highest that search.extend tries' if settings.extend else 'the upper bound of search.lr_range'
+            warnings.append(f'the best learning rate of round 0, {high}, is {end}: the range is probably too small')
+        high = of_round.point.lr
+        if best is None or better(settings.rule, of_round.value, best.value):
+            best = of_round
 
     if best is None:
         raise ValueError('a search needs at least one round')
+    if settings.extend:
+        best = _extend(settings, stages, best, finished, notes, upwards=False)
+        if stages[-1].missing:
+            return so_far()
     specs = [
         Spec(f'alpha-{i}', 'alpha', Point(best.point.lr, alpha), settings.schedule_fractions[-1])
         for i, alpha in enumerate(settings.alphas)
@@ -146,10 +165,43 @@ def _round(
     return make_stage(f'round {r}', StageKind.LR, specs, finished, settings.rule, lr_range=lr_range)
 
 
+def _extend(
+    settings: FixNormSearch, stages: list[Stage], best: Best, finished: Finished, notes: list[str], *, upwards: bool
+) -> Best:
+    """Add trainings beyond the highest or the lowest learning rate to the stages while the best lies there.
+
+    Returns:
+        Best: The best so far; if it is better, that of the added trainings, but for one that has not finished.
+    """
+    r = 0 if upwards else settings.num_rounds - 1
+    way, end, factor = ('up', 'highest', EXTENSION_FACTOR) if upwards else ('down', 'lowest', 1 / EXTENSION_FACTOR)
+    for number in range(1, EXTENSIONS + 1):
+        tried = [finished[spec.key] for stage in stages for spec in stage.specs]
+        lrs = [t.point.lr for t in tried]
+        if best.point.lr != (max(lrs) if upwards else min(lrs)) or not stands_alone(best, tried):
+            break
+        lr = best.point.lr * factor
+        name = f'round {r}, {way} {number}'
+        notes.append(extension_note(f'round {r}', best.point.lr, end, lr, number))
+        spec = Spec(f'r{r}-{way}{number}', name, Point(lr, settings.alphas[0]), settings.schedule_fractions[r])
+        stages.append(make_stage(name, StageKind.LR, [spec], finished, settings.rule))
+        added = stages[-1].best
+        if added is None or not better(settings.rule, added.value, best.value):
+            break
+        best = added
+    return best
+
+
 def planned_stages(settings: FixNormSearch) -> list[PlannedStage]:
     """List the rounds and the alphas; a later round can be smaller."""
     rounds = [PlannedStage(f'round {r}', settings.num_splits, f) for r, f in enumerate(settings.schedule_fractions)]
     alphas = PlannedStage('alpha', len(settings.alphas) - 1, settings.schedule_fractions[-1])
+    if settings.extend:
+        first, last = settings.schedule_fractions[0], settings.schedule_fractions[-1]
+        numbers = range(1, EXTENSIONS + 1)
+        rounds[1:1] = [PlannedStage(f'round 0, up {number}', 1, first) for number in numbers]
+        name = f'round {settings.num_rounds - 1}'
+        rounds += [PlannedStage(f'{name}, down {number}', 1, last) for number in numbers]
     return [*rounds, alphas] if len(settings.alphas) > 1 else rounds
 
 

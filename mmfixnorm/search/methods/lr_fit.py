@@ -13,7 +13,12 @@ Decided here:
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
   it;
 - while all trainings diverged, the next learning rate is a quarter of the lowest;
-- an alpha replaces the first one only if it is better by more than the noise: alphas are no reason to try one's luck.
+- an alpha replaces the first one only if it is better by more than the noise: alphas are no reason to try one's luck;
+- with ``search.confirm_seeds``, the winner and the learning rate that is most probably better are trained again if
+  that probability is above 20 %; else the choice is decided. Of an alpha that has won, the first alpha is the rival;
+- with ``search.extend``, after the last of these trainings, while the fitted best is the highest or lowest learning
+  rate that was tried and the top is beyond it with a probability of more than 70 %, another training is an octave
+  beyond: three times at most, and within the budget.
 """
 
 from __future__ import annotations
@@ -26,6 +31,8 @@ from typing import ClassVar
 from mmfixnorm.search._utils import checks
 from mmfixnorm.search._utils.lr_curve import LRCurve
 from mmfixnorm.search.methods.base import (
+    EXTENSION_FACTOR,
+    EXTENSIONS,
     Best,
     Finished,
     FinishedTraining,
@@ -34,11 +41,13 @@ from mmfixnorm.search.methods.base import (
     Point,
     Proposed,
     Replay,
+    Rivals,
     Spec,
     Stage,
     StageKind,
     all_diverged,
     best_of,
+    extension_note,
     make_stage,
 )
 from mmfixnorm.search.settings import AUTO, SearchSettings
@@ -47,6 +56,7 @@ _APART = 0.75  # octaves between the two first learning rates
 _NEAR = 0.4  # octaves: so close to a training another one says nothing new
 _REACH = (-3.0, 2.5)  # octaves around the middle of the range in which trainings are proposed
 _WORTH = 0.25  # of the noise: less is not worth a training
+_OPEN = 0.2  # probability of being the best from which a training is a rival of the winner
 _SURE = 0.7  # probability that the top is beyond what was tried, from which that is told
 
 
@@ -60,20 +70,22 @@ class LRFitSearch(SearchSettings):
         alphas (list[float], optional): The first one is that of the trainings over the learning rate; the others are
             tried at the best one. None leaves alpha as it is in the config.
         noise (float): Standard deviation of the metric between seeds, as a part of its best value.
-        budget (float, optional): Cost of the search at most, in T_max, the ramp included; None for as much as the
-            trainings cost.
+        budget (float or str, optional): Cost of the search at most, in T_max, the ramp included: it chooses its
+            trainings by it, so another one is another search. A time such as ``'8h'`` ends the search alone.
+        extend (bool): Continue beyond what was tried while the best probably lies there.
 
     Raises:
         ConfigError: A value breaks its rule; the message names the key, e.g. ``search.num_trainings``.
     """
 
     kind: ClassVar[str] = 'LRFitSearch'
+    plans_by_budget: ClassVar[bool] = True
 
     lr_range: tuple[float, float] | str = AUTO
     num_trainings: int = 3
     alphas: tuple[float, ...] | None = None
     noise: float = 0.02
-    budget: float | None = None
+    extend: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,11 +94,9 @@ class LRFitSearch(SearchSettings):
         if self.alphas is not None:
             self._set('alphas', checks.distinct_positives('alphas', self.alphas))
         self._set('noise', checks.positive('noise', self.noise))
-        if self.budget is not None:
-            rule = 'a finite number >= 1, in lengths of one training'
-            if checks.finite('budget', self.budget, rule) < 1:
-                raise checks.fail('budget', rule, self.budget)
-            self._set('budget', float(self.budget))
+        checks.boolean('extend', self.extend)
+        if self.budget_t_max is not None and self.budget_t_max < 1:
+            raise checks.fail('budget', 'a finite number >= 1, in lengths of one training', self.budget)
 
     @property
     def alpha_keys(self) -> tuple[str, ...]:
@@ -120,9 +130,9 @@ class _Course:
 
     def left(self, planned: int) -> int:
         """Trainings that the budget allows after ``planned`` ones."""
-        if self.settings.budget is None:
-            return self.settings.num_trainings + len(self.settings.alphas or ())
-        return math.floor(self.settings.budget + 1e-9) - planned
+        if self.settings.budget_t_max is None:
+            return self.settings.num_trainings + EXTENSIONS + len(self.settings.alphas or ())
+        return math.floor(self.settings.budget_t_max + 1e-9) - planned
 
     def opening(self) -> list[Spec]:
         """The first trainings: as many of the two as the budget allows."""
@@ -133,6 +143,9 @@ class _Course:
 
     def spec(self, number: int, lr: float) -> Spec:
         return Spec(f'lr-{number}', f'lr {number + 1}', Point(lr, self.alpha), 1.0)
+
+    def beyond(self, number: int, lr: float) -> Spec:
+        return Spec(f'beyond-{number}', f'beyond {number}', Point(lr, self.alpha), 1.0)
 
     def stage(self, name: str, kind: StageKind, specs: Sequence[Spec]) -> Stage:
         return make_stage(name, kind, specs, self.finished, self.settings.rule, lr_range=self.lr_range)
@@ -152,21 +165,30 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
     course = _Course(settings, finished)
     specs = course.opening()
     stages = [course.stage('opening', StageKind.LR, specs)]
+    notes: list[str] = []
     while True:
         best = _fitted_best(settings, [finished[s.key] for s in specs if s.key in finished])
         if stages[-1].missing:
-            return Replay(tuple(stages), best if len(stages) > 1 else None)
-        key = f'lr-{len(specs)}'
-        if key in proposed:
-            specs.append(proposed[key])
-            stages.append(course.stage(f'lr {len(specs)}', StageKind.LR, specs[-1:]))
-        elif _next_lr(course, [finished[s.key] for s in specs]) is not None:
-            return Replay(tuple(stages), best, unproposed=(key,))
+            return Replay(tuple(stages), best if len(stages) > 1 else None, notes=tuple(notes))
+        trained = [finished[s.key] for s in specs]
+        lr_key, beyond_key = f'lr-{len(specs)}', f'beyond-{_extensions(trained) + 1}'
+        if spec := proposed.get(lr_key) or proposed.get(beyond_key):
+            if spec.key == beyond_key and best is not None:
+                end = 'highest' if spec.point.lr > best.point.lr else 'lowest'
+                number = _extensions(trained) + 1
+                notes.append(extension_note(stages[-1].name, best.point.lr, end, spec.point.lr, number))
+            specs.append(spec)
+            stages.append(course.stage(spec.stage, StageKind.LR, [spec]))
+        elif _next_lr(course, trained) is not None:
+            return Replay(tuple(stages), best, unproposed=(lr_key,))
+        elif _lr_beyond(course, trained) is not None:
+            return Replay(tuple(stages), best, unproposed=(beyond_key,), notes=tuple(notes))
         else:
             break
     if best is None:
         return Replay(tuple(stages), stuck=all_diverged('the search', specs))
-    warnings = _warnings(settings, [finished[s.key] for s in specs], best)
+    warnings = _warnings(settings, trained, best)
+    rivals = _rivals(settings, trained, best)
     alphas = [
         Spec(f'alpha-{i}', 'alpha', Point(best.point.lr, alpha), 1.0)
         for i, alpha in enumerate((settings.alphas or ())[1:], start=1)
@@ -174,25 +196,55 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
     if alphas:
         stages.append(course.stage('alpha', StageKind.ALPHA, alphas))
         if stages[-1].missing:
-            return Replay(tuple(stages), best)
-        best = _beyond_noise(settings, best, stages[-1].best)
-    conclusion = _conclusion(settings, [finished[s.key] for s in specs], best)
-    return Replay(tuple(stages), best, finished=True, warnings=tuple(warnings), conclusion=conclusion)
+            return Replay(tuple(stages), best, notes=tuple(notes))
+        first, best = best, _beyond_noise(settings, best, stages[-1].best)
+        rivals = rivals if best == first else _rival_alpha(settings, best, first)
+    conclusion = _conclusion(settings, trained, best)
+    return Replay(
+        tuple(stages),
+        best,
+        finished=True,
+        warnings=tuple(warnings),
+        conclusion=conclusion,
+        notes=tuple(notes),
+        rivals=rivals,
+    )
 
 
 def propose(settings: LRFitSearch, finished: Sequence[FinishedTraining], keys: Sequence[str]) -> list[Spec]:
     """Make the next training over the learning rate."""
     course = _Course(settings, {training.key: training for training in finished})
-    trained = sorted((t for t in finished if t.key.startswith('lr-')), key=lambda t: int(t.key.split('-')[1]))
-    lr = _next_lr(course, trained)
-    if lr is None or keys != (f'lr-{len(trained)}',):
+    rates = [t for t in finished if t.key.startswith(('lr-', 'beyond-'))]
+    trained = sorted(rates, key=lambda t: (t.key.startswith('beyond-'), int(t.key.split('-')[1])))
+    specs = []
+    if (lr := _next_lr(course, trained)) is not None:
+        specs = [course.spec(len(trained), lr)]
+    elif (lr := _lr_beyond(course, trained)) is not None:
+        specs = [course.beyond(_extensions(trained) + 1, lr)]
+    if tuple(spec.key for spec in specs) != tuple(keys):
         raise ValueError(f'nothing is worth a training as {keys}')
-    return [course.spec(len(trained), lr)]
+    return specs
+
+
+def _extensions(trained: Sequence[FinishedTraining]) -> int:
+    return sum(t.key.startswith('beyond-') for t in trained)
+
+
+def _lr_beyond(course: _Course, trained: Sequence[FinishedTraining]) -> float | None:
+    """Return the learning rate with which a search continues beyond what was tried; None if it does not."""
+    settings = course.settings
+    best = _fitted_best(settings, trained)
+    if not settings.extend or best is None or _extensions(trained) >= EXTENSIONS or course.left(len(trained)) < 1:
+        return None
+    end = _open_end(settings, trained, best)
+    factor = {'highest': EXTENSION_FACTOR, 'lowest': 1 / EXTENSION_FACTOR, '': 0.0}[end]
+    return _rounded(best.point.lr * factor) if end else None
 
 
 def _next_lr(course: _Course, trained: Sequence[FinishedTraining]) -> float | None:
     """Return the learning rate that promises most; None if there is no training left or worth it."""
-    if len(trained) >= course.settings.num_trainings or course.left(len(trained)) < 1:
+    no_more = len(trained) >= course.settings.num_trainings or _extensions(trained) > 0
+    if no_more or course.left(len(trained)) < 1:
         return None
     curve = curve_of(course.settings, trained)
     if curve is None:
@@ -222,19 +274,53 @@ def _beyond_noise(settings: LRFitSearch, first: Best, other: Best | None) -> Bes
     return other if sign * (other.value - first.value) > settings.noise * abs(first.value) else first
 
 
-def _warnings(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> list[str]:
+def _rivals(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> Rivals:
+    """Judge by the curve whether another learning rate that was trained may be the best."""
+    curve = curve_of(settings, trained)
+    candidates = [t for t in trained if t.value is not None]
+    if curve is None or len(candidates) < 2:
+        return Rivals((), f'lr {best.point.lr:g} is the only one with a value')
+    chances = curve.chances_best([t.point.lr for t in candidates])
+    of_best = sum(p for p, t in zip(chances, candidates, strict=True) if t.key == best.key)
+    others = [(p, best_of(settings.rule, [t])) for p, t in zip(chances, candidates, strict=True) if t.key != best.key]
+    chance, rival = max(others, key=lambda entry: entry[0])
+    if rival is None:
+        raise ValueError('a training with a value has no best')
+    why = (
+        f'by the fit lr {best.point.lr:g} is the best of the {len(candidates)} with {of_best:.0%} probability, '
+        f'lr {rival.point.lr:g} with {chance:.0%}'
+    )
+    return Rivals((rival,) if chance > _OPEN else (), why)
+
+
+def _rival_alpha(settings: LRFitSearch, best: Best, first: Best) -> Rivals:
+    """Judge by the noise whether the first alpha may be better than one that has won."""
+    noise = settings.noise * abs(first.value)
+    chance = 0.5 * math.erfc(abs(best.value - first.value) / noise / 2) if noise else 0.0
+    alphas = f'alpha {first.point.alpha:g} is better than {best.point.alpha:g}'
+    why = f'by the noise {alphas} with {chance:.0%} probability'
+    return Rivals((first,) if chance > _OPEN else (), why)
+
+
+def _open_end(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> str:
+    """Return which end of what was tried, ``'highest'`` or ``'lowest'``, the top probably lies beyond, or ''."""
     curve = curve_of(settings, trained)
     lrs = [t.point.lr for t in trained]
     if curve is None or len(set(lrs)) < 2 or best.point.lr not in (min(lrs), max(lrs)):
-        return []
-    end = 'above' if best.point.lr == max(lrs) else 'below'
+        return ''
+    end = 'highest' if best.point.lr == max(lrs) else 'lowest'
     beyond = curve.chance_beyond(best.point.lr)
-    chance = beyond if end == 'above' else 1 - beyond
-    if chance <= _SURE:
+    return end if (beyond if end == 'highest' else 1 - beyond) > _SURE else ''
+
+
+def _warnings(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> list[str]:
+    end = _open_end(settings, trained, best)
+    if not end:
         return []
+    remedy = '' if settings.extend else ', or set search.extend=True in another --work-dir'
     return [
-        f'the best learning rate probably lies {end} {best.point.lr:g}, the '
-        f'{"highest" if end == "above" else "lowest"} that was tried: raise search.num_trainings'
+        f'the best learning rate probably lies {"above" if end == "highest" else "below"} {best.point.lr:g}, the {end} '
+        f'that was tried: raise search.num_trainings{remedy}'
     ]
 
 
@@ -256,8 +342,10 @@ def _rounded(value: float) -> float:
 
 def planned_stages(settings: LRFitSearch) -> list[PlannedStage]:
     """List its stages, each with as many trainings as the budget allows."""
-    budget = math.inf if settings.budget is None else math.floor(settings.budget)
+    budget = math.inf if settings.budget_t_max is None else math.floor(settings.budget_t_max)
     sizes = [('opening', 2), *((f'lr {n}', 1) for n in range(3, settings.num_trainings + 1))]
+    if settings.extend:
+        sizes += [(f'beyond {number}', 1) for number in range(1, EXTENSIONS + 1)]
     sizes.append(('alpha', max(0, len(settings.alphas or ()) - 1)))
     stages = []
     for name, size in sizes:

@@ -47,13 +47,13 @@ def replay_ramp(settings: SearchSettings, finished: Finished) -> Ramped:
     if lr_range is None:
         reason = 'the ramp of the learning rate came to no end (see its log): give search.lr_range=(lr_min, lr_max)'
         return Ramped(None, Replay((stage,), stuck=reason))
-    budget = getattr(settings, 'budget', None)
-    if budget is None:
+    budget, cost = settings.budget_t_max, known.cost or 0.0
+    if budget is None or not settings.plans_by_budget:
         return Ramped(with_range(settings, lr_range), Replay((stage,)))
-    if budget - known.cost < 1:
-        reason = f'search.budget: of {budget:g} T_max the ramp has taken {known.cost:.2g}; a training needs 1'
+    if budget - cost < 1:
+        reason = f'search.budget: of {budget:g} T_max the ramp has taken {cost:.2g}; a training needs 1'
         return Ramped(None, Replay((stage,), stuck=reason))
-    left = replace(settings, budget=budget - known.cost)  # type: ignore[call-arg]
+    left = replace(settings, budget=budget - cost)
     return Ramped(with_range(left, lr_range), Replay((stage,)))
 
 

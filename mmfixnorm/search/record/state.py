@@ -121,7 +121,7 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         best=replayed.best,
         progress=progress(record.attempts, replayed, problem.settings.rule),
         cost=ledger(record.attempts)[-1] if record.attempts else 0.0,
-        planned_cost=sum(cost for _, _, cost in problem.planned_costs()),
+        planned_cost=problem.planned_cost,
         saved_cost=round(sum(a.cost - a.spent for a in record.attempts), 9),
         trial_seconds=sum(row.seconds for row in rows),
         finished_seconds=sum(a.result.seconds for a in record.attempts if is_finished(a)),

@@ -116,14 +116,18 @@ def is_finished(attempt: Attempt) -> bool:
 
 def finished_trainings(attempts: Iterable[Attempt]) -> list[FinishedTraining]:
     """List the trainings that these attempts finished."""
-    return [_finished(a) for a in attempts if is_finished(a)]
+    attempts = list(attempts)
+    seconds: Counter[str] = Counter()
+    for attempt in attempts:
+        seconds[attempt.spec.key] += attempt.result.seconds  # type: ignore[assignment]
+    return [_finished(a, seconds[a.spec.key]) for a in attempts if is_finished(a)]
 
 
-def _finished(attempt: Attempt) -> FinishedTraining:
+def _finished(attempt: Attempt, seconds: float) -> FinishedTraining:
     spec, result = attempt.spec, attempt.result
     low, high = result.ramp.get('lr_range') or (None, None)
     lr_range = None if low is None or high is None else (low, high)
-    return FinishedTraining(spec.key, spec.point, result.value, lr_range, attempt.cost if spec.is_ramp else 0.0)
+    return FinishedTraining(spec.key, spec.point, result.value, lr_range, attempt.spent, seconds)
 
 
 def open_record(problem: SearchProblem) -> StudyRecord:

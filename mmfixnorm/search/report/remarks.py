@@ -46,6 +46,7 @@ def remarks(problem: SearchProblem, state: SearchState, attempts: Sequence[Attem
     noise = known_noise(state)
     return [
         *filter(None, [state.replayed.conclusion]),
+        *state.replayed.notes,
         *_about_rivals(state, noise),
         *_about_the_range_left(problem, state),
         *_about_alphas(problem, state, noise),

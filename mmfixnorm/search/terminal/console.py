@@ -62,6 +62,7 @@ def state_lines(problem: SearchProblem, state: SearchState) -> list[str]:
         diverged = f', {c.diverged} diverged' if c.diverged else ''
         lines.append(f'{c.role} {c.training.key} over {len(c.seeds)} new seeds{mean}{interval}{diverged}')
     lines += filter(None, [state.replayed.conclusion])
+    lines += state.replayed.notes
     return [*lines, summary_line(problem, state), *(f'WARNING: {w}' for w in state.replayed.warnings)]
 
 
@@ -115,3 +116,6 @@ def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec
         console.print(f'{name}: {of}', highlight=False)
     total = sum(cost for _, _, cost in stages)
     console.print(f'in all: {sum(n for _, n, _ in stages)} trainings, {total:g} T_max', highlight=False)
+    if problem.settings.budget is not None:
+        text = f'budget: {problem.settings.budget_text}; what would exceed it is not started'
+        console.print(text, highlight=False)

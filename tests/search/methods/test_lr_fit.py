@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.lr_curve import LRCurve
 from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.search.methods.base import FinishedTraining
 from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.planner import Done, Stuck, plan, planned_stages, replay
 from mmfixnorm.search.record.state import search_state
@@ -144,7 +146,7 @@ BAD = {
     'noise=0': 'search.noise: must be a finite number > 0, got 0',
     "noise='low'": "search.noise: must be a finite number > 0, got 'low'",
     'budget=0.5': 'search.budget: must be a finite number >= 1, in lengths of one training, got 0.5',
-    "budget='3h'": "search.budget: must be a finite number >= 1, in lengths of one training, got '3h'",
+    "budget='3 days'": "a finite number of T_max > 0, or a time such as '8h' or '30min', got '3 days'",
     'alphas=[]': 'search.alphas: must be a non-empty list of distinct finite numbers > 0',
     "lr_range='automatic'": "search.lr_range: must be a pair (lr_min, lr_max) with 0 < lr_min < lr_max, or 'auto'",
     'num_splits=5': 'search.num_splits: LRFitSearch has no such key',
@@ -205,3 +207,104 @@ def test_with_a_budget_of_three_the_ramp_leaves_two_trainings(make_search):
     assert [row.key for row in state.rows] == ['ramp', 'lr-0', 'lr-1']
     assert state.cost <= 3
     assert state.replayed.conclusion
+
+
+def again(settings, value_of):
+    """Play a search; return its trainings with new seeds and its replay."""
+    asked, values, step = play(settings, value_of)
+    return [s for s in asked if s.seed is not None], replay_of(settings, asked, values), step
+
+
+FLAT = {  # learning rates of a top so flat that the fit cannot decide, and of a steep one
+    'open': (hill(0.3, left=30.0, right=30.0), True),
+    'decided': (hill(0.3, left=1.0, right=1.0), False),
+}
+
+
+@pytest.mark.parametrize(('value_of', 'is_open'), FLAT.values(), ids=FLAT)
+def test_new_seeds_are_trained_where_the_fit_cannot_decide_and_else_the_log_says_why(value_of, is_open):
+    settings = search(own_lr=0.15, confirm_seeds=2)
+    trained, replayed, step = again(settings, value_of)
+    assert [s.key for s in trained] == (['confirm-a-1', 'confirm-a-2', 'confirm-b-1', 'confirm-b-2'] * is_open)
+    (note,) = replayed.notes
+    assert ('both are trained again' if is_open else 'nothing is trained again') in note
+    assert isinstance(step, Done)
+    assert planned_stages(settings)[-1].trainings == 4
+    if is_open:
+        winner, rival = replayed.contenders
+        assert winner.point.lr != rival.point.lr
+        assert {s.point.lr for s in trained} == {winner.point.lr, rival.point.lr}
+
+
+def test_the_rival_that_is_better_over_new_seeds_wins():
+    settings = search(own_lr=0.15, confirm_seeds=2)
+    flat, _ = FLAT['open']
+    _, before, _ = again(search(own_lr=0.15), flat)
+    chosen = before.best.point.lr
+    _, replayed, step = again(settings, lambda s: flat(s) - (5 if s.seed and s.point.lr == chosen else 0))
+    assert step.best.point.lr != chosen
+    assert any('the runner-up' in warning for warning in replayed.warnings)
+
+
+def test_a_record_that_had_confirmed_before_the_fit_judged_goes_on_with_its_two_points():
+    settings, (steep, _) = search(own_lr=0.15, confirm_seeds=1), FLAT['decided']
+    asked, values, step = play(settings, steep)
+    history = [*map(closed, asked, values), *(s for s in asked if s.key not in ('lr-0', 'lr-1'))]
+    second = sorted(zip(values, asked), key=lambda pair: -pair[0])[1][1]
+    begun = FinishedTraining('confirm-b-1', second.point, 10.0)
+    (left,) = plan(settings, [*history, begun]).specs
+    assert (left.key, left.point) == ('confirm-a-1', step.best.point)
+    assert isinstance(plan(settings, [*history, begun, closed(left, 50.0)]), Done)
+
+
+ALPHA_RIVALS = {1.05: True, 1.15: True, 1.3: False, 3.0: False}  # gain in units of the noise: is it open?
+
+
+@pytest.mark.parametrize(('gain', 'is_open'), ALPHA_RIVALS.items())
+def test_an_alpha_that_has_won_is_compared_with_the_first_one(gain, is_open):
+    # 20 % of a normal distribution lie beyond 0.84, and the difference of two values has sqrt(2) of the noise: 1.19.
+    peak = hill(0.3)
+    settings = search(own_lr=0.3, alphas=(1.0, 4.0), confirm_seeds=1)
+    first = max(v for s, v in zip(*play(settings, peak)[:2]) if s.seed is None)
+    trained, replayed, _ = again(settings, lambda s: peak(s) + (gain * 0.02 * first if s.point.alpha == 4.0 else 0.0))
+    assert replayed.best.point.alpha == 4.0
+    assert [(s.key, s.point.alpha) for s in trained] == [('confirm-a-1', 4.0), ('confirm-b-1', 1.0)] * is_open
+
+
+def test_chances_are_those_of_a_count_over_hypotheses():
+    curve = LRCurve([0.1, 0.3, 0.9], [50.0, 60.0, 58.0], 0.3, 'greater', 0.02)
+    lrs = [0.1, 0.3, 0.9]
+    counted = dict.fromkeys(lrs, 0.0)
+    for i, weight in enumerate(curve._weights):
+        heights = [curve._heights(lr)[i] for lr in lrs]
+        best = [lr for lr, height in zip(lrs, heights) if height == max(heights)]
+        for lr in best:
+            counted[lr] += weight / len(best)
+    assert curve.chances_best(lrs) == pytest.approx(list(counted.values()))
+    assert sum(counted.values()) == pytest.approx(1)
+    assert curve.chances_best([0.3]) == pytest.approx([1.0])
+
+
+def test_a_driver_killed_after_each_event_confirms_the_same(make_search):
+    block = "type='LRFitSearch', lr_range=(0.7, 1.7), confirm_seeds=2"
+    plain = make_search(block, name='plain')
+    assert plain.run().kind == 'done'
+    killed = make_search(block, name='killed')
+
+    class Killed(BaseException):
+        pass
+
+    for number in range(1, 100):
+        left = [number]
+
+        def listener(event, left=left):
+            left[0] -= 1
+            if not left[0]:
+                raise Killed
+
+        try:
+            assert killed.run(listener=listener).kind == 'done'
+            break
+        except Killed:
+            continue
+    assert killed.table() == plain.table()
