@@ -124,6 +124,10 @@ def train(cfg: Config, size: int | None) -> dict[str, Any]:
     torch.manual_seed(0)
     model = revert_sync_batchnorm(prepared_model(cfg)).train()
     cfg.optim_wrapper.optimizer.lr *= 0.1  # where a warm-up would be
+    if not torch.cuda.is_available():  # mixed precision needs an accelerator
+        cfg.optim_wrapper.type = 'FixNormOptimWrapper'
+        for key in ('loss_scale', 'dtype'):
+            cfg.optim_wrapper.pop(key, None)
     optim_wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     optim_wrapper.initialize_count_status(model, 0, STEPS)
     names = {id(model.get_parameter(name)): name for name in norm_fixing_set(model, cfg) or []}

@@ -131,7 +131,7 @@ def audit_model(
         cfg (Config): The config; names the toolbox, the image size and the norm-fixing set.
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
-            224 for classification, 256 for detection and 128 for segmentation.
+            224 for classification, 192 for detection and 128 for segmentation.
         dtype (torch.dtype, optional): The dtype of the computation. Defaults to float64, or float32 if the model
             cannot run in float64; the report says which.
         seed (int): Seed of the batch and of the forwards.

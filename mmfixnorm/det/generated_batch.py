@@ -20,7 +20,7 @@ from mmfixnorm.core.input_channels import input_channels
 
 __all__ = ['IMAGES', 'SIZE', 'double_precision', 'few_samples', 'generate_batch', 'what_it_needs']
 
-IMAGES, SIZE = 2, 256
+IMAGES, SIZE = 2, 192
 _BOXES = 6
 _PROPOSALS = 64
 
