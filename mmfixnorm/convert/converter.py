@@ -16,6 +16,7 @@ from torch import nn
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
 from mmfixnorm.convert.angle import keys_of_lr, schedule_by_angle, wrapper_by_angle
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
+from mmfixnorm.convert.inherit import over_none
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits, walk
@@ -182,7 +183,7 @@ class _Plan:
 
     def _edited(self) -> Config:
         cfg = copy.deepcopy(self.cfg)
-        cfg.merge_from_dict(dict(model=copy.deepcopy(self.edit)))
+        cfg.merge_from_dict(dict(model=over_none(copy.deepcopy(self.edit), cfg.model)))
         load_part(cfg)
         return cfg
 
@@ -269,6 +270,8 @@ class _Plan:
             sections.append(('custom_hooks', hooks, []))
         if search:
             sections.append(('search', search, search_comments))
+        values = over_none({key: value for key, value, _ in sections}, self.cfg.to_dict())
+        sections = [(key, values[key], comments) for key, _, comments in sections]
         title = f'{os.path.basename(base)} with FixNorm{" by angle" if by_angle else ""}.'
         if inherit:
             return config_text(title, [('_base_', [base], []), *sections]), notes
