@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learning rates to search (default: half to 8 times the config's; 0.005 to 0.08 with --update angle)",
     )
     parser.add_argument(
+        '--lr-from',
+        metavar='CHECKPOINT',
+        help="checkpoint that a training of the config arrived at, by SGD: lr becomes the config's times the square of "
+        'the norm of the set at the start over its norm there, so that lr / ||W||^2 is the same (default: the lr of '
+        'the config)',
+    )
+    parser.add_argument(
         '--keep-norm-eval',
         action='store_true',
         help='leave batch normalisation on stored statistics as it is, and the layers before it out of the set',
@@ -60,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.force,
         size=args.size,
         update=args.update,
+        lr_from=args.lr_from,
     )
     print(
         f'{args.out}: {len(done.in_set)} weights in the norm-fixing set, all scale-invariant; '

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,9 +15,10 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
-from mmfixnorm.convert.angle import keys_of_lr, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import keys_of_lr, schedule_by_angle, schedule_for_lr, wrapper_by_angle
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.inherit import over_none
+from mmfixnorm.convert.lr_from import LearningRate, check_lr_from, lr_from_checkpoint
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits, walk
@@ -38,7 +40,7 @@ _STORED = (
     'So BN is trained here, over all GPUs, except in frozen stages, which are frozen whole and not in the set.'
 )
 
-_SCHEDULE = 'As in the base config, with what was in units of its learning rate in the same proportion to the angle.'
+_SCHEDULE = 'As in the base config, with what was in units of its learning rate in the same proportion to {}.'
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ def convert(
     overwrite: bool = False,
     size: int | None = None,
     update: str = 'step',
+    lr_from: str | None = None,
 ) -> Conversion:
     """Write a child config that makes a plain config FixNorm, and check it by the audit.
 
@@ -87,6 +90,8 @@ def convert(
         size (int, optional): Height and width of the audit's images. Defaults to None: depends on the toolbox.
         update (str): ``'step'``: the set makes the optimizer's steps; ``'angle'``: each of its layers turns by the
             learning rate, in radians. Defaults to 'step'.
+        lr_from (str, optional): A checkpoint that the plain config was trained to; the learning rate is the one of
+            :func:`~mmfixnorm.convert.lr_from.lr_from_checkpoint`. Defaults to None: the config's.
 
     Raises:
         ConfigError: If the config cannot be converted or is already FixNorm, or if ``out`` cannot be written.
@@ -101,10 +106,13 @@ def convert(
         raise ConfigError(f"--update: must be 'step' or 'angle', got {update!r}")
     cfg = with_names(load_config(filename))
     _check(cfg)
+    if lr_from is not None:
+        check_lr_from(cfg, update, lr_from)
     schedule = schedule_by_angle(cfg) if update == 'angle' else None
     plan = _Plan(cfg, alpha, keep_norm_eval, size)
     base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
-    text, notes = plan.child(base, lr_range, update=update, schedule=schedule, inherit=not is_pure_python(filename))
+    write = partial(plan.child, base, lr_range, update=update, inherit=not is_pure_python(filename))
+    text, notes = write(schedule=schedule)
     beside = f'{out}.{os.getpid()}.tmp.py'
     try:
         os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
@@ -115,6 +123,13 @@ def convert(
         audited = audit_model(model, child, size=size, explain=False)
         if audited.failing:
             raise _not_passed(audit_model(model, child, size=size, find_groups=False))
+        if lr_from is not None:
+            base_lr = float(cfg.optim_wrapper.optimizer.lr)
+            rate = lr_from_checkpoint(child, audited.norm_fixing_set or (), lr_from, base_lr)
+            text, notes = write(schedule=schedule_for_lr(cfg, rate.lr), rate=rate)
+            with open(beside, 'w', encoding='utf-8') as file:
+                file.write(text)
+            load_config(beside)
         os.replace(beside, out)
     except OSError as err:
         raise ConfigError(f'{out}: cannot be written ({err.strerror})') from err
@@ -236,11 +251,12 @@ class _Plan:
         update: str,
         schedule: Sequence[Mapping[str, Any]] | None,
         inherit: bool,
+        rate: LearningRate | None = None,
     ) -> tuple[str, list[str]]:
         """Return the text of the child config, and notes for the user; without ``inherit`` it has the base in full."""
         notes: list[str] = []
         excluded = self._excluded()
-        wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out))
+        wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out), rate=rate)
         search_comments = []
         if by_angle := update == 'angle':
             wrapper, angle_comments = wrapper_by_angle(self.cfg, wrapper)
@@ -256,6 +272,11 @@ class _Plan:
             notes.append(
                 f'the generated batch did not reach {len(unused)} weights, so they were not checked: {listing(unused)}'
             )
+        if search and rate and not search['lr_range'][0] <= rate.lr <= search['lr_range'][1]:
+            notes.append(
+                f'lr {rate.lr:g} is outside search.lr_range {search["lr_range"]}, which is around the lr of the base '
+                'config; set a range by --lr-range.'
+            )
         if search is None:
             notes.append('val_evaluator reports no known metric, so there is no search block.')
         sections: list[tuple[str, Any, Sequence[str]]] = [
@@ -264,7 +285,7 @@ class _Plan:
             ('optim_wrapper', wrapper, [*self._left_out_comments(), *wrapper_comments]),
         ]
         if schedule:
-            sections.append(('param_scheduler', list(schedule), [_SCHEDULE]))
+            sections.append(('param_scheduler', list(schedule), [_SCHEDULE.format('the angle' if by_angle else 'lr')]))
         hooks = hooks_with_fixnorm(self.cfg)
         if hooks != [dict(hook) for hook in self.cfg.get('custom_hooks') or []]:
             sections.append(('custom_hooks', hooks, []))

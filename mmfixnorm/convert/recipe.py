@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 from mmfixnorm.config import hooks_of_type
+from mmfixnorm.convert.lr_from import LearningRate
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.type_names import type_name
@@ -60,13 +61,16 @@ def check_optim_wrapper(cfg: Config) -> None:
         raise ConfigError(f'optim_wrapper.optimizer.lr: must be a number > 0 to start from, got {lr!r}')
 
 
-def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> tuple[dict[str, Any], list[str]]:
+def optim_wrapper_edit(
+    cfg: Config, exclude: Sequence[str], *, decay: bool, rate: LearningRate | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Write the child's ``optim_wrapper``, and comments on it.
 
     Args:
         cfg (Config): The plain config.
         exclude (Sequence[str]): Patterns of weights that stay out of the set.
         decay (bool): Whether weights outside the set keep the weight decay of the config.
+        rate (LearningRate, optional): The learning rate of the child. Defaults to None: the config's.
     """
     wrapper = cfg.optim_wrapper
     edit: dict[str, Any] = dict(type=_WRAPPERS[_wrapper_type(cfg)], constructor=_CONSTRUCTOR)
@@ -75,6 +79,9 @@ def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> t
         comments.append('The weight decay of the base is kept: it acts only on weights outside the set.')
     elif _takes_weight_decay(wrapper.optimizer):
         edit['optimizer'] = dict(weight_decay=0.0)
+    if rate is not None:
+        edit['optimizer'] = dict(lr=rate.lr, **edit.get('optimizer', {}))
+        comments.append(rate.comment)
     inherited = {key: value for key, value in (wrapper.get('paramwise_cfg') or {}).items() if key != '_scope_'}
     paramwise, dropped = _paramwise(inherited, exclude)
     if _constructor_type(cfg) in _LAYER_WISE:

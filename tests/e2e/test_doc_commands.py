@@ -416,8 +416,9 @@ def test_digits_by_the_commands(folder, digits, tmp_path):
     assert 'head.fc.g' not in torch.load('plain.pth')['state_dict']
 
     wd = config.replace('fixnorm', 'wd')
+    assert folder('tools/train.py', wd, '--work-dir', 'wd', *SHORT) == 0
     for words in documented('tools/fixnorm_convert.py', of='CONFIG'):
-        words = filled(words, CONFIG=wd, NEW='new.py')
+        words = filled(words, CONFIG=wd, NEW='new.py', CHECKPOINT='wd/epoch_1.pth')
         assert folder('tools/fixnorm_convert.py', *words, *([] if '--force' in words else ['--force'])) == 0
     assert load_config('new.py').optim_wrapper.type == 'FixNormOptimWrapper'
 
