@@ -96,8 +96,9 @@ def lr_from_checkpoint(child: Config, in_set: Sequence[str], checkpoint: str, ba
     .. math:: lr = lr_{wd}\, (\|W_0\| / \|W_{ckpt}\|)^2
 
     under the same schedule, batch size and momentum. It is a start, not the best learning rate: the base may not be
-    tuned, before its end its norm was another one, the layers share the joint norm in other parts than in the
-    checkpoint, and the classifier and layers that become weight-normalised were not scale-invariant in the base.
+    tuned, its norm may not have settled, so that its steps were larger or smaller before its end, the layers share the
+    joint norm in other parts than in the checkpoint, and the classifier and layers that become weight-normalised were
+    not scale-invariant in the base.
 
     Args:
         child (Config): The FixNorm config. Its model is initialised with seed 0, and loads what its ``init_cfg`` and

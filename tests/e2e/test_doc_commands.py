@@ -83,6 +83,7 @@ NOT_RUN = {
     'pre-commit install': 'it changes the hooks of the repository',
     'benchmarks/evidence/run.py': 'hours: several hundred trainings',
     'benchmarks/figures.sh': '45 minutes; its syntax is checked',
+    'benchmarks/lr_from.py': 'a quarter of an hour: 45 trainings of the digits',
     'benchmarks/lr_range.py': 'a quarter of an hour: ramps of five networks',
     'benchmarks/negative_scale.py': 'half an hour: three trainings of ResNet-18',
     'benchmarks/tuners/make_table.py': 'hours: 1086 trainings',
