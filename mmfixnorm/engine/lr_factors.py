@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -79,7 +80,8 @@ def lr_factors(
     options = {key: value for key, value in settings.items() if key not in ('type', '_scope_')}
     optimizer = dict(type='SGD', lr=lr, weight_decay=weight_decay or 0.0)
     kind = f'{_KEY}: {settings["type"]}'
-    with _all_trained(model):
+    # mmdet's and mmseg's print their groups, with a decay that is not the one in use.
+    with _all_trained(model), redirect_stdout(io.StringIO()):
         try:
             constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
                 dict(

@@ -165,6 +165,15 @@ def test_scales_of_weight_normalised_layers_have_the_depth_of_their_layer():
     assert lrs['head.fc.g'] == LR
 
 
+def test_groups_that_a_constructor_prints_are_not_taken_for_those_in_use(capsys):
+    pytest.importorskip('mmseg')
+    model, lr_constructor = dense(), CASES['mmseg-stage_wise'][1]
+    stock_lrs(model, lr_constructor)
+    assert 'Param groups' in capsys.readouterr().out
+    built(model, lr_constructor)
+    assert 'Param groups' not in capsys.readouterr().out
+
+
 def test_a_frozen_parameter_has_the_lr_that_it_will_train_with():
     model = toy()
     model.backbone[0].weight.requires_grad = False
