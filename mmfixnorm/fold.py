@@ -18,7 +18,7 @@ from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
 
-__all__ = ['fold_checkpoint', 'write_checkpoint']
+__all__ = ['fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
 
 # The errors of torch.load for a file that is truncated or not a checkpoint.
 _NO_CHECKPOINT = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError)
@@ -48,7 +48,7 @@ def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
             'model: it has no WN or FixNorm layer, so there is nothing to fold; pass the config that the '
             'checkpoint was trained with'
         )
-    checkpoint = _load(filename)
+    checkpoint = read_checkpoint(filename)
     state = checkpoint.get('state_dict', checkpoint)
     state = {key.removeprefix('module.'): value for key, value in state.items()}
     scales = [f'{name}.g' for name in layers]
@@ -87,7 +87,12 @@ def write_checkpoint(checkpoint: Mapping[str, Any], filename: str, *, overwrite:
             os.remove(beside)
 
 
-def _load(filename: str) -> dict[str, Any]:
+def read_checkpoint(filename: str) -> dict[str, Any]:
+    """Read a checkpoint of this machine, onto the CPU.
+
+    Raises:
+        ConfigError: If there is no such file, or it is no checkpoint.
+    """
     if not os.path.isfile(filename):
         raise ConfigError(f'no such checkpoint: {filename!r}')
     try:

@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=('LO', 'HI'),
         help="learning rates to search (default: half to 8 times the config's; 0.005 to 0.08 with --update angle)",
     )
+    parser.add_argument(
+        '--lr-from',
+        metavar='CHECKPOINT',
+        help="checkpoint that a training of the config arrived at, by SGD: lr becomes the config's times the square of "
+        'the norm of the set at the start over its norm there, so that lr / ||W||^2 is the same (default: the lr of '
+        'the config)',
+    )
     stored = parser.add_mutually_exclusive_group()
     stored.add_argument(
         '--keep-norm-eval',
@@ -77,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.force,
             size=args.size,
             update=args.update,
+            lr_from=args.lr_from,
             classifiers=args.classifier,
             progress=say,
         )

@@ -1,4 +1,4 @@
-"""What a converted config has besides when its layers turn by an angle: the numbers in units of the learning rate."""
+"""What a converted config has in units of the learning rate, when that becomes an angle or another learning rate."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
-__all__ = ['ANGLE', 'has_warm_up', 'keys_of_lr', 'schedule_by_angle', 'wrapper_by_angle']
+__all__ = ['ANGLE', 'has_warm_up', 'keys_of_lr', 'schedule_by_angle', 'schedule_for_lr', 'wrapper_by_angle']
 
 ANGLE = 0.02
 """Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
+
+_BY_ANGLE = '--update angle'
 
 # Keys of each scheduler in units of the learning rate; all others are factors, counts or switches.
 _LR_KEYS: dict[str, tuple[str, ...]] = {
@@ -30,6 +32,7 @@ _LR_KEYS: dict[str, tuple[str, ...]] = {
     'ReduceOnPlateauLR': ('min_value', 'eps'),
     'StepLR': (),
 }
+_ALL_LR_KEYS = {**_LR_KEYS, 'OneCycleLR': ('eta_max',)}
 # These take `eta_min_ratio`, which holds for every group of parameters and every angle of a search.
 _WITH_RATIO = ('CosineAnnealingLR', 'CosineRestartLR', 'PolyLRRatio')
 _OTHER_VALUES = ('Momentum', 'WeightDecay')  # ends of the names of schedulers of something other than the lr
@@ -68,6 +71,22 @@ def schedule_by_angle(cfg: Config) -> list[dict[str, Any]] | None:
     Raises:
         ConfigError: If a scheduler is unknown, or its number has no counterpart; the message names its key.
     """
+    return _schedule(cfg, ANGLE, _BY_ANGLE)
+
+
+def schedule_for_lr(cfg: Config, lr: float) -> list[dict[str, Any]] | None:
+    """Write the child's ``param_scheduler`` for another learning rate than the config's, in the same proportion.
+
+    Returns:
+        list[dict] | None: All schedulers; None if the config's own have no number in units of the learning rate.
+
+    Raises:
+        ConfigError: If a scheduler is unknown; the message names its key.
+    """
+    return _schedule(cfg, lr, '--lr-from')
+
+
+def _schedule(cfg: Config, new_lr: float, flag: str) -> list[dict[str, Any]] | None:
     schedulers = cfg.get('param_scheduler') or []
     several = not isinstance(schedulers, Mapping)
     before = [dict(own) for own in (schedulers if several else [schedulers])]
@@ -76,7 +95,7 @@ def schedule_by_angle(cfg: Config) -> list[dict[str, Any]] | None:
     for i, own in enumerate(before):
         key = f'param_scheduler[{i}]' if several else 'param_scheduler'
         kind = _kind(own, cfg.get('default_scope'))
-        after.append(dict(own) if kind is None else _scaled(own, kind, lr, key))
+        after.append(dict(own) if kind is None else _scaled(own, kind, lr, key, new_lr, flag))
     return None if after == before else after
 
 
@@ -88,7 +107,7 @@ def keys_of_lr(schedulers: Any, scope: str | None) -> list[str]:
     several = not isinstance(schedulers, Mapping)
     keys = []
     for i, own in enumerate((schedulers or []) if several else [schedulers]):
-        names = {**_LR_KEYS, 'OneCycleLR': ('eta_max',)}.get(_kind(own, scope) or '', ())
+        names = _ALL_LR_KEYS.get(_kind(own, scope) or '', ())
         prefix = f'param_scheduler.{i}' if several else 'param_scheduler'
         keys += [f'{prefix}.{name}' for name in names if own.get(name)]
     return keys
@@ -117,29 +136,30 @@ def _kind(scheduler: Mapping[str, Any], scope: str | None) -> str | None:
     return kind
 
 
-def _scaled(scheduler: Mapping[str, Any], kind: str, lr: float, key: str) -> dict[str, Any]:
-    if kind == 'OneCycleLR':
+def _scaled(scheduler: Mapping[str, Any], kind: str, lr: float, key: str, new_lr: float, flag: str) -> dict[str, Any]:
+    by_angle = flag == _BY_ANGLE
+    if kind == 'OneCycleLR' and by_angle:
         raise ConfigError(
             f'{key}.eta_max: OneCycleLR gives it to all parameters, but those outside the set need another learning '
             'rate than the angle; replace the schedule, for example by LinearLR and CosineAnnealingLR'
         )
-    if kind not in _LR_KEYS:
+    if kind not in _ALL_LR_KEYS:
         raise ConfigError(
-            f'{key}.type: {kind!r} is unknown to --update angle, which cannot tell which of its numbers are in units '
+            f'{key}.type: {kind!r} is unknown to {flag}, which cannot tell which of its numbers are in units '
             'of the learning rate; convert the config with another schedule'
         )
     scaled = dict(scheduler)
-    for name in _LR_KEYS[kind]:
+    for name in _ALL_LR_KEYS[kind]:
         value = scheduler.get(name)
         if not value:  # missing or 0, in any unit
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ConfigError(f'{key}.{name}: must be a number to be changed to an angle, got {value!r}')
-        if kind in _WITH_RATIO:
+            raise ConfigError(f'{key}.{name}: must be a number to be changed by {flag}, got {value!r}')
+        if kind in _WITH_RATIO and by_angle:
             del scaled[name]
             scaled['eta_min_ratio'] = _tidy(value / lr)
         else:
-            scaled[name] = _tidy(value / lr * ANGLE)
+            scaled[name] = _tidy(value / lr * new_lr)
     return scaled
 
 

@@ -346,7 +346,13 @@ def _without_pretrained(model: Any) -> None:
     """Remove all settings that would download weights, in place."""
     for node in _nodes(model):
         init_cfg = node.get('init_cfg')
-        if isinstance(init_cfg, Mapping) and type_name(init_cfg.get('type'), WEIGHT_INITIALIZERS) == 'Pretrained':
+        if isinstance(init_cfg, Mapping) and _is_pretrained(init_cfg):
             node['init_cfg'] = None
+        elif isinstance(init_cfg, (list, tuple)):
+            node['init_cfg'] = [own for own in init_cfg if not _is_pretrained(own)]
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None
+
+
+def _is_pretrained(init_cfg: Mapping[str, Any]) -> bool:
+    return type_name(init_cfg.get('type'), WEIGHT_INITIALIZERS) == 'Pretrained'

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -14,9 +15,17 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS, base_of, is_pure_python, load_config, with_names
-from mmfixnorm.convert.angle import has_warm_up, keys_of_lr, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import (
+    has_warm_up,
+    keys_of_lr,
+    schedule_by_angle,
+    schedule_for_lr,
+    wrapper_by_angle,
+)
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, prepared_model
 from mmfixnorm.convert.classifiers import class_layers
+from mmfixnorm.convert.inherit import over_none
+from mmfixnorm.convert.lr_from import LearningRate, check_lr_from, lr_from_checkpoint
 from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits, walk
@@ -42,7 +51,7 @@ _HELD = (
     'normalised with their scale held at its start, they compute the same and are scale-invariant.'
 )
 
-_SCHEDULE = 'As in the base config, with what was in units of its learning rate in the same proportion to the angle.'
+_SCHEDULE = 'As in the base config, with what was in units of its learning rate in the same proportion to {}.'
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,7 @@ def convert(
     update: str = 'step',
     classifiers: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
+    lr_from: str | None = None,
 ) -> Conversion:
     """Write a child config that makes a plain config FixNorm, and check it by the audit.
 
@@ -102,6 +112,8 @@ def convert(
             learning rate, in radians. Defaults to 'step'.
         classifiers (Sequence[str]): Names of layers that classify, besides those that are found.
         progress (Callable, optional): Is called with a few words on what is done next.
+        lr_from (str, optional): A checkpoint that the plain config was trained to; the learning rate is the one of
+            :func:`~mmfixnorm.convert.lr_from.lr_from_checkpoint`. Defaults to None: the config's.
 
     Raises:
         ConfigError: If the config cannot be converted or is already FixNorm, or if ``out`` cannot be written.
@@ -118,6 +130,8 @@ def convert(
         raise ConfigError(f"--update: must be 'step' or 'angle', got {update!r}")
     cfg = with_names(load_config(filename))
     _check(cfg)
+    if lr_from is not None:
+        check_lr_from(cfg, update, lr_from)
     schedule = schedule_by_angle(cfg) if update == 'angle' else None
     plan = _Plan(
         cfg,
@@ -129,7 +143,8 @@ def convert(
         progress=_prefixed(progress, 'audit of the config'),
     )
     base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
-    text, notes = plan.child(base, lr_range, update=update, schedule=schedule, inherit=not is_pure_python(filename))
+    write = partial(plan.child, base, lr_range, update=update, inherit=not is_pure_python(filename))
+    text, notes = write(schedule=schedule)
     beside = f'{out}.{os.getpid()}.tmp.py'
     try:
         os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
@@ -141,6 +156,13 @@ def convert(
         audited = audit_model(model, child, size=size, explain=False, brief=True, progress=again)
         if audited.failing:
             raise _not_passed(audit_model(model, child, size=size, find_groups=False))
+        if lr_from is not None:
+            base_lr = float(cfg.optim_wrapper.optimizer.lr)
+            rate = lr_from_checkpoint(child, audited.norm_fixing_set or (), lr_from, base_lr)
+            text, notes = write(schedule=schedule_for_lr(cfg, rate.lr), rate=rate)
+            with open(beside, 'w', encoding='utf-8') as file:
+                file.write(text)
+            load_config(beside)
         os.replace(beside, out)
     except OSError as err:
         raise ConfigError(f'{out}: cannot be written ({err.strerror})') from err
@@ -250,7 +272,7 @@ class _Plan:
 
     def _edited(self) -> Config:
         cfg = copy.deepcopy(self.cfg)
-        cfg.merge_from_dict(dict(model=copy.deepcopy(self.edit)))
+        cfg.merge_from_dict(dict(model=over_none(copy.deepcopy(self.edit), cfg.model)))
         load_part(cfg)
         return cfg
 
@@ -310,11 +332,12 @@ class _Plan:
         update: str,
         schedule: Sequence[Mapping[str, Any]] | None,
         inherit: bool,
+        rate: LearningRate | None = None,
     ) -> tuple[str, list[str]]:
         """Return the text of the child config, and notes for the user; without ``inherit`` it has the base in full."""
         notes: list[str] = []
         excluded = self._excluded()
-        wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out))
+        wrapper, wrapper_comments = optim_wrapper_edit(self.cfg, excluded, decay=bool(self.left_out), rate=rate)
         search_comments = []
         if by_angle := update == 'angle':
             wrapper, angle_comments = wrapper_by_angle(self.cfg, wrapper)
@@ -344,6 +367,11 @@ class _Plan:
                 'step, the scale of a classifier may cross zero, which the log then says. To add one, put '
                 "dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=500) in front of it"
             )
+        if search and rate and not search['lr_range'][0] <= rate.lr <= search['lr_range'][1]:
+            notes.append(
+                f'lr {rate.lr:g} is outside search.lr_range {search["lr_range"]}, which is around the lr of the base '
+                'config; set a range by --lr-range.'
+            )
         if search is None:
             notes.append('val_evaluator reports no known metric, so there is no search block.')
         sections: list[tuple[str, Any, Sequence[str]]] = [
@@ -352,12 +380,14 @@ class _Plan:
             ('optim_wrapper', wrapper, [*self._left_out_comments(), *wrapper_comments]),
         ]
         if schedule:
-            sections.append(('param_scheduler', list(schedule), [_SCHEDULE]))
+            sections.append(('param_scheduler', list(schedule), [_SCHEDULE.format('the angle' if by_angle else 'lr')]))
         hooks = hooks_with_fixnorm(self.cfg)
         if hooks != [dict(hook) for hook in self.cfg.get('custom_hooks') or []]:
             sections.append(('custom_hooks', hooks, []))
         if search:
             sections.append(('search', search, search_comments))
+        values = over_none({key: value for key, value, _ in sections}, self.cfg.to_dict())
+        sections = [(key, values[key], comments) for key, _, comments in sections]
         title = f'{os.path.basename(base)} with FixNorm{" by angle" if by_angle else ""}.'
         if inherit:
             return config_text(title, [('_base_', [base], []), *sections]), notes

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, METRICS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 
 from mmfixnorm.config import hooks_of_type
+from mmfixnorm.convert.lr_from import LearningRate
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.type_names import type_name
@@ -20,6 +21,13 @@ _WRAPPERS = {'OptimWrapper': 'FixNormOptimWrapper', 'AmpOptimWrapper': 'FixNormA
 _CONSTRUCTOR = 'FixNormOptimWrapperConstructor'
 # The options of the default constructor that the one of FixNorm takes too, with 0.
 _ALLOWED = ('norm_decay_mult', 'bias_decay_mult')
+# Constructors that differ from the default one in the learning rates, which FixNorm's takes from them: of mmpretrain;
+# of mmdet and mmseg; of mmseg, its former name.
+_LAYER_WISE = (
+    'LearningRateDecayOptimWrapperConstructor',
+    'LearningRateDecayOptimizerConstructor',
+    'LayerDecayOptimizerConstructor',
+)
 # The paper searches from half to 8 times (ImageNet) or 10 times (COCO, Cityscapes) the lr of weight decay.
 _LR_FACTORS = (0.5, 8.0)
 
@@ -39,25 +47,30 @@ def check_optim_wrapper(cfg: Config) -> None:
             f'optim_wrapper.type: {kind!r} has no form with norm fixing (only {sorted(_WRAPPERS)} have); '
             "add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
         )
-    constructor = wrapper.get('constructor') or 'DefaultOptimWrapperConstructor'
-    constructor = type_name(constructor, OPTIM_WRAPPER_CONSTRUCTORS, cfg.get('default_scope'))
-    if constructor != 'DefaultOptimWrapperConstructor':
+    constructor = _constructor_type(cfg)
+    if constructor not in ('DefaultOptimWrapperConstructor', *_LAYER_WISE):
         raise ConfigError(
-            f'optim_wrapper.constructor: {constructor!r} groups the parameters in its own way, which {_CONSTRUCTOR} '
-            "cannot do; add custom_hooks=[dict(type='FixNormHook')] to the config by hand"
+            f'optim_wrapper.constructor: {constructor!r} is unknown, so what it does besides grouping the parameters '
+            f'would be lost; only {[*_LAYER_WISE]} are taken over. If it gives learning rates and nothing else, '
+            'convert the config without it, and add to the child '
+            f'paramwise_cfg=dict(lr_constructor=dict(type={constructor!r}, ...)); else add '
+            "custom_hooks=[dict(type='FixNormHook')] to the config by hand"
         )
     lr = wrapper['optimizer'].get('lr')
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr > 0:
         raise ConfigError(f'optim_wrapper.optimizer.lr: must be a number > 0 to start from, got {lr!r}')
 
 
-def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> tuple[dict[str, Any], list[str]]:
+def optim_wrapper_edit(
+    cfg: Config, exclude: Sequence[str], *, decay: bool, rate: LearningRate | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Write the child's ``optim_wrapper``, and comments on it.
 
     Args:
         cfg (Config): The plain config.
         exclude (Sequence[str]): Patterns of weights that stay out of the set.
         decay (bool): Whether weights outside the set keep the weight decay of the config.
+        rate (LearningRate, optional): The learning rate of the child. Defaults to None: the config's.
     """
     wrapper = cfg.optim_wrapper
     edit: dict[str, Any] = dict(type=_WRAPPERS[_wrapper_type(cfg)], constructor=_CONSTRUCTOR)
@@ -66,8 +79,14 @@ def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> t
         comments.append('The weight decay of the base is kept: it acts only on weights outside the set.')
     elif _takes_weight_decay(wrapper.optimizer):
         edit['optimizer'] = dict(weight_decay=0.0)
-    inherited = wrapper.get('paramwise_cfg') or {}
+    if rate is not None:
+        edit['optimizer'] = dict(lr=rate.lr, **edit.get('optimizer', {}))
+        comments.append(rate.comment)
+    inherited = {key: value for key, value in (wrapper.get('paramwise_cfg') or {}).items() if key != '_scope_'}
     paramwise, dropped = _paramwise(inherited, exclude)
+    if _constructor_type(cfg) in _LAYER_WISE:
+        paramwise, dropped = _layer_wise(wrapper.constructor, inherited, exclude)
+        comments.append('lr_constructor: each parameter has the learning rate that the base gives it.')
     if any(key not in _ALLOWED or value != 0 for key, value in inherited.items()):
         edit['paramwise_cfg'] = dict(_delete_=True, **paramwise)
     elif paramwise:
@@ -79,6 +98,11 @@ def optim_wrapper_edit(cfg: Config, exclude: Sequence[str], *, decay: bool) -> t
 
 def _wrapper_type(cfg: Config) -> str:
     return type_name(cfg.optim_wrapper.get('type') or 'OptimWrapper', OPTIM_WRAPPERS, cfg.get('default_scope'))
+
+
+def _constructor_type(cfg: Config) -> str:
+    kind = cfg.optim_wrapper.get('constructor') or 'DefaultOptimWrapperConstructor'
+    return type_name(kind, OPTIM_WRAPPER_CONSTRUCTORS, cfg.get('default_scope'))
 
 
 def _takes_weight_decay(optimizer: Mapping[str, Any]) -> bool:
@@ -97,6 +121,19 @@ def _paramwise(cfg: Mapping[str, Any], exclude: Sequence[str]) -> tuple[dict[str
     dropped = [f'{key}={value}' for key, value in cfg.items() if key.endswith('lr_mult') and value != 1]
     dropped += [f'custom_keys[{key!r}] {o}' for key, o in keys.items() if o.get('decay_mult', 1) not in (0, 1)]
     return kept, dropped
+
+
+def _layer_wise(constructor: str, cfg: Mapping[str, Any], exclude: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """As :func:`_paramwise`, for a constructor whose learning rates depend on the layer.
+
+    Such constructors take nothing but decay from ``custom_keys``; their ``lr_mult`` has no effect.
+    """
+    options = {key: o for key, o in cfg.items() if key != 'custom_keys' and not key.endswith('decay_mult')}
+    kept: dict[str, Any] = dict(lr_constructor=dict(type=constructor, **options))
+    if exclude:
+        kept['exclude'] = list(exclude)
+    keys = cfg.get('custom_keys', {})
+    return kept, [f'custom_keys[{key!r}] {o}' for key, o in keys.items() if o.get('decay_mult', 1) not in (0, 1)]
 
 
 def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:

@@ -15,7 +15,13 @@ from mmfixnorm.core.membership import FLAG, WAITING, flagged, places
 from mmfixnorm.core.norms import global_norm
 from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.core.sharding import shard_key
-from mmfixnorm.engine.start import config_errors, log_membership, prepare_model, warn_of_negative_scales
+from mmfixnorm.engine.start import (
+    config_errors,
+    log_membership,
+    prepare_model,
+    warn_of_clipped_scales,
+    warn_of_negative_scales,
+)
 from mmfixnorm.errors import ConfigError
 
 
@@ -100,6 +106,8 @@ class NormFixingMixin:
         super().initialize_count_status(model, *args, **kwargs)  # type: ignore[misc]
         prepare_model(model)
         self._model = model
+        if self.norm_fixer.state_dict()['size'] is None:  # neither resumed nor trained before
+            warn_of_clipped_scales(model)
 
     def step(self, **kwargs: Any) -> None:
         self.norm_fixer.install(self.optimizer)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from mmengine.logging import print_log
@@ -13,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from mmfixnorm.core.layer_kinds import is_linear, is_norm_layer
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.core.membership import flag_group
+from mmfixnorm.engine.lr_factors import check_lr_constructor, lr_factors
 from mmfixnorm.engine.optim_wrapper import NormFixingMixin
 from mmfixnorm.engine.start import choose_set, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
@@ -32,8 +35,8 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     - ``no_decay``: norm layers, and parameters of at most one dimension: biases, scales, every ``g``;
     - ``others``: the rest (embeddings, excluded weights), with the optimizer's ``weight_decay``.
 
-    Each group is split further by the learning rates in ``custom_keys``. Frozen parameters are in their groups too, so
-    that they train when they are thawed.
+    Each group is split further by the learning rates of ``custom_keys`` and ``lr_constructor``. Frozen parameters are
+    in their groups too, so that they train when they are thawed.
 
     Args:
         optim_wrapper_cfg (dict): Config of the wrapper, with ``optimizer``.
@@ -42,18 +45,40 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             - ``lambda_fc`` (float): Algorithm 1: weight decay of the linear layers.
             - ``exclude`` (list[str]): Regular expressions of weight names to leave out of the set.
             - ``custom_keys`` (dict): ``{part of a name: dict(lr_mult=...)}``, the longest match applies.
+            - ``lr_constructor`` (dict): ``dict(type=..., **options)``: another constructor, such as mmpretrain's
+              ``LearningRateDecayOptimWrapperConstructor``, with the options that would be in its ``paramwise_cfg``.
+              Each parameter gets the learning rate that it has there; the set, the decay and the groups stay as
+              they are here. ``lr_mult`` of ``custom_keys`` multiplies it.
             - ``norm_decay_mult=0`` and ``bias_decay_mult=0``: accepted, as this constructor never decays either.
 
     Raises:
-        ConfigError: If an option is unknown or out of range, if the norm-fixing set is empty, or if ``lr_mult`` has no
-            ``lr`` to multiply.
+        ConfigError: If an option is unknown or out of range, if the norm-fixing set is empty, if ``lr_constructor``
+            does not fit the model, or if it or ``lr_mult`` has no ``lr`` to multiply.
+
+    Example of a config:
+        >>> optim_wrapper = dict(
+        ...     type='FixNormOptimWrapper',
+        ...     constructor='FixNormOptimWrapperConstructor',
+        ...     optimizer=dict(type='SGD', lr=0.8, momentum=0.9, nesterov=True),
+        ...     paramwise_cfg=dict(
+        ...         lr_constructor=dict(type='LearningRateDecayOptimWrapperConstructor', layer_decay_rate=0.75)))
     """
 
-    options: ClassVar[tuple[str, ...]] = ('lambda_fc', 'exclude', 'custom_keys', 'norm_decay_mult', 'bias_decay_mult')
+    options: ClassVar[tuple[str, ...]] = (
+        'lambda_fc',
+        'exclude',
+        'custom_keys',
+        'lr_constructor',
+        'norm_decay_mult',
+        'bias_decay_mult',
+    )
     """The keys of ``paramwise_cfg``."""
+    takes_lr_constructor = True
+    """Marks the constructors whose ``paramwise_cfg`` has ``lr_constructor``, which cannot be one of them."""
 
     paramwise_cfg: dict[str, Any]
     _first_groups: list[dict[str, Any]] | None = None
+    _lr_factors: Mapping[int, float] = MappingProxyType({})
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         inner = getattr(model, 'module', model)
@@ -91,11 +116,20 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 raise ConfigError(
                     f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}]: only lr_mult is supported, got {dict(options)}'
                 )
+        if cfg.get('lr_constructor') is not None:
+            check_lr_constructor(cfg['lr_constructor'])
         if cfg.get('custom_keys') and self.base_lr is None:
             raise ConfigError(
                 'optim_wrapper.paramwise_cfg.custom_keys: '
                 'lr_mult needs a number as optim_wrapper.optimizer.lr, got None'
             )
+        if cfg.get('lr_constructor') is not None:
+            check_lr_constructor(cfg['lr_constructor'])
+            if not self.base_lr:
+                raise ConfigError(
+                    'optim_wrapper.paramwise_cfg.lr_constructor: needs a number > 0 as optim_wrapper.optimizer.lr, '
+                    f'got {self.base_lr!r}'
+                )
         self._other_lr = self._checked_other_lr()
         # The base class calls add_params only if this is not empty.
         self.paramwise_cfg = {'lambda_fc': None, **cfg}
@@ -135,6 +169,8 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             named_by='optim_wrapper.paramwise_cfg',
         )
         weights = {id(weight) for weight in in_set.values()}
+        if lr_constructor := self.paramwise_cfg.get('lr_constructor'):
+            self._lr_factors = lr_factors(module, lr_constructor, lr=self.base_lr, weight_decay=self.base_wd)
         groups = self._sort(module, weights)
         _log_groups(groups)
         params += groups.values()
@@ -164,7 +200,7 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                     continue  # shared by several modules, or frozen
                 sorted_in.add(id(param))
                 kind = 'norm_fixing' if id(param) in in_set else self._kind(owner, name, param, as_first=as_first)
-                lr_mult = self._lr_mult(f'{owner_name}.{name}')
+                lr_mult = self._lr_mult(f'{owner_name}.{name}') * self._lr_factors.get(id(param), 1.0)
                 groups.setdefault((kind, lr_mult), {'params': [], **settings[kind]})['params'].append(param)
         order = [*settings]
         groups = {key: groups[key] for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1]))}

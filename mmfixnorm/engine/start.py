@@ -14,6 +14,7 @@ may have been replaced.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -35,6 +36,7 @@ __all__ = [
     'fill_scales_of_run',
     'log_membership',
     'prepare_model',
+    'warn_of_clipped_scales',
     'warn_of_negative_scales',
     'warn_of_set',
 ]
@@ -118,6 +120,29 @@ def warn_of_set(model: nn.Module, optimizer: Optimizer) -> None:
     if text := describe_unfixed_weights(model):
         print_log(text, logger='current')
     warn_of_decay(optimizer)
+
+
+@torch.no_grad()
+def warn_of_clipped_scales(model: nn.Module) -> None:
+    """Warn, naming the layers, of scales ``g`` that are above their bound when a training starts.
+
+    Such a layer computes less than the plain layer with the same weights, as a checkpoint may have been trained with.
+
+    Args:
+        model (nn.Module): The model, wrapped or not, with its weights.
+    """
+    clipped = {}
+    for name, module in model.named_modules():
+        if isinstance(module, WeightNormalized) and math.isfinite(module.scale_bound) and module.g.numel() == 1:
+            factor = abs(module.g.item()) / module.scale_bound
+            if factor > 1:
+                clipped[name] = f'{name} (1 / {factor:.3g})'
+    if clipped:
+        _warn(
+            f'The scale g of {_shown([*clipped.values()])} is above its bound alpha * sqrt(outputs) at the start, so '
+            'the outputs are those of the plain layer with these weights times the number in brackets, and g gets no '
+            'gradient. To start as a loaded model was trained, raise alpha by that factor.'
+        )
 
 
 @torch.no_grad()

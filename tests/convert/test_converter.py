@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
 from mmfixnorm.config import load_config
 from mmfixnorm.convert import convert
@@ -293,3 +294,38 @@ def test_a_layer_can_be_named_as_the_classifier(tmp_path) -> None:
 )
 def test_a_schedule_without_warm_up_is_told(schedulers, warned) -> None:
     assert has_warm_up(schedulers, 'mmpretrain') is not warned
+
+
+LAYER_WISE = """
+model = dict(
+    backbone=dict(
+        _delete_=True, type='ConvNeXt', arch=dict(depths=[1, 1, 1, 1], channels=[4, 4, 8, 8]), stem_patch_size=2),
+    neck=None, head=dict(in_channels=8))
+optim_wrapper = dict(
+    constructor='LearningRateDecayOptimWrapperConstructor',
+    paramwise_cfg=dict(_delete_=True, layer_decay_rate=0.5, norm_decay_mult=0.0))
+"""
+
+
+@pytest.mark.parametrize('update', ['step', 'angle'])
+def test_layer_wise_learning_rates_of_the_base_are_those_of_the_child(tmp_path, update) -> None:
+    plain = child_of(tmp_path, LAYER_WISE)
+    done = convert(plain, str(tmp_path / 'new.py'), size=32, update=update)
+    assert '# lr_constructor: each parameter has the learning rate that the base gives it.' in done.text
+
+    def lrs(path):
+        cfg = load_config(path)
+        model = prepared_model(cfg)
+        wrapper = build_optim_wrapper(model, dict(cfg.optim_wrapper))
+        names = {id(p): name for name, p in model.named_parameters()}
+        lr = cfg.optim_wrapper.optimizer.lr
+        return {names[id(p)]: group['lr'] / lr for group in wrapper.optimizer.param_groups for p in group['params']}
+
+    base, child = lrs(plain), lrs(str(tmp_path / 'new.py'))
+    assert len(set(base.values())) == 6
+    assert max(base.values()) == 1.0
+    outside = 20.0 if update == 'angle' else 1.0
+    assert {n: child[n] / (1.0 if n in done.in_set else outside) for n in base} == pytest.approx(base)
+    scales = {n: lr / outside for n, lr in child.items() if n.endswith('.g')}
+    assert scales == pytest.approx({n: base[f'{n.removesuffix("g")}weight'] for n in scales})
+    assert scales.keys() == child.keys() - base.keys()

@@ -1,10 +1,13 @@
 """Configs whose types are classes or scoped names: converted, audited and compared as those with plain names."""
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 
 from mmfixnorm.config import load_config
 from mmfixnorm.convert import audit_config, convert
+from mmfixnorm.convert.audit import prepared_model
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit
 from mmfixnorm.errors import ConfigError
 
@@ -84,3 +87,23 @@ def test_a_hook_of_ones_own_is_not_taken_for_the_stock_one() -> None:
     hooks = [dict(type='project.hooks.EMAHook')]
     cfg = Config(dict(default_scope='mmpretrain', custom_hooks=hooks))
     assert hooks_with_fixnorm(cfg)[0]['type'] == 'project.hooks.EMAHook'
+
+
+def test_layer_wise_rates_and_the_lr_of_a_checkpoint_reach_a_config_in_full(tmp_path) -> None:
+    text = CLASSES.replace('depth=18', 'depth=34').replace(
+        'optim_wrapper = dict(', 'optim_wrapper = dict(constructor=By, '
+    )
+    text = text.replace('weight_decay=1e-4)', 'weight_decay=1e-4), paramwise_cfg=dict(layer_decay_rate=0.5)')
+    text = 'from mmpretrain.engine import LearningRateDecayOptimWrapperConstructor as By\n' + text
+    (tmp_path / 'plain.py').write_text(text)
+    state = prepared_model(load_config(tmp_path / 'plain.py')).state_dict()
+    torch.save(dict(state_dict=state, meta={}), tmp_path / 'trained.pth')
+    done = convert(str(tmp_path / 'plain.py'), str(tmp_path / 'new.py'), size=16, lr_from=str(tmp_path / 'trained.pth'))
+    new = load_config(tmp_path / 'new.py')
+    by = new.optim_wrapper.paramwise_cfg.lr_constructor
+    assert by.type.endswith('LearningRateDecayOptimWrapperConstructor')
+    assert by.layer_decay_rate == 0.5
+    assert new.optim_wrapper.optimizer.lr == pytest.approx(0.1, rel=0.05)  # fresh weights, of another seed
+    assert '# lr: 0.1 * (' in done.text
+    lrs = {group['lr'] for group in build_optim_wrapper(prepared_model(new), dict(new.optim_wrapper)).param_groups}
+    assert len(lrs) > 3

@@ -44,6 +44,44 @@ def config(evaluator=None, **optim_wrapper):
                 paramwise_cfg=dict(_delete_=True, custom_keys=dict(a=dict(lr_mult=0.1))),
             ),
         ),
+        # Layer-wise learning rates: by the constructor of the base, without its decay; its lr_mult has no effect there.
+        (
+            dict(
+                constructor='LearningRateDecayOptimWrapperConstructor',
+                paramwise_cfg=dict(layer_decay_rate=0.7, flat_decay_mult=0.0, custom_keys=dict(a=dict(lr_mult=0.1))),
+            ),
+            ['^a$'],
+            False,
+            dict(
+                FIXNORM,
+                optimizer=dict(weight_decay=0.0),
+                paramwise_cfg=dict(
+                    _delete_=True,
+                    lr_constructor=dict(type='LearningRateDecayOptimWrapperConstructor', layer_decay_rate=0.7),
+                    exclude=['^a$'],
+                ),
+            ),
+        ),
+        (
+            dict(
+                constructor='mmseg.LearningRateDecayOptimizerConstructor',
+                paramwise_cfg=dict(decay_rate=0.9, decay_type='stage_wise', num_layers=6),
+            ),
+            [],
+            True,
+            dict(
+                FIXNORM,
+                paramwise_cfg=dict(
+                    _delete_=True,
+                    lr_constructor=dict(
+                        type='mmseg.LearningRateDecayOptimizerConstructor',
+                        decay_rate=0.9,
+                        decay_type='stage_wise',
+                        num_layers=6,
+                    ),
+                ),
+            ),
+        ),
     ],
 )
 def test_the_wrapper_has_no_decay_on_the_set_and_keeps_factors_of_the_learning_rate(wrapper, exclude, decay, expected):
@@ -64,7 +102,10 @@ def test_what_is_not_taken_over_is_said() -> None:
     [
         (dict(optimizer=None), 'optim_wrapper: must be a dict with optimizer'),
         (dict(type='ApexOptimWrapper'), "'ApexOptimWrapper' has no form with norm fixing"),
-        (dict(constructor='LearningRateDecayOptimWrapperConstructor'), 'groups the parameters in its own way'),
+        (
+            dict(constructor='project.GroupsByName'),
+            "constructor: 'project.GroupsByName' is unknown, .*lr_constructor=dict.type='project.GroupsByName'",
+        ),
         (dict(optimizer=dict(type='SGD')), 'optimizer.lr: must be a number > 0 to start from, got None'),
     ],
 )

@@ -87,6 +87,7 @@ NOT_RUN = {
     'pre-commit install': 'it changes the hooks of the repository',
     'benchmarks/evidence/run.py': 'hours: several hundred trainings',
     'benchmarks/figures.sh': '45 minutes; its syntax is checked',
+    'benchmarks/lr_from.py': 'a quarter of an hour: 45 trainings of the digits',
     'benchmarks/lr_range.py': 'a quarter of an hour: ramps of five networks',
     'benchmarks/negative_scale.py': 'half an hour: three trainings of ResNet-18',
     'benchmarks/tuners/make_table.py': 'hours: 1086 trainings',
@@ -420,8 +421,9 @@ def test_digits_by_the_commands(folder, digits, tmp_path):
     assert 'head.fc.g' not in torch.load('plain.pth')['state_dict']
 
     wd = config.replace('fixnorm', 'wd')
+    assert folder('tools/train.py', wd, '--work-dir', 'wd', *SHORT) == 0
     for words in documented('tools/fixnorm_convert.py', of='CONFIG'):
-        words = filled(words, CONFIG=wd, NEW='new.py')
+        words = filled(words, CONFIG=wd, NEW='new.py', CHECKPOINT='wd/epoch_1.pth')
         assert folder('tools/fixnorm_convert.py', *words, *([] if '--force' in words else ['--force'])) == 0
     assert load_config('new.py').optim_wrapper.type == 'FixNormOptimWrapper'
 

@@ -99,6 +99,7 @@ def test_the_tool_says_what_it_did_and_names_the_key_of_a_mistake(convert, capsy
         (['no.py', '-o', 'other.py'], "no such config file: 'no.py'"),
         (['new.py', '-o', 'other.py'], 'it is already FixNorm'),
         ([wd, '-o', 'other.py', '--alpha', -1], '--alpha: must be > 0, got -1'),
+        ([wd, '-o', 'other.py', '--lr-from', 'no.pth'], "--lr-from: no such checkpoint: 'no.pth'"),
     ):
         assert convert(*argv) == 2
         assert message in capsys.readouterr().err

@@ -21,6 +21,7 @@ from mmfixnorm.engine.start import (
     config_errors,
     log_membership,
     prepare_model,
+    warn_of_clipped_scales,
     warn_of_negative_scales,
     warn_of_set,
 )
@@ -89,6 +90,7 @@ class FixNormHook(Hook):
         with config_errors('FixNormHook: '):
             if self._resumed is None:
                 flag_set(optimizer, trainable_by(optimizer, self._set(model).values()))
+                warn_of_clipped_scales(model)
             else:  # the resumed groups have the flags
                 self.norm_fixer.load_state_dict(self._resumed, optimizer)
         warn_of_set(model, optimizer)
