@@ -177,12 +177,18 @@ def audit_model(
 
 def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dtype, **options: Any) -> AuditReport:
     def losses_of(images: int, side: int) -> Callable[[nn.Module], Any]:
-        batch = toolbox.generate_batch(model, images=images, size=(side, side), dtype=dtype, seed=options['seed'])
-        return _losses(batch, dtype, getattr(toolbox, 'few_samples', None))
+        # Of either type, as the audit also runs quick forwards in float32.
+        batches = {
+            own: toolbox.generate_batch(model, images=images, size=(side, side), dtype=own, seed=options['seed'])
+            for own in {dtype, torch.float32}
+        }
+        return _losses(batches, getattr(toolbox, 'few_samples', None))
 
+    losses = losses_of(images, side)
+    # Smaller ones would leave the batch normalisation of the last feature maps too few values.
     light = None if side < 2 * _LIGHT else losses_of(min(images, 2), _LIGHT)
     with _double_precision(toolbox, dtype), first_epoch(model):
-        return audit(model, losses_of(images, side), dtype=dtype, light=light, **options)
+        return audit(model, losses, dtype=dtype, light=light, quick=light or losses, **options)
 
 
 def model_of(cfg: Config) -> nn.Module:
@@ -314,11 +320,12 @@ def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManage
 
 
 def _losses(
-    batch: dict[str, Any], dtype: torch.dtype, few: Callable[[nn.Module], None] | None = None
+    batches: Mapping[torch.dtype, dict[str, Any]], few: Callable[[nn.Module], None] | None = None
 ) -> Callable[[nn.Module], Any]:
     def losses(model: Any) -> Any:
+        dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         # A copy, because detectors write to their samples.
-        data = model.data_preprocessor(copy.deepcopy(batch), True)
+        data = model.data_preprocessor(copy.deepcopy(batches[dtype]), True)
         data['inputs'] = _cast(data['inputs'], dtype)
         if few:
             few(model)

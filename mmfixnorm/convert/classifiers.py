@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmfixnorm.convert.audit import model_of
+from mmfixnorm.core.audit.probe import preserve_random_state
 from mmfixnorm.core.layer_kinds import is_weight_layer
 from mmfixnorm.type_names import type_name
 
@@ -41,7 +42,8 @@ def class_layers(cfg: Config, model: nn.Module) -> dict[str, bool] | None:
     if not counts:
         return None
     try:
-        other = dict(model_of(wider).named_modules())
+        with preserve_random_state():
+            other = dict(model_of(wider).named_modules())
     except Exception:  # the number is a property of this model, such as of a text encoder
         return None
     found = {}

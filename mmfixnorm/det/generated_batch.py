@@ -22,7 +22,7 @@ __all__ = ['IMAGES', 'SIZE', 'double_precision', 'few_samples', 'generate_batch'
 
 IMAGES, SIZE = 2, 192
 _BOXES = 6
-_PROPOSALS = 64
+_PROPOSALS = 16
 
 
 def generate_batch(

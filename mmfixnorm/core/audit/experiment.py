@@ -58,6 +58,7 @@ def audit(
     follow: Collection[str] | None = None,
     measure_epsilon: bool = True,
     light: Any = None,
+    quick: Any = None,
     progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
     """Measure the scale invariance of every weight of the convolutions, linear layers and attentions.
@@ -85,10 +86,11 @@ def audit(
         follow (Collection[str], optional): The weights to follow through the forward, if ``explain``, one forward for
             each. Defaults to None: all that fail for no other reason.
         measure_epsilon (bool): Whether to measure the effect of the norm layers' epsilons. Defaults to True.
-        light (optional): Smaller inputs, of the same kind as ``inputs``. What is measured of one weight after the
-            other, that a failing weight has an effect and why, is then measured with these, in a fraction of the
-            time; that a weight has none is always measured with ``inputs``. If the model cannot take them, they are
-            not used.
+        light (optional): Smaller inputs, of the same kind as ``inputs``. That a failing weight has an effect, and why,
+            is then measured with these, in a fraction of the time; that a weight has none is always measured with
+            ``inputs``. If the model cannot take them, they are not used.
+        quick (optional): Inputs for forwards in float32, with ``dtype`` float64. That a weight has an effect is then
+            measured with these first. If the model cannot take them, they are not used.
         progress (Callable, optional): Is called with a few words on what is measured next.
 
     Returns:
@@ -110,7 +112,9 @@ def audit(
     with preserve_random_state():
         say = progress or (lambda text: None)
         say('first forward and gradients')
-        experiment = _Experiment(Probe(model, inputs, dtype, seed, light), tuple(scales), say)
+        probe = Probe(model, inputs, dtype, seed, light)
+        in_single = _quick(model, quick, seed) if quick is not None and dtype == torch.float64 else None
+        experiment = _Experiment(probe, in_single, tuple(scales), say)
         experiment.measure()
         if explain:
             experiment.explain(follow)
@@ -120,6 +124,13 @@ def audit(
         flat = [name for name, holds in experiment.invariant.items() if holds]
         effect = experiment.probe.epsilon_effect(flat) if measure_epsilon else None
         return AuditReport(experiment.records(), tuple(records), str(dtype).removeprefix('torch.'), effect)
+
+
+def _quick(model: nn.Module, light: Any, seed: int) -> Probe | None:
+    try:
+        return Probe(model, light, torch.float32, seed)
+    except Exception:  # too small for this model, or it cannot run in float32: the usual inputs do the same
+        return None
 
 
 def _check(model: nn.Module, groups: Mapping[str, Sequence[str]], dtype: torch.dtype, scales: Sequence[float]) -> None:
@@ -140,8 +151,10 @@ def _check(model: nn.Module, groups: Mapping[str, Sequence[str]], dtype: torch.d
 class _Experiment:
     """Measures the weights of a probe and explains failures; results are keyed by the name of the weight."""
 
-    def __init__(self, probe: Probe, scales: tuple[float, ...], say: Callable[[str], None]) -> None:
-        self.probe, self.scales, self.say = probe, scales, say
+    def __init__(
+        self, probe: Probe, quick: Probe | None, scales: tuple[float, ...], say: Callable[[str], None]
+    ) -> None:
+        self.probe, self.quick, self.scales, self.say = probe, quick, scales, say
         self.names = list(probe.weights)
         self.identity: dict[str, float | None] = {}
         self.parts: dict[str, dict[str, bool]] = {}
@@ -212,14 +225,21 @@ class _Experiment:
         return self._not_flat_together(names[:half]) + self._not_flat_together(names[half:])
 
     def _has_effect_lightly(self, name: str) -> bool:
-        """Measure a weight for which the identity does not hold; whether its scale has an effect, with light inputs."""
+        """Measure a weight for which the identity does not hold: whether its scale has an effect, in the quick way.
+
+        In float32 a factor that is a power of two changes no digit of what is scaled, so the outputs of an invariant
+        weight stay equal up to the effect of the epsilon: a smaller change than any other rounding shows is an effect.
+        """
         if name in self.causes:  # the measures disagree, see `_measure_alone`
             return False
         scale = max(self.scales)
-        with self.probe.lightly():
-            outputs = self.probe.outputs_with({name: scale})
-            self.deviation[name] = change(outputs, self.probe.base)
-            if self.deviation[name] <= _CHANGE[self.probe.dtype] or self._only_epsilon(name, {scale: outputs}):
+        probe, limit = self.probe, _CHANGE[self.probe.dtype]
+        if self.quick is not None and math.frexp(scale)[0] == 0.5:
+            probe, limit = self.quick, _ROUNDING[torch.float32]
+        with probe.lightly():
+            outputs = probe.outputs_with({name: scale})
+            self.deviation[name] = change(outputs, probe.base)
+            if self.deviation[name] <= limit or self._only_epsilon(name, {scale: outputs}, probe):
                 return False
         self.invariant[name] = False
         return True
@@ -229,7 +249,7 @@ class _Experiment:
         scales = self.scales if name in self.causes else (max(self.scales),)
         found = {c: self.probe.outputs_with({name: c}) for c in scales}
         deviation = self.deviation[name] = max(change(outputs, self.probe.base) for outputs in found.values())
-        self.invariant[name] = self._only_epsilon(name, found)
+        self.invariant[name] = self._only_epsilon(name, found, self.probe)
         if self.invariant[name]:
             self.causes.pop(name, None)
             return
@@ -256,7 +276,8 @@ class _Experiment:
         half = len(names) // 2
         return self._moved_by_noise(names[:half]) + self._moved_by_noise(names[half:])
 
-    def _only_epsilon(self, name: str, found: Mapping[float, list[Tensor]]) -> bool:
+    @staticmethod
+    def _only_epsilon(name: str, found: Mapping[float, list[Tensor]], probe: Probe) -> bool:
         """Check whether the deviation comes from an epsilon that is no attribute of a module.
 
         The effect of an epsilon fades with the square of c, so each step from c to 4c changes the outputs by a
@@ -266,18 +287,19 @@ class _Experiment:
         Args:
             name: The weight.
             found: Outputs that are known already, by ``c``.
+            probe: Where they come from.
         """
-        deviation = max(change(outputs, self.probe.base) for outputs in found.values())
+        deviation = max(change(outputs, probe.base) for outputs in found.values())
         if deviation > _EPSILON:
             return False
-        before, last = self.probe.base, math.inf
+        before, last = probe.base, math.inf
         for c in (4.0, 16.0, 64.0, 256.0, 1024.0):
-            outputs = found[c] if c in found else self.probe.outputs_with({name: c})
+            outputs = found[c] if c in found else probe.outputs_with({name: c})
             step = change(outputs, before)
-            if c > 4 and step > _ROUNDING[self.probe.dtype] and not 1 / 20 <= step / last <= 1 / 12:
+            if c > 4 and step > _ROUNDING[probe.dtype] and not 1 / 20 <= step / last <= 1 / 12:
                 return False
             before, last = outputs, step
-        return deviation <= _EPSILON * self.probe.change_by_noise([name])
+        return deviation <= _EPSILON * probe.change_by_noise([name])
 
     # -- explaining -----------------------------------------------------------------------------------------------
 
