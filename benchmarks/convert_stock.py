@@ -193,6 +193,35 @@ def measure(name: str, size: int | None, threads: int) -> dict[str, Any]:
     )
 
 
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """The lines of a sweep as a Markdown table, and a sentence that counts them."""
+    converted = [row for row in rows if 'in_set' in row]
+    refused = [row for row in rows if 'refused' in row]
+    others = [row for row in rows if 'failed' in row or 'stopped' in row]
+    lines = ['| config | in set | WN | FixNorm | left out | drift in 20 steps | s | GB |', '|' + '---|' * 8]
+    for row in converted:
+        cells = [
+            f'`{row["config"]}`',
+            row['in_set'],
+            row['wn'],
+            ', '.join(f'`{name}`' for name in row['fixnorm']),
+            sum(row['left_out'].values()),
+            f'{row["drift"]:.0e}' if row['finite'] else 'loss not finite',
+            f'{row["seconds"]["convert"]:.0f}',
+            f'{row["peak_mb"] / 1024:.1f}',
+        ]
+        lines.append(f'| {" | ".join(map(str, cells))} |')
+    if refused or others:
+        lines += ['', '| not converted | reason |', '|---|---|']
+        for row in [*refused, *others]:
+            reason = row.get('refused') or row.get('failed') or row['stopped']
+            lines.append(f'| `{row["config"]}` | {" ".join(reason.split()).replace("|", "/")} |')
+    seconds = sorted(row['seconds']['convert'] for row in converted)
+    median = f'; median {seconds[len(seconds) // 2]:.0f} s, largest {seconds[-1]:.0f} s' if seconds else ''
+    counts = f'{len(rows)} configs: {len(converted)} converted, {len(refused)} refused, {len(others)} failed or stopped'
+    return '\n'.join([f'{counts}{median}.', '', *lines])
+
+
 def peak_rss_mb() -> float:
     """The largest resident memory that this process ever had."""
     # Not resource.getrusage: its value is never below that of the parent process at the start.
@@ -209,7 +238,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--limit', type=float, default=900.0, help='seconds for a config (default: %(default)s)')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     parser.add_argument('--out', type=Path, help='file to append the JSON lines to, and to read what is done')
+    parser.add_argument('--table', type=Path, metavar='FILE', help='print the lines of FILE as a table, and do nothing')
     args = parser.parse_args(argv)
+    if args.table:
+        print(table([json.loads(line) for line in args.table.read_text().splitlines()]))
+        return 0
     lines = args.out.read_text().splitlines() if args.out and args.out.exists() else []
     done = {json.loads(line)['config'] for line in lines}
     names = args.names or list(STOCK)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmpretrain.models.heads.multi_task_head import MultiTaskHead, loss_convertor
 from mmpretrain.models.selfsup.base import BaseSelfSupervisor
-from mmpretrain.structures import DataSample
+from mmpretrain.structures import DataSample, MultiTaskDataSample
 from torch import nn
 
 from mmfixnorm.core.input_channels import input_channels
 
-__all__ = ['IMAGES', 'SIZE', 'generate_batch', 'what_it_needs']
+__all__ = ['IMAGES', 'SIZE', 'adapt', 'generate_batch', 'what_it_needs']
 
 IMAGES, SIZE = 3, 224
 
@@ -30,11 +31,24 @@ def generate_batch(
     """
     del dtype
     generator = torch.Generator().manual_seed(seed)
-    classes = getattr(getattr(model, 'head', None), 'num_classes', None) or 2
-    labels = torch.randint(classes, (images,), generator=generator).tolist()
+    samples = _samples(getattr(model, 'head', None), images, generator)
     channels = input_channels(getattr(model, 'backbone', model), size)
     pixels = torch.randint(256, (images, channels, *size), generator=generator, dtype=torch.uint8)
-    return dict(inputs=[*pixels], data_samples=[DataSample().set_gt_label(label) for label in labels])
+    return dict(inputs=[*pixels], data_samples=samples)
+
+
+def _samples(head: Any, images: int, generator: torch.Generator) -> list[Any]:
+    """Generate a sample with a label for each image; for each task of a head with several tasks."""
+    tasks = getattr(head, 'task_heads', None)
+    if tasks is None:
+        classes = getattr(head, 'num_classes', None) or 2
+        labels = torch.randint(classes, (images,), generator=generator).tolist()
+        return [DataSample().set_gt_label(label) for label in labels]
+    samples = [MultiTaskDataSample() for _ in range(images)]
+    for task, own in tasks.items():
+        for sample, part in zip(samples, _samples(own, images, generator), strict=True):
+            sample.set_field(part, task)
+    return samples
 
 
 def what_it_needs(model: nn.Module) -> str:
@@ -42,3 +56,16 @@ def what_it_needs(model: nn.Module) -> str:
     if isinstance(model, BaseSelfSupervisor):
         return 'views of images without classes (self-supervised)'
     return 'text beside the images' if '.multimodal.' in type(model).__module__ else ''
+
+
+def adapt(model: nn.Module) -> None:
+    """Let the losses of a copy belong to the copy, in place.
+
+    ``MultiTaskHead`` replaces the ``loss`` of each of its heads by a function that calls the original one. A copy of
+    the model would have the function, and so compute with the heads that it was copied from.
+    """
+    for head in model.modules():
+        if isinstance(head, MultiTaskHead):
+            for task, own in head.task_heads.items():
+                vars(own).pop('loss', None)
+                own.loss = loss_convertor(own.loss, task)

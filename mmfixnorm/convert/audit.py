@@ -166,7 +166,9 @@ def audit_model(
                 if own == torch.float64 and dtype is None:
                     first = err
                     continue
-                raise _not_audited(model, side, own, first if dtype is None else err) from err
+                if dtype is None:
+                    raise _not_audited(model, side, torch.float64, first) from first
+                raise _not_audited(model, side, own, err) from err
     except ImportError as err:  # of a package that only the forward needs
         raise raised_by(err) from err
     finally:
@@ -182,7 +184,7 @@ def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dty
             own: toolbox.generate_batch(model, images=images, size=(side, side), dtype=own, seed=options['seed'])
             for own in {dtype, torch.float32}
         }
-        return _losses(batches, getattr(toolbox, 'few_samples', None))
+        return _losses(batches, getattr(toolbox, 'adapt', None))
 
     losses = losses_of(images, side)
     # Smaller ones would leave the batch normalisation of the last feature maps too few values.
@@ -320,15 +322,15 @@ def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManage
 
 
 def _losses(
-    batches: Mapping[torch.dtype, dict[str, Any]], few: Callable[[nn.Module], None] | None = None
+    batches: Mapping[torch.dtype, dict[str, Any]], adapt: Callable[[nn.Module], None] | None = None
 ) -> Callable[[nn.Module], Any]:
     def losses(model: Any) -> Any:
         dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         # A copy, because detectors write to their samples.
         data = model.data_preprocessor(copy.deepcopy(batches[dtype]), True)
         data['inputs'] = _cast(data['inputs'], dtype)
-        if few:
-            few(model)
+        if adapt:
+            adapt(model)
         return model._run_forward(data, mode='loss')
 
     return losses

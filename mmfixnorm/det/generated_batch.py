@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mmfixnorm.core.audit.precision import single_precision
 from mmfixnorm.core.input_channels import input_channels
 
-__all__ = ['IMAGES', 'SIZE', 'double_precision', 'few_samples', 'generate_batch', 'what_it_needs']
+__all__ = ['IMAGES', 'SIZE', 'adapt', 'double_precision', 'generate_batch', 'what_it_needs']
 
 IMAGES, SIZE = 2, 192
 _BOXES = 6
@@ -96,8 +96,8 @@ def what_it_needs(model: nn.Module) -> str:
     return 'the identities of persons' if '.reid.' in module else ''
 
 
-def few_samples(model: nn.Module) -> None:
-    """Let the heads of a two-stage detector look at few proposals of an image, in place.
+def adapt(model: nn.Module) -> None:
+    """Let the heads of a two-stage detector, a copy, look at few proposals of an image, in place.
 
     512 of them make up most of the time of a forward, and tell no more about its weights.
     """

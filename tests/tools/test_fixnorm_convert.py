@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.cli.convert import main
+from mmfixnorm.convert.audit import prepared_model
+from mmfixnorm.core import FixNormConv2d, FixNormLinear
 from mmfixnorm.launch import load_config
 from mmfixnorm.search._utils.keys import get_key
 from mmfixnorm.search.methods import parse_settings
@@ -50,6 +52,69 @@ def test_a_stock_config_is_converted_passes_the_audit_and_trains_with_its_norm_h
     assert all(map(math.isfinite, run['losses']))
     assert run['untrained'] == []
     assert run['norms'] == pytest.approx([run['norms'][0]] * 21, rel=1e-5)
+
+
+ONE_CLASS = (
+    'backbone=dict(depth=18, init_cfg=None), neck=dict(in_channels=[64, 128, 256, 512]), bbox_head=dict(num_classes=1)'
+)
+MULTI_LABEL = "head=dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=4, in_channels=512)"
+TASKS = "a=dict(type='LinearClsHead', num_classes=3), b=dict(type='LinearClsHead', num_classes=5)"
+MULTI_TASK = f"head=dict(_delete_=True, type='MultiTaskHead', in_channels=512, task_heads=dict({TASKS}))"
+KINDS = [  # what is special, stock config, changes to its model, pixels, the layers with a bound
+    (
+        'levels joined before the loss',
+        'mmdet/yolox/yolox_tiny_8xb8-300e_coco',
+        '',
+        64,
+        {f'bbox_head.multi_level_conv_cls.{level}' for level in range(3)},
+    ),
+    ('one class', 'mmdet/gfl/gfl_r50_fpn_1x_coco', ONE_CLASS, 64, {'bbox_head.gfl_cls'}),
+    (
+        'two stages, frozen BN, masks',
+        'mmdet/mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco',
+        '',
+        64,
+        {'roi_head.bbox_head.fc_cls', 'roi_head.mask_head.conv_logits'},
+    ),
+    (
+        'a head that feeds another',
+        'mmseg/ocrnet/ocrnet_hr18s_4xb2-40k_cityscapes-512x1024',
+        '',
+        32,
+        {'decode_head.0.conv_seg', 'decode_head.1.conv_seg'},
+    ),
+    ('re-parametrised', 'mmpretrain/repvgg/repvgg-A0_8xb32_in1k', '', 64, {'head.fc'}),
+    ('the classifier in the backbone', 'mmpretrain/inception_v3/inception-v3_8xb32_in1k', '', 96, {'backbone.fc'}),
+    ('several labels', 'mmpretrain/resnet/resnet18_8xb16_cifar10', MULTI_LABEL, 32, {'head.fc'}),
+    (
+        'several tasks',
+        'mmpretrain/resnet/resnet18_8xb16_cifar10',
+        MULTI_TASK,
+        32,
+        {'head.task_heads.a.fc', 'head.task_heads.b.fc'},
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name, model, size, classifiers', [row[1:] for row in KINDS], ids=[row[0] for row in KINDS])
+def test_each_kind_of_network_gets_its_bound_where_it_classifies(
+    convert, stock, capsys, name, model, size, classifiers
+) -> None:
+    Path('plain.py').write_text(f'_base_ = [{str(stock["stock_config"](name))!r}]\nmodel = dict({model})\n')
+    assert convert('plain.py', '-o', 'new.py', '--size', size) == 0, capsys.readouterr()
+    out = capsys.readouterr().out
+    assert 'all scale-invariant' in out
+    assert 'were not checked' not in out
+    layers = prepared_model(load_config('new.py')).named_modules()
+    assert {layer for layer, module in layers if isinstance(module, (FixNormLinear, FixNormConv2d))} == classifiers
+
+
+def test_the_docs_have_the_lines_of_the_sweep(stock, capsys) -> None:
+    assert stock['main'](['--table', str(ROOT / 'benchmarks/convert_families_cpu_202611.jsonl')]) == 0
+    text = (ROOT / 'docs/convert.md').read_text()
+    begin, end = '<!-- begin families -->\n', '<!-- end families -->\n'
+    assert text[text.index(begin) + len(begin) : text.index(end)] == capsys.readouterr().out
 
 
 GREY = dict(num_classes=10, mean=[120.0], std=[58.0], to_rgb=False)
