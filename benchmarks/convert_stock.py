@@ -198,10 +198,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     converted = [row for row in rows if 'in_set' in row]
     refused = [row for row in rows if 'refused' in row]
     others = [row for row in rows if 'failed' in row or 'stopped' in row]
-    lines = ['| config | in set | WN | FixNorm | left out | drift in 20 steps | s | GB |', '|' + '---|' * 8]
+    lines = ['| config | px | in set | WN | FixNorm | left out | drift in 20 steps | s | GB |', '|' + '---|' * 9]
     for row in converted:
         cells = [
             f'`{row["config"]}`',
+            row['px'] or '',
             row['in_set'],
             row['wn'],
             ', '.join(f'`{name}`' for name in row['fixnorm']),

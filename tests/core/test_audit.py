@@ -167,11 +167,12 @@ class InlineNorm(nn.Conv2d):
         return ((x - mean) / (variance + self.eps[0]).sqrt()).relu()
 
 
+@pytest.mark.parametrize('quick', [None, IMAGES], ids=['float64', 'float32 first'])
 @pytest.mark.parametrize(('eps', 'invariant'), [(1e-3, True), (0.1, False)])
-def test_a_small_epsilon_that_cannot_be_taken_away_is_told_from_a_scale(eps, invariant):
+def test_a_small_epsilon_that_cannot_be_taken_away_is_told_from_a_scale(eps, invariant, quick):
     layer = InlineNorm(3, 4, 3)
     layer.eps = [eps]
-    record = audit(layer, IMAGES).weights[0]
+    record = audit(layer, IMAGES, quick=quick).weights[0]
     assert record.deviation > 1e-6
     assert record.scale_invariant is invariant
 
@@ -247,7 +248,7 @@ def test_tensors_that_are_written_to_stay_what_they_are():
 def test_light_inputs_change_no_answer(light):
     torch.manual_seed(0)
     model = Branches()
-    usual, light = audit(model, IMAGES), audit(model, IMAGES, light=light)
+    usual, light = audit(model, IMAGES), audit(model, IMAGES, light=light, quick=light)
     assert [(r.name, r.scale_invariant, r.cause, r.reason) for r in light.weights] == [
         (r.name, r.scale_invariant, r.cause, r.reason) for r in usual.weights
     ]

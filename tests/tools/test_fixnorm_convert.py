@@ -110,10 +110,11 @@ def test_each_kind_of_network_gets_its_bound_where_it_classifies(
     assert {layer for layer, module in layers if isinstance(module, (FixNormLinear, FixNormConv2d))} == classifiers
 
 
-def test_the_docs_have_the_lines_of_the_sweep(stock, capsys) -> None:
-    assert stock['main'](['--table', str(ROOT / 'benchmarks/convert_families_cpu_202611.jsonl')]) == 0
+@pytest.mark.parametrize('name', ['stock', 'families'])
+def test_the_docs_have_the_measured_lines(stock, capsys, name) -> None:
+    assert stock['main'](['--table', str(ROOT / f'benchmarks/convert_{name}_cpu_202611.jsonl')]) == 0
     text = (ROOT / 'docs/convert.md').read_text()
-    begin, end = '<!-- begin families -->\n', '<!-- end families -->\n'
+    begin, end = f'<!-- begin {name} -->\n', f'<!-- end {name} -->\n'
     assert text[text.index(begin) + len(begin) : text.index(end)] == capsys.readouterr().out
 
 

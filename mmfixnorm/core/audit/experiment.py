@@ -41,6 +41,8 @@ _CHANGE = {torch.float64: 1e-6, torch.float32: 2e-3}
 # Relative changes of the outputs: above the first an effect is visible, below the second it is rounding.
 _VISIBLE = {torch.float64: 1e-9, torch.float32: 1e-4}
 _ROUNDING = {torch.float64: 1e-12, torch.float32: 1e-5}
+# An identity that no epsilon brings about.
+_CLEAR = 0.05
 # The largest change that an epsilon may cause, relative to the outputs and to the change by a random step.
 _EPSILON = 0.02
 
@@ -228,13 +230,15 @@ class _Experiment:
         """Measure a weight for which the identity does not hold: whether its scale has an effect, in the quick way.
 
         In float32 a factor that is a power of two changes no digit of what is scaled, so the outputs of an invariant
-        weight stay equal up to the effect of the epsilon: a smaller change than any other rounding shows is an effect.
+        weight stay equal up to the effect of the epsilon, which cannot be made as small there as in float64. So not if
+        the identity is small, as that of an invariant weight with an epsilon is.
         """
         if name in self.causes:  # the measures disagree, see `_measure_alone`
             return False
         scale = max(self.scales)
         probe, limit = self.probe, _CHANGE[self.probe.dtype]
-        if self.quick is not None and math.frexp(scale)[0] == 0.5:
+        clear = (self.identity[name] or 0.0) > _CLEAR
+        if self.quick is not None and clear and math.frexp(scale)[0] == 0.5:
             probe, limit = self.quick, _ROUNDING[torch.float32]
         with probe.lightly():
             outputs = probe.outputs_with({name: scale})
