@@ -216,7 +216,7 @@ def test_weights_inside_an_attention_are_left_out_and_keep_their_decay(tmp_path)
 
 def test_a_child_that_does_not_pass_the_audit_is_not_written(tmp_path, monkeypatch) -> None:
     only_one = lambda names, others, taken=(): [n for n in names if '1.fc' in n]  # noqa: E731
-    monkeypatch.setattr('mmfixnorm.convert.converter.patterns_for', only_one)
+    monkeypatch.setattr('mmfixnorm.convert.plan.patterns_for', only_one)
     with pytest.raises(ConfigError, match=r'does not pass the audit: 1 of 11 .* \(head.layers.0.fc.weight: '):
         convert(child_of(tmp_path, STACKED), str(tmp_path / 'new.py'), size=16)
     assert not (tmp_path / 'new.py').exists()

@@ -1,0 +1,234 @@
+"""Decides which layers of a model become what: the audit measures the model of the config as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import set_random_seed
+from torch import nn
+
+from mmfixnorm.config import MODEL_TYPE, PARTS
+from mmfixnorm.convert.audit import audit_model, prepared_model
+from mmfixnorm.convert.classifiers import class_layers
+from mmfixnorm.convert.inherit import over_none
+from mmfixnorm.convert.patterns import patterns_for
+from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits
+from mmfixnorm.core.audit import WeightRecord
+from mmfixnorm.core.audit.probe import preserve_random_state
+from mmfixnorm.core.norm_fixing import norm_fixing_parameters
+from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.engine.replace_layers import is_plain_layer
+from mmfixnorm.errors import ConfigError
+
+__all__ = ['Plan', 'seeded_model']
+
+_STORED = (
+    'BN on stored statistics (norm_eval=True) is an affine map, and the convolution before it not scale-invariant. '
+    'So BN is trained here, over all GPUs, except in frozen stages, which are frozen whole and not in the set.'
+)
+_HELD = (
+    '{} layers are in front of BN on stored statistics (norm_eval=True), an affine map that stays as it is. Weight-'
+    'normalised with their scale held at its start, they compute the same and are scale-invariant.'
+)
+
+
+class Plan:
+    """Which layers of a model become what, by the audit of the config as it is.
+
+    Attributes:
+        report: The audit, with the heads changed that have a config key.
+        alpha_keys: Where alpha is in the child.
+        left_out: Names of the weights that stay out of the set, with the reason.
+
+    Raises:
+        ConfigError: If the model cannot be built or audited, or has no classifier.
+    """
+
+    def __init__(
+        self,
+        cfg: Config,
+        alpha: float,
+        size: int | None,
+        *,
+        keep_norm_eval: bool,
+        train_bn: bool,
+        classifiers: Sequence[str],
+        progress: Callable[[str], None] | None,
+    ) -> None:
+        self.cfg, self._alpha, self._keep_norm_eval, self._classifiers = cfg, alpha, keep_norm_eval, classifiers
+        self._edit, self._keys_of_heads = head_edits(cfg.model, alpha, cfg.get('default_scope'))
+        self._trains_bn = False
+        edited = self._edited()
+        built = seeded_model(edited)
+        if train_bn and stored_statistics_edits(cfg.model, built, self._edit):
+            self._trains_bn = True
+            edited = self._edited()
+            built = seeded_model(edited)
+        self._model = built
+        self._class_layers = class_layers(edited, built)
+        self._check_classifiers()
+        # Of a layer without outputs for the classes it makes no difference why it fails.
+        follow = None if self._class_layers is None else {f'{name}.weight' for name in self._class_layers}
+        options: dict[str, Any] = dict(find_groups=False, follow=follow, brief=True, progress=progress)
+        self.report = audit_model(built, edited, size=size, **options).report
+        self._replacements: dict[str, str] = {}
+        self._held: set[str] = set()  # the replacements whose scale is not trained
+        self.left_out: dict[str, str] = {}
+        self._given_a_start: list[str] = []
+        for record in self.report.weights:
+            if record.trainable and not record.scale_invariant:
+                self._choose(record)
+        if not self.alpha_keys:
+            raise self._no_classifier()
+
+    def _check_classifiers(self) -> None:
+        plain = [name for name, module in self._model.named_modules() if is_plain_layer(module)]
+        if unknown := [name for name in self._classifiers if name not in plain]:
+            raise ConfigError(
+                f'--classifier {unknown[0]}: must be a linear layer or convolution of the model, one of '
+                f'{listing(plain[::-1])}'
+            )
+
+    def _no_classifier(self) -> ConfigError:
+        """Say that nothing was found for alpha to bound, and what may be meant."""
+        candidates = {name for name in self._class_layers or () if is_plain_layer(self._model.get_submodule(name))}
+        candidates |= {r.name.rpartition('.')[0] for r in self.report.weights if r.advice.startswith('FixNorm')}
+        candidates = {name for name in candidates if is_plain_layer(self._model.get_submodule(name))}
+        return ConfigError(
+            'model: no classifier was found, that is, a last layer with outputs for the classes, followed by a softmax '
+            'or sigmoid; there is no layer for alpha to bound. '
+            + (
+                f'If one of these is meant, name it with --classifier: {listing(sorted(candidates))}'
+                if candidates
+                else 'No layer of the model comes last before a softmax or sigmoid.'
+            )
+        )
+
+    def _edited(self) -> Config:
+        cfg = copy.deepcopy(self.cfg)
+        cfg.merge_from_dict(dict(model=over_none(copy.deepcopy(self._edit), cfg.model)))
+        _load_part(cfg)
+        return cfg
+
+    def _choose(self, record: WeightRecord) -> None:
+        path, _, tensor = record.name.rpartition('.')
+        layer: Any = self._model.get_submodule(path)
+        owner = self._model.get_submodule(path.rpartition('.')[0])
+        if isinstance(layer, nn.MultiheadAttention) or isinstance(owner, nn.MultiheadAttention):
+            self.left_out[record.name] = 'nn.MultiheadAttention uses its weights without calling the layers'
+        elif tensor != 'weight' or not is_plain_layer(layer):
+            self.left_out[record.name] = f'{type(layer).__name__} has no weight-normalised form'
+        elif record.cause == 'stored_statistics' and self._keep_norm_eval:
+            self.left_out[record.name] = 'BN on stored statistics'
+        else:
+            kind = 'Linear' if isinstance(layer, nn.Linear) else 'Conv2d'
+            classifies = path in self._classifiers or self._tells_classes(path, layer, record)
+            if not layer.weight.any() and not (classifies and self._give_a_start(path, kind)):
+                self.left_out[record.name] = 'starts at zero, which has no direction'
+            else:
+                self._replacements[path] = f'{"FixNorm" if classifies else "WN"}{kind}'
+                if record.cause == 'stored_statistics':
+                    self._held.add(path)
+
+    def _give_a_start(self, path: str, kind: str) -> bool:
+        """Give a classifier that starts at zero a direction, by ``init_cfg`` of the module that contains it."""
+        edit = copy.deepcopy(self._edit)
+        start_edit(self.cfg.model, path, kind, edit)
+        previous, self._edit = self._edit, edit
+        model = seeded_model(self._edited())
+        layer: Any = model.get_submodule(path)
+        if not layer.weight.any():
+            self._edit = previous
+            return False
+        self._model = model
+        self._given_a_start.append(path)
+        return True
+
+    def _tells_classes(self, path: str, layer: Any, record: WeightRecord) -> bool:
+        """Tell whether a layer has outputs for the classes, which a softmax or sigmoid takes."""
+        if self._class_layers is not None:
+            return self._class_layers.get(path, False) and record.feeds_classifier
+        if not record.advice.startswith('FixNorm'):
+            return False
+        # The number of classes cannot be changed: the outputs must match it, with or without background.
+        owners: list[Any] = [self._model.get_submodule(path.rsplit('.', k)[0]) for k in range(1, path.count('.') + 1)]
+        head = next((m for m in owners if isinstance(getattr(m, 'num_classes', None), int)), None)
+        if head is None or 'RPN' in type(head).__name__:  # object and background are not classes
+            return False
+        anchors = getattr(head, 'num_base_priors', None) or getattr(head, 'num_anchors', None) or 1
+        return layer.weight.shape[0] in (head.num_classes * anchors, head.num_classes + 1)
+
+    @property
+    def alpha_keys(self) -> list[str]:
+        bounded = any(kind.startswith('FixNorm') for kind in self._replacements.values())
+        return [*self._keys_of_heads, *(['model.fixnorm.alpha'] if bounded else [])]
+
+    def changes(self) -> dict[str, Any]:
+        """Return ``model`` of the child."""
+        if not self._replacements:
+            return self._edit
+        fixnorm: dict[str, Any] = dict(plain_type=self.cfg.model.type)
+        if 'model.fixnorm.alpha' in self.alpha_keys:
+            fixnorm['alpha'] = self._alpha
+        fixnorm['swap'] = {}
+        kinds = {name: (kind, name in self._held) for name, kind in self._replacements.items()}
+        for kind, held in sorted(set(kinds.values())):
+            names = [name for name, own in kinds.items() if own == (kind, held)]
+            others = [n for n, m in self._model.named_modules() if _fits(kind, m) and n not in names]
+            layer = dict(type=kind, train_scale=False) if held else kind
+            # The same path for two kinds would be a single key.
+            fixnorm['swap'].update(dict.fromkeys(patterns_for(names, others, taken=fixnorm['swap']), layer))
+        return {**self._edit, 'type': MODEL_TYPE, 'fixnorm': fixnorm}
+
+    def excluded(self) -> list[str]:
+        """Return patterns of the weights that norm fixing would take and that stay out of the set."""
+        in_set = norm_fixing_parameters(self._model)
+        names = [name for name in self.left_out if name in in_set]
+        return [
+            f'^{pattern}$'.removesuffix('.*$') for pattern in patterns_for(names, [n for n in in_set if n not in names])
+        ]
+
+    def comments(self) -> list[str]:
+        """Say what happens to the model."""
+        comments = [_STORED] if self._trains_bn else []
+        if self._given_a_start:
+            comments.append(
+                f'{", ".join(self._given_a_start)} starts at zero in the base config, which has no direction to '
+                "train; here it starts like mmpretrain's LinearClsHead."
+            )
+        if self._held:
+            comments.append(_HELD.format(len(self._held)))
+        if trained := [kind for name, kind in self._replacements.items() if name not in self._held]:
+            plain = sum(kind.startswith('WN') for kind in trained)
+            comments.append(
+                f'{len(trained)} layers are replaced while the model is built: no norm takes their scale out and no '
+                f'config key reaches them ({plain} weight-normalised, {len(trained) - plain} with a bound).'
+            )
+        return comments
+
+    def comments_on_left_out(self) -> list[str]:
+        """Count the weights outside the set by reason."""
+        counts: dict[str, int] = {}
+        for reason in self.left_out.values():
+            counts[reason] = counts.get(reason, 0) + 1
+        return [f'Not in the set, {n} weights: {reason}.' for reason, n in counts.items()]
+
+
+def seeded_model(cfg: Config) -> nn.Module:
+    """Build a model with the same weights each time, so that the audits of the child and the base agree."""
+    with preserve_random_state():
+        set_random_seed(0)
+        return prepared_model(cfg)
+
+
+def _fits(kind: str, module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear if kind.endswith('Linear') else nn.Conv2d)
+
+
+def _load_part(cfg: Config) -> None:
+    """Register the classes that the children of the toolbox's configs need."""
+    import_module(PARTS[cfg.default_scope])
