@@ -22,6 +22,7 @@ import statistics
 import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -93,7 +94,14 @@ class OneNumberSearch(BayesianSearch):
         return {**super().ranges, 'alpha': _NoWidth(_OWN_ALPHA, _OWN_ALPHA, log=True)}
 
 
-METHODS[OneNumberSearch.kind] = bayesian.METHOD._replace(settings=OneNumberSearch)
+@contextmanager
+def one_number_search() -> Iterator[None]:
+    """Let the planner know :class:`OneNumberSearch` within the context."""
+    METHODS[OneNumberSearch.kind] = bayesian.METHOD._replace(settings=OneNumberSearch)
+    try:
+        yield
+    finally:
+        del METHODS[OneNumberSearch.kind]
 
 
 @dataclass(frozen=True)
@@ -235,7 +243,8 @@ def played(table: LRTable, settings: SearchSettings, shuffle: int) -> Played:
     """Play a search to its end with the noise of a shuffle."""
     if isinstance(settings, SampledSearch):
         settings = dataclasses.replace(settings, sampler_seed=shuffle)
-    return play(settings, lambda spec: table.drawn(spec, shuffle))
+    with one_number_search():
+        return play(settings, lambda spec: table.drawn(spec, shuffle))
 
 
 def outcome(table: LRTable, search: Played, ramp: float, at: int | None) -> Outcome | None:

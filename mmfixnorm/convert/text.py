@@ -88,4 +88,5 @@ def _filled(items: Sequence[str], inner: str) -> str:
 
 
 def _string(text: str) -> str:
-    return f"r'{text}'" if '\\' in text and "'" not in text and not text.endswith('\\') else repr(text)
+    raw = '\\' in text and "'" not in text and not text.endswith('\\') and text.isprintable()
+    return f"r'{text}'" if raw else repr(text)

@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
@@ -22,6 +22,7 @@ VALUE = st.recursive(
 )
 
 
+@example(r'\0' + '\n')
 @given(VALUE)
 def test_python_reads_back_what_was_written(value) -> None:
     names: dict = {}

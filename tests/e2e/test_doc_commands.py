@@ -62,6 +62,8 @@ RUN = {  # program -> the test that runs it
     'benchmarks/audit_cost.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/convert_stock.py': 'tests/tools/test_fixnorm_convert.py::'
     'test_a_stock_config_is_converted_passes_the_audit_and_trains_with_its_norm_held',
+    'benchmarks/frozen_bn.py': 'tests/convert/test_frozen_bn.py::'
+    'test_a_small_detector_computes_the_same_is_invariant_trains_and_folds',
     'benchmarks/driver_cost.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/driver_kills.py': 'tests/search/test_kills.py::test_random_kills_lose_nothing_and_double_nothing',
     'benchmarks/driver_makespan.py': 'tests/search/test_makespan.py::test_no_worker_waits_while_a_trial_is_ready',
