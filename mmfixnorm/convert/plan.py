@@ -122,6 +122,8 @@ class Plan:
             self.left_out[record.name] = 'nn.MultiheadAttention uses its weights without calling the layers'
         elif tensor != 'weight' or not is_plain_layer(layer):
             self.left_out[record.name] = f'{type(layer).__name__} has no weight-normalised form'
+        elif not record.called:
+            self.left_out[record.name] = f'{type(owner).__name__} uses its weight without calling the layer'
         elif record.cause == 'stored_statistics' and self._keep_norm_eval:
             self.left_out[record.name] = 'BN on stored statistics'
         else:

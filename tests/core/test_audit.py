@@ -261,3 +261,15 @@ def test_only_what_is_asked_for_is_followed_through_the_forward():
     report = audit(model, IMAGES, follow=[], progress=said.append)
     assert not any('through the forward' in text for text in said)
     assert {r.cause for r in report.weights if not r.scale_invariant} <= {'no_norm', 'bias', 'shared'}
+
+
+class Functional(Branches):
+    """Uses the weight of its classifier without calling the layer, as Swin-v2 does with its queries and keys."""
+
+    def forward(self, x):
+        return nn.functional.linear(self.norm(self.a(x) + self.b(x)).mean((2, 3)), self.fc.weight)
+
+
+def test_a_layer_whose_weight_something_else_uses_is_told():
+    report = audit(Functional(), IMAGES, explain=False)
+    assert {r.name: r.called for r in report.weights} == {'a.weight': True, 'b.weight': True, 'fc.weight': False}

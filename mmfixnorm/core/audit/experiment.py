@@ -92,7 +92,7 @@ def audit(
             is then measured with these, in a fraction of the time; that a weight has none is always measured with
             ``inputs``. If the model cannot take them, they are not used.
         quick (optional): Inputs for forwards in float32, with ``dtype`` float64. That a weight has an effect is then
-            measured with these first. If the model cannot take them, they are not used.
+            measured with these first, or with ``inputs`` if the model cannot take them.
         progress (Callable, optional): Is called with a few words on what is measured next.
 
     Returns:
@@ -115,7 +115,9 @@ def audit(
         say = progress or (lambda text: None)
         say('first forward and gradients')
         probe = Probe(model, inputs, dtype, seed, light)
-        in_single = _quick(model, quick, seed) if quick is not None and dtype == torch.float64 else None
+        in_single = None
+        if quick is not None and dtype == torch.float64:
+            in_single = _quick(model, quick, seed) or _quick(model, inputs, seed)
         experiment = _Experiment(probe, in_single, tuple(scales), say)
         experiment.measure()
         if explain:
@@ -436,5 +438,6 @@ class _Experiment:
             trainable=not frozen,
             also=also,
             feeds_classifier=name in self._steps and self._steps[name][1].feeds_classifier,
+            called=self.probe.model.get_submodule(name.rpartition('.')[0]) in self.probe.called,
             parts=self.parts.get(name, {}),
         )

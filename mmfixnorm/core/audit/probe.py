@@ -96,6 +96,8 @@ class Probe:
         self._buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
         self.weights = audited_weights(self.model)
         self.params = {name: self.model.get_parameter(name) for name in self.weights}
+        self.called: set[nn.Module] = set()
+        """Modules whose forward ran, other than those whose weights are used by something else."""
         self._lightly: tuple[list[int], list[Tensor]] | None = None
         outputs = self._forward()
         self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
@@ -286,6 +288,7 @@ class Probe:
 
     def _cast(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         # For inputs, and what the model converts: some operators compare types before any of them is dispatched.
+        self.called.add(module)
         return _map(args, self._to_dtype), _map(kwargs, self._to_dtype)
 
     def _to_dtype(self, tensor: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ class WeightRecord:
         trainable: ``requires_grad``.
         also: Other names of a shared tensor.
         feeds_classifier: Whether it reaches a softmax or sigmoid, measured of weights that are not scale-invariant.
+        called: Whether the layer was called, or else something used its weight, as some attentions do.
         parts: For the joint input weight of an attention: whether ``q``, ``k`` and ``v`` are scale-invariant.
     """
 
@@ -40,6 +41,7 @@ class WeightRecord:
     trainable: bool
     also: tuple[str, ...] = ()
     feeds_classifier: bool = False
+    called: bool = True
     parts: Mapping[str, bool] = field(default_factory=dict)
 
 
