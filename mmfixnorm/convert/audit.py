@@ -36,6 +36,7 @@ __all__ = [
     'audit_size',
     'first_epoch',
     'model_of',
+    'nodes',
     'norm_fixing_set',
     'prepared_model',
 ]
@@ -343,18 +344,19 @@ def _cast(inputs: Any, dtype: torch.dtype) -> Any:
     return type(inputs)(_cast(tensor, dtype) for tensor in inputs)
 
 
-def _nodes(node: Any) -> Iterator[Any]:
+def nodes(node: Any) -> Iterator[Any]:
+    """Yield every dict in nested dicts and sequences, from the outside in."""
     if isinstance(node, Mapping):
         yield node
         node = list(node.values())
     if isinstance(node, (list, tuple)):
         for child in node:
-            yield from _nodes(child)
+            yield from nodes(child)
 
 
 def _without_pretrained(model: Any) -> None:
     """Remove all settings that would download weights, in place."""
-    for node in _nodes(model):
+    for node in nodes(model):
         init_cfg = node.get('init_cfg')
         if isinstance(init_cfg, Mapping) and _is_pretrained(init_cfg):
             node['init_cfg'] = None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmfixnorm.convert.audit import model_of
+from mmfixnorm.convert.audit import model_of, nodes
 from mmfixnorm.core.audit.probe import preserve_random_state
 from mmfixnorm.core.layer_kinds import is_weight_layer
 from mmfixnorm.type_names import type_name
@@ -61,7 +60,7 @@ def _outputs(module: Any) -> int:
 def _add_class(node: Any, scope: str | None) -> set[int]:
     """Add a class wherever a config counts them, in place; return the numbers that were there."""
     counts = set()
-    for own in _dicts(node):
+    for own in nodes(node):
         if 'RPN' in type_name(own.get('type') or '', MODELS, scope):
             continue
         for key, value in [*own.items()]:
@@ -71,12 +70,3 @@ def _add_class(node: Any, scope: str | None) -> set[int]:
             elif key == 'class_weight' and isinstance(value, (list, tuple)) and value:
                 own[key] = [value[0], *value]
     return counts
-
-
-def _dicts(node: Any) -> Iterator[Any]:
-    if isinstance(node, Mapping):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from _dicts(child)

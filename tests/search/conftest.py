@@ -51,6 +51,10 @@ def fake_trial() -> Callable[[str], list[str]]:
     return command
 
 
+class Killed(BaseException):
+    """The end of a driver."""
+
+
 class FakeSearch:
     """A search in ``work_dir`` whose trials are fake."""
 
@@ -69,6 +73,22 @@ class FakeSearch:
         executor = LocalExecutor(workers, self._command(mode), grace_s=1.0)
         extra = {'listener': listener} if listener else {}
         return run_search(problem, executor=executor, poll_s=0.005, **extra)
+
+    def run_killed(self, mode: str = 'plain', most: int = 500) -> Outcome:
+        """Run it to its end with a driver that is killed after one event, then after two, and so on."""
+        for number in range(1, most):
+            left = [number]
+
+            def listener(event, left=left):
+                left[0] -= 1
+                if not left[0]:
+                    raise Killed
+
+            try:
+                return self.run(mode, listener=listener)
+            except Killed:
+                continue
+        raise AssertionError(f'not at its end after {most} kills')
 
     def table(self) -> list[tuple]:
         """What must not depend on how the search ran."""

@@ -150,23 +150,7 @@ def test_a_driver_killed_after_each_event_ends_as_without(make_search, small, bu
     assert [row.key for row in state.rows] == ['r0-k0', 'r0-k1', 'r1-k0']
     assert told.count(state.replayed.notes[0]) == 1
     killed = make_search(f'{small}, budget={budget}', name='killed')
-
-    class Killed(BaseException):
-        pass
-
-    for number in range(1, 100):
-        left = [number]
-
-        def listener(event, left=left):
-            left[0] -= 1
-            if not left[0]:
-                raise Killed
-
-        try:
-            assert killed.run('timed', listener=listener).kind == 'done'
-            break
-        except Killed:
-            continue
+    assert killed.run_killed('timed').kind == 'done'
     assert killed.table() == plain.table()
 
 

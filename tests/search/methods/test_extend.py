@@ -152,22 +152,6 @@ def test_a_driver_killed_after_each_event_tries_the_same_beyond_and_the_log_says
     assert told
     assert set(told) <= set(remarks(plain.problem(), state, plain.record().attempts))  # of the report
     killed = make_search(LOW[kind], name='killed')
-
-    class Killed(BaseException):
-        pass
-
-    for number in range(1, 500):
-        left = [number]
-
-        def listener(event, left=left):
-            left[0] -= 1
-            if not left[0]:
-                raise Killed
-
-        try:
-            assert killed.run(listener=listener).kind == 'done'
-            break
-        except Killed:
-            continue
+    assert killed.run_killed().kind == 'done'
     assert killed.table() == plain.table()
     assert len(killed.trainings()) == len(set(killed.trainings()))

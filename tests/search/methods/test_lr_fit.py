@@ -167,28 +167,9 @@ BLOCK = "type='LRFitSearch', lr_range={}, alphas=[4.0, 1.0]"
 def test_a_whole_search_with_the_driver_killed_after_each_event(make_search, lr_range):
     plain = make_search(BLOCK.format(lr_range), name='plain')
     assert plain.run().kind == 'done'
-    rows, number = plain.table(), 0
     killed = make_search(BLOCK.format(lr_range), name='killed')
-
-    class Killed(BaseException):
-        pass
-
-    while True:
-        number += 1
-        left = [number]
-
-        def listener(event, left=left):
-            left[0] -= 1
-            if not left[0]:
-                raise Killed
-
-        try:
-            outcome = killed.run(listener=listener)
-            break
-        except Killed:
-            continue
-    assert outcome.kind == 'done'
-    assert killed.table() == rows
+    assert killed.run_killed().kind == 'done'
+    assert killed.table() == plain.table()
     assert len(killed.trainings()) == len(set(killed.trainings()))
 
 
@@ -290,21 +271,5 @@ def test_a_driver_killed_after_each_event_confirms_the_same(make_search):
     plain = make_search(block, name='plain')
     assert plain.run().kind == 'done'
     killed = make_search(block, name='killed')
-
-    class Killed(BaseException):
-        pass
-
-    for number in range(1, 100):
-        left = [number]
-
-        def listener(event, left=left):
-            left[0] -= 1
-            if not left[0]:
-                raise Killed
-
-        try:
-            assert killed.run(listener=listener).kind == 'done'
-            break
-        except Killed:
-            continue
+    assert killed.run_killed().kind == 'done'
     assert killed.table() == plain.table()
