@@ -46,7 +46,7 @@ from torch import Tensor
 
 from mmfixnorm.config import PARTS, load_config
 from mmfixnorm.convert import convert
-from mmfixnorm.convert.audit import audit_size, first_epoch, norm_fixing_set, prepared_model
+from mmfixnorm.convert.audit import first_epoch, norm_fixing_set, prepared_model
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 
@@ -112,7 +112,7 @@ def joint_norm(tensors: Iterable[Tensor]) -> float:
     return math.sqrt(sum(t.detach().double().square().sum().item() for t in tensors))
 
 
-def train(cfg: Config, size: int | None) -> dict[str, Any]:
+def train(cfg: Config, size: int) -> dict[str, Any]:
     """Train a converted config on generated batches.
 
     Returns:
@@ -123,6 +123,8 @@ def train(cfg: Config, size: int | None) -> dict[str, Any]:
     toolbox = importlib.import_module(f'{PARTS[cfg.default_scope]}.generated_batch')
     torch.manual_seed(0)
     model = revert_sync_batchnorm(prepared_model(cfg)).train()
+    if hasattr(toolbox, 'adapt'):
+        toolbox.adapt(model)
     cfg.optim_wrapper.optimizer.lr *= 0.1  # where a warm-up would be
     if not torch.cuda.is_available():  # mixed precision needs an accelerator
         cfg.optim_wrapper.type = 'FixNormOptimWrapper'
@@ -142,8 +144,7 @@ def train(cfg: Config, size: int | None) -> dict[str, Any]:
             norms.append(joint_norm(p for p, _ in with_grad))
 
     optim_wrapper.optimizer.register_step_pre_hook(before_step)
-    side = size or audit_size(cfg)
-    batches = dict(images=toolbox.IMAGES, size=(side, side), dtype=torch.float32)
+    batches = dict(images=toolbox.IMAGES, size=(size, size), dtype=torch.float32)
     with first_epoch(model):
         for step in range(STEPS):
             batch = toolbox.generate_batch(model, seed=step, **batches)
@@ -169,13 +170,13 @@ def measure(name: str, size: int | None, threads: int) -> dict[str, Any]:
             return dict(config=name, px=size, failed=f'{type(err).__name__}: {err}')
         converted = time.process_time()
         try:
-            run = train(load_config(out), size)
+            run = train(load_config(out), done.size)
         except Exception as err:
             return dict(config=name, px=size, failed=f'in training, {type(err).__name__}: {err}')
         trained = time.process_time()
     return dict(
         config=name,
-        px=size,
+        px=done.size,
         in_set=len(done.in_set),
         wn=len(done.weight_normalized),
         held=len(done.scale_held),

@@ -58,7 +58,10 @@ def show(audit: ConfigAudit, console: Console, everything: bool) -> None:
             table.add_row(row.name, *cells, row.reason, row.advice)
         console.print(table)
     invariant = sum(record.scale_invariant for record in audit.report.weights)
-    console.print(f'{invariant} of {len(audit.report.weights)} weights are scale-invariant ({audit.report.dtype}).')
+    console.print(
+        f'{invariant} of {len(audit.report.weights)} weights are scale-invariant '
+        f'({audit.report.dtype}, {audit.size} x {audit.size} pixels).'
+    )
     if (effect := audit.report.epsilon_effect) is not None:
         text = 'With the epsilons of the norm layers as they are, doubling these changes a loss by'
         console.print(f'{text} {effect:.1e}.')

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import re
 import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -55,6 +56,10 @@ _TOO_SMALL = re.compile(
 )
 
 
+class _TooSmallError(ConfigError):
+    """The images are too small for the model."""
+
+
 @dataclass(frozen=True)
 class ConfigAudit:
     """The result of auditing a config.
@@ -63,10 +68,12 @@ class ConfigAudit:
         report: The report on all weights. With a norm-fixing set, ``report.groups[0]`` is that set, unless the audit
             was brief.
         norm_fixing_set: Names of the weights in the set of the config; None without norm fixing.
+        size: Height and width of the images, in pixels.
     """
 
     report: AuditReport
     norm_fixing_set: tuple[str, ...] | None
+    size: int
 
     @property
     def failing(self) -> tuple[str, ...]:
@@ -82,6 +89,7 @@ class ConfigAudit:
         """Convert the result to plain data, for JSON."""
         return dict(
             passes=self.passes,
+            size=self.size,
             norm_fixing_set=None if self.norm_fixing_set is None else list(self.norm_fixing_set),
             failing=list(self.failing),
             **self.report.to_dict(),
@@ -133,7 +141,8 @@ def audit_model(
         cfg (Config): The config; names the toolbox, the image size and the norm-fixing set.
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
-            224 for classification, 192 for detection and 128 for segmentation.
+            224 for classification, 192 for detection and 128 for segmentation, and the next multiple of 64 above
+            1.3 times that where those are too small for the model.
         dtype (torch.dtype, optional): The dtype of the computation. Defaults to float64, or float32 if the model
             cannot run in float64; the report says which.
         seed (int): Seed of the batch and of the forwards.
@@ -141,7 +150,7 @@ def audit_model(
         find_groups (bool): Whether to look for tensors that hold only together, if ``explain``.
         follow (Collection[str], optional): The weights to follow through the forward, if ``explain``. Defaults to None:
             all that fail for no other reason.
-        brief (bool): Whether to leave out what decides nothing: the set scaled together, and the effect of epsilons.
+        brief (bool): As in :func:`mmfixnorm.core.audit`; the set is not scaled together either.
         progress (Callable, optional): Is called with a few words on what is measured next.
 
     Raises:
@@ -151,32 +160,41 @@ def audit_model(
     toolbox = _toolbox(cfg)
     if needed := toolbox.what_it_needs(model):
         raise ConfigError(f'model: {type(model).__name__} trains on {needed}, which a generated batch does not have')
-    side = size or audit_size(cfg)
     # As the runner does before each epoch; puts batch normalisations with norm_eval into evaluation mode.
     model.train()
     preprocessor = copy.deepcopy(getattr(model, 'data_preprocessor', None))
     in_set = norm_fixing_set(model, cfg)
     options: dict[str, Any] = dict(seed=seed, explain=explain, find_groups=find_groups, progress=progress)
     options['follow'] = follow
-    options |= dict(groups={} if in_set is None or brief else {SET: in_set}, measure_epsilon=not brief)
+    options |= dict(groups={} if in_set is None or brief else {SET: in_set}, brief=brief)
+    side = size or audit_size(cfg)
     try:
-        for own in (torch.float64, torch.float32) if dtype is None else (dtype,):
-            try:
-                report = _measured(model, toolbox, images or toolbox.IMAGES, side, own, **options)
-                break
-            except _FAILURES as err:
-                if own == torch.float64 and dtype is None:
-                    first = err
-                    continue
-                if dtype is None:
-                    raise _not_audited(model, side, torch.float64, first) from first
-                raise _not_audited(model, side, own, err) from err
+        try:
+            report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
+        except _TooSmallError:
+            if size is not None or _fixed_size(cfg) is not None:
+                raise
+            side = _larger(side)
+            report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
     except ImportError as err:  # of a package that only the forward needs
         raise raised_by(err) from err
     finally:
         if preprocessor is not None:
             model.data_preprocessor = preprocessor
-    return ConfigAudit(report, None if in_set is None else tuple(in_set))
+    return ConfigAudit(report, None if in_set is None else tuple(in_set), side)
+
+
+def _in_its_precision(
+    model: nn.Module, toolbox: Any, images: int, side: int, dtype: torch.dtype | None, **options: Any
+) -> AuditReport:
+    """Audit in ``dtype``, or in float64 and else in float32; the error of the wider one tells more."""
+    try:
+        return _measured(model, toolbox, images, side, dtype or torch.float64, **options)
+    except _FAILURES as err:
+        if dtype is None:
+            with suppress(*_FAILURES):
+                return _measured(model, toolbox, images, side, torch.float32, **options)
+        raise _not_audited(model, side, dtype or torch.float64, err) from err
 
 
 def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dtype, **options: Any) -> AuditReport:
@@ -212,10 +230,12 @@ def audit_size(cfg: Config) -> int:
     Raises:
         ConfigError: If the toolbox is unknown.
     """
+    return _fixed_size(cfg) or int(_toolbox(cfg).SIZE)
+
+
+def _fixed_size(cfg: Config) -> int | None:
     size = (cfg.model.get('backbone') or {}).get('img_size')
-    if size is None:
-        return int(_toolbox(cfg).SIZE)
-    return size if isinstance(size, int) else int(size[0])
+    return size if size is None or isinstance(size, int) else int(size[0])
 
 
 def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None) -> nn.Module:
@@ -297,14 +317,20 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
     return None
 
 
+def _larger(side: int) -> int:
+    """The next multiple of 64, which all strides divide, at least 1.3 times as large."""
+    return math.ceil(1.3 * side / 64) * 64
+
+
 def _not_audited(model: nn.Module, side: int, dtype: torch.dtype, err: Exception) -> ConfigError:
     """Say that the forward failed, and what may help; the error of the widest type is the one that tells most."""
     text = message_of(err)
     if not text:  # a bare assertion: the line is all that it says
         frame = traceback.extract_tb(err.__traceback__)[-1]
         text = f'{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})'
-    hint = f'; the images may be too small: --size {2 * side}' if _TOO_SMALL.search(text) else ''
-    return ConfigError(
+    too_small = _TOO_SMALL.search(text)
+    hint = f'; the images may be too small: --size {_larger(side)}' if too_small else ''
+    return (_TooSmallError if too_small else ConfigError)(
         f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '
         f'{dtype}: {type(err).__name__}: {text}{hint}'
     )

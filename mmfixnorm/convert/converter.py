@@ -50,6 +50,7 @@ class Conversion:
         classifiers: Names of the layers with a bound.
         left_out: Names of the trainable weights outside the set, with the reason.
         notes: Settings that could not be carried over or decided, in sentences.
+        size: Height and width of the audit's images, in pixels.
     """
 
     text: str
@@ -59,6 +60,7 @@ class Conversion:
     classifiers: tuple[str, ...]
     left_out: Mapping[str, str]
     notes: tuple[str, ...]
+    size: int
 
 
 def convert(
@@ -137,9 +139,9 @@ def convert(
         child = load_config(beside)
         model = seeded_model(child)
         again = _prefixed(progress, 'audit of the new config')
-        audited = audit_model(model, child, size=size, explain=False, brief=True, progress=again)
+        audited = audit_model(model, child, size=plan.size, explain=False, brief=True, progress=again)
         if audited.failing:
-            raise _not_passed(audit_model(model, child, size=size, find_groups=False))
+            raise _not_passed(audit_model(model, child, size=plan.size, find_groups=False))
         if lr_from is not None:
             base_lr = float(cfg.optim_wrapper.optimizer.lr)
             rate = lr_from_checkpoint(child, audited.norm_fixing_set or (), lr_from, base_lr)
@@ -162,6 +164,7 @@ def convert(
         classifiers=tuple(name for name, m in layers.items() if hasattr(m, 'alpha')),
         left_out=plan.left_out,
         notes=tuple(notes),
+        size=plan.size,
     )
 
 

@@ -41,6 +41,7 @@ class Plan:
 
     Attributes:
         report: The audit, with the heads changed that have a config key.
+        size: Height and width of its images, in pixels.
         alpha_keys: Where alpha is in the child.
         left_out: Names of the weights that stay out of the set, with the reason.
 
@@ -74,7 +75,8 @@ class Plan:
         # Of a layer without outputs for the classes it makes no difference why it fails.
         follow = None if self._class_layers is None else {f'{name}.weight' for name in self._class_layers}
         options: dict[str, Any] = dict(find_groups=False, follow=follow, brief=True, progress=progress)
-        self.report = audit_model(built, edited, size=size, **options).report
+        audited = audit_model(built, edited, size=size, **options)
+        self.report, self.size = audited.report, audited.size
         self._replacements: dict[str, str] = {}
         self._held: set[str] = set()  # the replacements whose scale is not trained
         self.left_out: dict[str, str] = {}

@@ -30,8 +30,8 @@ def generate_batch(
 ) -> dict[str, Any]:
     """Generate a batch as a data loader returns it, before the model's data preprocessor.
 
-    Each image has boxes from an eighth of its side to the whole side, with masks, and a semantic mask; a detector uses
-    those that it needs.
+    Each image has boxes from an eighth of its side to the whole side and a semantic mask; a detector uses those that it
+    needs. Where a module of it is named after masks, the boxes have masks: an assigner that finds some uses them.
 
     Args:
         model (nn.Module): A detector. The augmentations of its preprocessor are removed, as they change the size.
@@ -46,6 +46,9 @@ def generate_batch(
     class_counts = (getattr(module, 'num_classes', None) for module in model.modules())
     classes = max((n for n in class_counts if isinstance(n, int)), default=1)
     samples = [_sample(i, size, classes, dtype, generator) for i in range(images)]
+    if not any('mask' in f'{name} {type(module).__name__}'.lower() for name, module in model.named_modules()):
+        for sample in samples:
+            del sample.gt_instances.masks
     channels = input_channels(getattr(model, 'backbone', model), size)
     pixels = torch.randint(256, (images, channels, *size), generator=generator, dtype=torch.uint8)
     return dict(inputs=[*pixels], data_samples=samples)

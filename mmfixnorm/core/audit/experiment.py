@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def audit(
     explain: bool = True,
     find_groups: bool = True,
     follow: Collection[str] | None = None,
-    measure_epsilon: bool = True,
+    brief: bool = False,
     light: Any = None,
     quick: Any = None,
     progress: Callable[[str], None] | None = None,
@@ -87,7 +88,9 @@ def audit(
             to True.
         follow (Collection[str], optional): The weights to follow through the forward, if ``explain``, one forward for
             each. Defaults to None: all that fail for no other reason.
-        measure_epsilon (bool): Whether to measure the effect of the norm layers' epsilons. Defaults to True.
+        brief (bool): Whether to leave out what decides little: the effect of the norm layers' epsilons, and a forward
+            for each weight whose identity fails clearly. Then a layer that detaches the norm it divides by, so that
+            its gradient is not the derivative, counts as not scale-invariant. Defaults to False.
         light (optional): Smaller inputs, of the same kind as ``inputs``. That a failing weight has an effect, and why,
             is then measured with these, in a fraction of the time; that a weight has none is always measured with
             ``inputs``. If the model cannot take them, they are not used.
@@ -115,26 +118,28 @@ def audit(
         say = progress or (lambda text: None)
         say('first forward and gradients')
         probe = Probe(model, inputs, dtype, seed, light)
-        in_single = None
-        if quick is not None and dtype == torch.float64:
-            in_single = _quick(model, quick, seed) or _quick(model, inputs, seed)
-        experiment = _Experiment(probe, in_single, tuple(scales), say)
-        experiment.measure()
+        in_single = partial(_quick, model, (quick, inputs), seed) if quick is not None else _no_probe
+        experiment = _Experiment(probe, in_single if dtype == torch.float64 else _no_probe, tuple(scales), say)
+        experiment.measure(brief=brief)
         if explain:
             experiment.explain(follow)
         say('groups of weights')
         records = [experiment.group(name, names) for name, names in (groups or {}).items()]
         records += experiment.find_groups() if explain and find_groups else []
         flat = [name for name, holds in experiment.invariant.items() if holds]
-        effect = experiment.probe.epsilon_effect(flat) if measure_epsilon else None
+        effect = None if brief else experiment.probe.epsilon_effect(flat)
         return AuditReport(experiment.records(), tuple(records), str(dtype).removeprefix('torch.'), effect)
 
 
-def _quick(model: nn.Module, light: Any, seed: int) -> Probe | None:
-    try:
-        return Probe(model, light, torch.float32, seed)
-    except Exception:  # too small for this model, or it cannot run in float32: the usual inputs do the same
-        return None
+def _quick(model: nn.Module, inputs: Sequence[Any], seed: int) -> Probe | None:
+    for own in inputs:
+        with suppress(Exception):  # too small for this model, or it cannot run in float32: the others do the same
+            return Probe(model, own, torch.float32, seed)
+    return None
+
+
+def _no_probe() -> None:
+    return None
 
 
 def _check(model: nn.Module, groups: Mapping[str, Sequence[str]], dtype: torch.dtype, scales: Sequence[float]) -> None:
@@ -156,9 +161,14 @@ class _Experiment:
     """Measures the weights of a probe and explains failures; results are keyed by the name of the weight."""
 
     def __init__(
-        self, probe: Probe, quick: Probe | None, scales: tuple[float, ...], say: Callable[[str], None]
+        self,
+        probe: Probe,
+        quick: Callable[[], Probe | None],
+        scales: tuple[float, ...],
+        say: Callable[[str], None],
     ) -> None:
-        self.probe, self.quick, self.scales, self.say = probe, quick, scales, say
+        self.probe, self.scales, self.say = probe, scales, say
+        self.quick = cache(quick)
         self.names = list(probe.weights)
         self.identity: dict[str, float | None] = {}
         self.parts: dict[str, dict[str, bool]] = {}
@@ -170,7 +180,7 @@ class _Experiment:
 
     # -- measuring ------------------------------------------------------------------------------------------------
 
-    def measure(self) -> None:
+    def measure(self, *, brief: bool) -> None:
         tolerance = _IDENTITY[self.probe.dtype]
         self.identity = self._identities(self.probe.base_gradients)
         flat = [n for n, value in self.identity.items() if value is not None and value <= tolerance]
@@ -182,6 +192,11 @@ class _Experiment:
                 self.causes[name] = Cause('disagreement', '', '')
         alone = [name for name in self.names if name not in flat or name in self.causes]
         self.invariant = {name: True for name in self.names if name not in alone}
+        if brief:
+            clear = {name for name in alone if (self.identity[name] or 0.0) > _CLEAR and name not in self.causes}
+            self.invariant.update(dict.fromkeys(clear, False))
+            self.deviation.update(dict.fromkeys(clear, math.nan))
+            alone = [name for name in alone if name not in clear]
         for i, name in enumerate(alone):
             self.say(f'weight {i + 1} of {len(alone)} alone')
             if not self._has_effect_lightly(name):
@@ -240,8 +255,8 @@ class _Experiment:
         scale = max(self.scales)
         probe, limit = self.probe, _CHANGE[self.probe.dtype]
         clear = (self.identity[name] or 0.0) > _CLEAR
-        if self.quick is not None and clear and math.frexp(scale)[0] == 0.5:
-            probe, limit = self.quick, _ROUNDING[torch.float32]
+        if clear and math.frexp(scale)[0] == 0.5 and (quick := self.quick()) is not None:
+            probe, limit = quick, _ROUNDING[torch.float32]
         with probe.lightly():
             outputs = probe.outputs_with({name: scale})
             self.deviation[name] = change(outputs, probe.base)

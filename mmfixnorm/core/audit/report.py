@@ -23,7 +23,8 @@ class WeightRecord:
         advice: How to fix it; empty if there is nothing to do.
         identity: ``|<W, dL/dW>| * sqrt(n) / (||W|| ||dL/dW||)``: of order 1 in general, 0 for a
             scale-invariant weight; None without a gradient.
-        deviation: Largest relative change of an output over all scales ``c``.
+        deviation: Largest relative change of an output over all scales ``c``; nan where a brief audit has not
+            measured it.
         trainable: ``requires_grad``.
         also: Other names of a shared tensor.
         feeds_classifier: Whether it reaches a softmax or sigmoid, measured of weights that are not scale-invariant.
