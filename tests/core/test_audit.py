@@ -273,3 +273,37 @@ class Functional(Branches):
 def test_a_layer_whose_weight_something_else_uses_is_told():
     report = audit(Functional(), IMAGES, explain=False)
     assert {r.name: r.called for r in report.weights} == {'a.weight': True, 'b.weight': True, 'fc.weight': False}
+
+
+class DetachedNorm(nn.Module):
+    """A convolution with a unit norm that no gradient passes through: scale-invariant, but not by its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.Linear(4, 3)
+
+    def forward(self, x):
+        weight = self.conv.weight / self.conv.weight.detach().norm()
+        return self.fc(nn.functional.conv2d(x, weight).mean((2, 3)))
+
+
+@pytest.mark.parametrize(('model', 'misses'), [(Branches, set()), (Functional, set()), (DetachedNorm, {'conv.weight'})])
+def test_a_brief_audit_takes_fewer_forwards_and_misses_but_a_detached_norm(model, misses):
+    torch.manual_seed(0)
+    net = model()
+    full, brief = (_counted(net, brief=brief) for brief in (False, True))
+    assert brief[1] < full[1]
+    answers = [{r.name: (r.scale_invariant, r.cause) for r in report.weights} for report, _ in (full, brief)]
+    assert {name for name in answers[0] if answers[0][name] != answers[1][name]} == misses
+    assert all(answers[0][name][0] and not answers[1][name][0] for name in misses)
+    assert brief[0].epsilon_effect is None
+
+
+def _counted(net, **options):
+    calls = []
+
+    def losses(copied):
+        calls.append(1)
+        return copied(IMAGES.to(next(copied.parameters()).dtype))
+
+    return audit(net, losses, **options), len(calls)

@@ -1,0 +1,47 @@
+"""The audit of a config: the size of its images, and the batches that it generates."""
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmfixnorm.cls import generated_batch
+from mmfixnorm.config import load_config
+from mmfixnorm.convert.audit import audit_config, model_of
+from mmfixnorm.det.generated_batch import generate_batch
+from mmfixnorm.errors import ConfigError
+
+RESNET = Config(
+    dict(
+        default_scope='mmpretrain',
+        model=dict(
+            type='ImageClassifier',
+            backbone=dict(type='ResNet', depth=18),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=4, in_channels=512),
+        ),
+    )
+)
+
+
+def test_images_that_are_too_small_are_enlarged_once_unless_a_size_is_asked_for(monkeypatch) -> None:
+    monkeypatch.setattr(generated_batch, 'SIZE', 32)  # the last maps have one value, and one image has no variance
+    audit = audit_config(RESNET, images=1, explain=False, brief=True)
+    assert audit.size == audit.to_dict()['size'] == 64
+    with pytest.raises(ConfigError, match=r'32 x 32 pixels .* more than 1 value per channel .*: --size 64'):
+        audit_config(RESNET, images=1, size=32, explain=False, brief=True)
+
+
+@pytest.mark.parametrize(
+    ('config', 'masks'),
+    [('rtmdet/rtmdet_tiny_8xb32-300e_coco', False), ('mask_rcnn/mask-rcnn_r18_fpn_8xb8-amp-lsj-200e_coco', True)],
+)
+def test_boxes_have_masks_where_the_model_has_something_for_masks(config, masks) -> None:
+    model = model_of(load_config(f'mmdet::{config}.py')).train()
+    batch = generate_batch(model, images=2, size=(64, 64), dtype=torch.float32, seed=0)
+    assert [('masks' in sample.gt_instances) for sample in batch['data_samples']] == [masks] * 2
+    losses = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+    assert all(
+        torch.isfinite(torch.as_tensor(loss)).all()
+        for value in losses.values()
+        for loss in (value if isinstance(value, list) else [value])
+    )
