@@ -51,6 +51,8 @@ from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 
 STEPS = 20
+# Where a package raised its error, on this machine.
+_WHERE = re.compile(r' \(raised in [^()]*\)')
 # What a name says of the size of a model, the smallest first.
 _SIZES: tuple[set[str], ...] = (
     {'r18', 'resnet18', 'tiny', 'nano', 'atto', 'xxs', 't', 'b0', 's0', 'hr18s', 'r26'},
@@ -164,7 +166,10 @@ def measure(name: str, size: int | None, threads: int) -> dict[str, Any]:
             done = convert(str(stock_config(name)), out, size=size)
         except ConfigError as err:
             return dict(
-                config=name, px=size, refused=str(err), seconds=dict(convert=round(time.process_time() - start, 1))
+                config=name,
+                px=size,
+                refused=_WHERE.sub('', str(err)),
+                seconds=dict(convert=round(time.process_time() - start, 1)),
             )
         except Exception as err:  # a fault of this project: the sweep is to find it, and go on
             return dict(config=name, px=size, failed=f'{type(err).__name__}: {err}')

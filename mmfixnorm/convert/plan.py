@@ -97,6 +97,14 @@ class Plan:
 
     def _no_classifier(self) -> ConfigError:
         """Say that nothing was found for alpha to bound, and what may be meant."""
+        invariant = {record.name for record in self.report.weights if record.scale_invariant}
+        if normalized := [name for name in self._class_layers or () if f'{name}.weight' in invariant]:
+            kind = type(self._model.get_submodule(normalized[0])).__name__
+            return ConfigError(
+                f'model: the layer for the classes, {normalized[0]} ({kind}), is scale-invariant already, so '
+                'there is no scale for alpha to bound. Norm fixing alone needs no converter: '
+                'see `mmfixnorm audit` for what to leave out of its set'
+            )
         candidates = {name for name in self._class_layers or () if is_plain_layer(self._model.get_submodule(name))}
         candidates |= {r.name.rpartition('.')[0] for r in self.report.weights if r.advice.startswith('FixNorm')}
         candidates = {name for name in candidates if is_plain_layer(self._model.get_submodule(name))}

@@ -122,6 +122,12 @@ def test_a_model_without_a_classifier_is_refused(tmp_path) -> None:
     refused(tmp_path, 'no classifier was found|cannot be audited', text, size=16)
 
 
+def test_a_classifier_that_is_normalised_already_is_named(tmp_path) -> None:
+    head = "dict(_delete_=True, type='ArcFaceClsHead', num_classes=10, in_channels=32)"
+    message = r'layer for the classes, head.norm_product \(NormProduct\), is scale-invariant already'
+    refused(tmp_path, message, f'model = dict(head={head})', size=16)
+
+
 def test_no_file_is_replaced_by_chance(tmp_path) -> None:
     (tmp_path / 'new.py').write_text('mine')
     with pytest.raises(ConfigError, match='already exists'):
