@@ -83,6 +83,9 @@ class SlurmSettings(NodesSettings):
         for key in ('cpus_per_trial', 'time_min', 'notice_s'):
             if getattr(self, key) is not None:
                 checks.integer(f'executor.{key}', getattr(self, key), at_least=1)
+        if self.notice_s and self.time_min and self.notice_s >= 60 * self.time_min:
+            rule = f'below the time limit of a job, time_min = {self.time_min} ({60 * self.time_min} s)'
+            raise checks.fail('executor.notice_s', rule, self.notice_s)
         self.check_nodes('cpus_per_trial')
         for key in ('partition', 'account'):
             value = getattr(self, key)

@@ -49,8 +49,7 @@ status=$?
 if [ -e {saved} ]; then  # it was told to end, and has
   scontrol requeue "$SLURM_JOB_ID" && sleep 600  # Slurm ends this
 fi
-exit "$status"
-"""
+exit "$status\""""
 # Each node watches the claim by itself: the first one may be out of its reach. It may see the file late as well.
 _NODE = """export PET_NODE_RANK="$SLURM_NODEID" PET_MASTER_ADDR="$SLURM_LAUNCH_NODE_IPADDR"
 trap "" USR1  # a notice, for the training alone

@@ -35,6 +35,10 @@ BAD = [
         dict(type='slurm', nodes_per_trial=2, gpus_per_trial=2, cpus_per_trial=3),
         r'executor\.cpus_per_trial: must be a multiple .* got 3',
     ),
+    (
+        dict(type='slurm', notice_s=120, time_min=2),
+        r'executor\.notice_s: must be below the time limit of a job, time_min = 2 \(120 s\), got 120',
+    ),
     (dict(type='slurm', nodes_per_trial=0), r'search\.executor\.nodes_per_trial: must be an integer >= 1, got 0'),
     (dict(type='ray', nodes_per_trial=3, gpus_per_trial=4), r'executor\.gpus_per_trial: must be a multiple .* got 4'),
     (dict(type='manual', nodes_per_trial=2), r'executor\.gpus_per_trial: must be a multiple of nodes_per_trial, 2'),
