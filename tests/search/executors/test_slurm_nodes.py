@@ -189,25 +189,3 @@ def test_no_process_outlives_its_attempt(slurm, tmp_path, how):
     real_trials.wait_until_ended(processes)
     executor.refresh()
     wait_until(lambda: executor.refresh() or executor.poll(handle))
-
-
-@pytest.mark.parametrize('late_s', [3, None])
-def test_a_node_waits_for_a_claim_that_it_sees_late_and_not_for_ever(tmp_path, monkeypatch, late_s):
-    """The script of a node alone: before its claim is there, nothing runs."""
-    from mmfixnorm.search.executors import slurm_script
-
-    monkeypatch.setattr(slurm_script, 'LATE_S', 6)
-    claim = tmp_path / 'attempt-1.claim'
-    script = slurm_script.node_script(['/bin/sh', '-c', 'echo $PET_NODE_RANK >> $0/ran', str(tmp_path)])
-    env = {**os.environ, 'claim': str(claim), 'mine': 'slurm 7 c 0', 'SLURM_NODEID': '1'}
-    node = subprocess.Popen(
-        ['/bin/bash', '-c', script], env=env, start_new_session=True, stdout=subprocess.PIPE, text=True
-    )
-    if late_s is not None:
-        with pytest.raises(subprocess.TimeoutExpired):
-            node.wait(late_s)
-        assert not (tmp_path / 'ran').exists()
-        claim.write_text('slurm 7 c 0\n')
-    said = node.communicate(timeout=30)[0]
-    assert (tmp_path / 'ran').exists() == (late_s is not None)
-    assert ("does not say 'slurm 7 c 0' after 6 s" in said) == (late_s is None)
