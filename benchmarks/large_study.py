@@ -7,6 +7,12 @@ command in a process of its own, ``work`` what it does after its imports, in thi
 else the machine does, ``cpu`` much less.
 
     python benchmarks/large_study.py --trials 2000
+
+With ``--workers`` the driver runs the whole search first, so many trainings at a time, over fake ones that last 1 to
+20 rounds of polls: its seconds for each trial, without what the fake trainings take, and its memory. With
+``--browser`` the report is opened in a headless Chromium.
+
+    python benchmarks/large_study.py --trials 10000 --workers 1000 --browser
 """
 
 import argparse
@@ -15,6 +21,8 @@ import io
 import json
 import os
 import random
+import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -27,6 +35,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from mmfixnorm.search.driver import run_search
+from mmfixnorm.search.executors.base import Executor, Exit
 from mmfixnorm.search.methods.base import Spec
 from mmfixnorm.search.planner import Run, plan
 from mmfixnorm.search.problem import SearchProblem, load_problem
@@ -34,7 +44,7 @@ from mmfixnorm.search.record.state import search_state
 from mmfixnorm.search.record.study import STUDY_FILE, open_record, read_record
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.terminal.console import print_state
-from mmfixnorm.search.trial.folder import LOG_FILE, TrialResult
+from mmfixnorm.search.trial.folder import LOG_FILE, SPEC_FILE, TrialResult
 
 EPOCHS = 20
 CONFIG = """
@@ -117,6 +127,73 @@ def copy_rows(path: Path, rows: Sequence[dict]) -> None:
                 db.execute(insert, (trial, result['value']))
 
 
+class InRounds(Executor):
+    """Trains nothing: the result is written when a training has been asked for 1 to 20 times."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.seconds = 0.0
+        self._rng = random.Random(1)
+        self._left: dict[str, int] = {}
+
+    def submit(self, trial_dir: Path, attempt: int) -> str:
+        self._left[str(trial_dir)] = self._rng.randint(1, 20)
+        return str(trial_dir)
+
+    def adopt(self, trial_dir: Path, attempt: int) -> str | None:
+        return None
+
+    def poll(self, handle: str) -> Exit | None:
+        self._left[handle] -= 1
+        if self._left[handle]:
+            return None
+        begin = time.perf_counter()
+        spec = json.loads(Path(handle, SPEC_FILE).read_text())
+        make_result(Spec.from_dict(spec), spec['fingerprint'], self._rng).write(Path(handle))
+        lines = [LOG_LINE.format(epoch, self._rng.random()) for epoch in range(3 * EPOCHS)]
+        Path(handle, LOG_FILE).write_text(''.join(lines))
+        self.seconds += time.perf_counter() - begin
+        return Exit(0)
+
+    def cancel(self, handle: str) -> None:
+        raise AssertionError('nothing to cancel')
+
+    def describe(self, handle: str) -> str:
+        return 'here'
+
+
+def drive(folder: Path, trials: int, workers: int) -> tuple[SearchProblem, dict[str, object]]:
+    """Run a search; return it, and what its driver took."""
+    config = folder / 'config.py'
+    config.write_text(CONFIG.format(base=str(BASE), epochs=EPOCHS, trials=trials))
+    problem = load_problem(config, work_dir=folder / 'search', workers=workers)
+    executor = InRounds(workers)
+    begin, cpu = time.perf_counter(), time.process_time()
+    outcome = run_search(problem, executor=executor, poll_s=0.0)
+    wall, cpu = time.perf_counter() - begin - executor.seconds, time.process_time() - cpu
+    took: dict[str, object] = {
+        'workers': workers,
+        'outcome': outcome.kind,
+        'wall_s_per_trial': round(wall / trials, 4),
+        'cpu_s_per_trial': round(cpu / trials, 4),
+        'driver_peak_rss_mb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+    return problem, took
+
+
+def open_in_browser(problem: SearchProblem) -> None:
+    """Open the report in a headless Chromium, until its scripts are done."""
+    names = ('chromium', 'chromium-browser', 'google-chrome')
+    chromium = next((path for path in map(shutil.which, names) if path), None)
+    if chromium is None:
+        raise SystemExit('--browser: needs Chromium: apt-get install chromium')
+    options = ['--headless', '--no-sandbox', '--disable-gpu', '--host-resolver-rules=MAP * ~NOTFOUND', '--dump-dom']
+    with tempfile.TemporaryDirectory() as profile:
+        page = (problem.work_dir / 'report.html').as_uri()
+        command = [chromium, *options, f'--user-data-dir={profile}', page]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def status(problem: SearchProblem) -> str:
     """What ``status`` does after its imports."""
     problem = load_problem(problem.filename, work_dir=problem.work_dir)
@@ -151,15 +228,24 @@ def seconds(call: Callable, *args: object, repeats: int = 3) -> dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--trials', type=int, default=2000)
-    trials = parser.parse_args().trials
+    parser.add_argument('--workers', type=int, help='have a driver run the search, so many trainings at a time')
+    parser.add_argument('--browser', action='store_true', help='open the report in a headless Chromium')
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        problem = make_study(Path(folder), trials)
-        measured: dict[str, object] = {'trials': trials}
+        measured: dict[str, object] = {'trials': args.trials}
+        if args.workers:
+            problem, took = drive(Path(folder), args.trials, args.workers)
+            measured |= took
+            print(json.dumps(took), file=sys.stderr, flush=True)
+        else:
+            problem = make_study(Path(folder), args.trials)
         measured['record_mb'] = round((problem.work_dir / STUDY_FILE).stat().st_size / 1e6, 2)
         measured['read_record'] = seconds(read_record, problem.work_dir)
         for action, work in {'status': status, 'report': report}.items():
             measured[f'{action}_work'] = seconds(work, problem)
             measured[f'{action}_command'] = seconds(command, problem, action)
+        if args.browser:
+            measured['browser'] = seconds(open_in_browser, problem)
         measured['report_mb'] = round((problem.work_dir / 'report.html').stat().st_size / 1e6, 2)
     print(json.dumps(measured))
 

@@ -28,6 +28,7 @@ from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.engine.evaluation import check_evaluation
+from mmfixnorm.engine.hooks.update_param_scheduler_hook import UpdateParamSchedulerHook
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import explain_missing, raised_by
 from mmfixnorm.type_names import type_name
@@ -141,6 +142,9 @@ def build_training(runner: Runner) -> set[str] | None:
     with _config_errors():
         if isinstance(runner, Runner):  # the strategy of a FlexibleRunner builds its own
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
+    for hook in runner.hooks:
+        if isinstance(hook, UpdateParamSchedulerHook):
+            hook.count_updates(runner)
     _build_loop(runner, 'val')
     return check_evaluation(runner, 'val')
 

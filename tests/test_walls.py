@@ -115,7 +115,7 @@ SEARCH = {
     'terminal': {
         '_utils',
         'events',
-        'executors.claim',
+        'executors',
         'methods',
         'planner',
         'problem',

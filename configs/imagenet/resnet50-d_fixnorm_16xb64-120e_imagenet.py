@@ -6,3 +6,5 @@ optim_wrapper = dict(
     constructor='FixNormOptimWrapperConstructor',
     optimizer=dict(lr=1.4, weight_decay=0.0),
 )
+# The paper's 16 GPUs: two nodes of eight.
+search = dict(executor=dict(type='slurm', nodes_per_trial=2, gpus_per_trial=16))

@@ -5,6 +5,7 @@ run     search, or continue a search that was interrupted in any way
 status  print the table of trials; --follow watches until the search is over
 tell    read the results of trainings that were run by hand, print the commands that come next
 report  write report.html and best_config.py; --compare shows other searches beside it
+export  print the record, a JSON line or a line of CSV for each attempt
 
 Exit status: 0 done, 1 ended without a winner, 2 a mistake to put right, 3 commands are printed that
 have to be run (--executor manual), 130 interrupted.
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the command."""
     from mmfixnorm.search.executors import EXECUTORS
 
-    parser.add_argument('action', choices=['plan', 'run', 'tell', 'status', 'report'])
+    parser.add_argument('action', choices=['plan', 'run', 'tell', 'status', 'report', 'export'])
     parser.add_argument('config', help='config file with a search block')
     parser.add_argument('--work-dir', help='default: work_dirs/<config>_search')
     parser.add_argument('--workers', type=int, help='trials at a time, instead of search.workers')
@@ -64,6 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--compare', nargs='+', default=[], metavar='WORK_DIR', help='report: other searches, of any method and config'
     )
+    parser.add_argument(
+        '--format', choices=['jsonl', 'csv'], default='jsonl', help='export: JSON lines, or CSV without the curves'
+    )
     add_cfg_options(parser, help='change settings of the config, e.g. search.num_splits=3')
 
 
@@ -76,6 +80,8 @@ def run(args: argparse.Namespace, *, trial_command: Sequence[str] | None = None)
         return status(problem, args)
     if args.action == 'report':
         return report(problem, args)
+    if args.action == 'export':
+        return export(problem, args)
     with outlive_readers():
         return drive(problem, args, trial_command)
 
@@ -189,6 +195,16 @@ def report(problem: SearchProblem, args: argparse.Namespace) -> int:
 
     files = write_report(problem, read_record(problem.work_dir), compare=args.compare)
     print('report: {}\nconfig: {}'.format(*files))
+    return 0
+
+
+def export(problem: SearchProblem, args: argparse.Namespace) -> int:
+    """Print the record as it is now; nothing is written to its folder."""
+    from mmfixnorm.search.record.export import FORMATS, exported_rows
+    from mmfixnorm.search.record.study import read_record
+
+    with outlive_readers():
+        print(FORMATS[args.format](exported_rows(read_record(problem.work_dir), search=problem.work_dir.name)), end='')
     return 0
 
 

@@ -13,6 +13,7 @@ from mmfixnorm.engine.hooks.cross_boundary_risk_hook import CrossBoundaryRiskHoo
 from mmfixnorm.engine.hooks.ema_hook import FixNormEMAHook
 from mmfixnorm.engine.hooks.epoch_seed_hook import EpochSeedHook
 from mmfixnorm.engine.hooks.fix_norm_hook import FixNormHook
+from mmfixnorm.engine.hooks.update_param_scheduler_hook import UpdateParamSchedulerHook
 from mmfixnorm.engine.hooks.weight_norm_logger_hook import WeightNormLoggerHook
 from mmfixnorm.engine.hooks.wn_scale_init_hook import WNScaleInitHook
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper
@@ -32,6 +33,7 @@ __all__ = [
     'FixNormHook',
     'FixNormOptimWrapper',
     'FixNormOptimWrapperConstructor',
+    'UpdateParamSchedulerHook',
     'WNScaleInitHook',
     'WeightNormLoggerHook',
 ]

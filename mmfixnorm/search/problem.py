@@ -22,6 +22,8 @@ from mmfixnorm.config import HOOK_NAMES, load_config, with_names
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, is_key, with_value
+from mmfixnorm.search._utils.total_batch import TotalBatch, counts_to_keep, total_batch
+from mmfixnorm.search._utils.vis_backends import name_trial
 from mmfixnorm.search.methods import method_of, parse_settings
 from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.methods.ramp import needs_ramp, with_range
@@ -130,6 +132,22 @@ class SearchProblem:
         lr = get_key(plain, self.settings.lr_keys[0], named_by='search.lr_key')
         return lr, {key: get_key(plain, key, named_by='search.linked_keys') for key in self.settings.linked_keys}
 
+    @property
+    def total_batch(self) -> TotalBatch | None:
+        """The total batch that the config is meant for beside what its processes make; None if it does not say."""
+        return total_batch(self.cfg, self.filename, self.settings.executor_settings.processes)
+
+    @cached_property
+    def accumulative_counts(self) -> int | None:
+        """Iterations to each update that ``search.keep_total_batch`` makes of the config's own; None if it is off.
+
+        Raises:
+            ConfigError: No number keeps the total batch.
+        """
+        if not self.settings.keep_total_batch:
+            return None
+        return counts_to_keep(self.cfg, self.filename, self.settings.executor_settings.processes)
+
     def seed_of(self, spec: Spec) -> int | None:
         """Return the seed of a training; None if it has another one each time."""
         for seed in (spec.seed, self.settings.seed):
@@ -143,10 +161,15 @@ class SearchProblem:
         seed = self.seed_of(spec)
         if seed is not None:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+        if self.accumulative_counts not in (None, cfg.optim_wrapper.get('accumulative_counts', 1)):
+            cfg.optim_wrapper.accumulative_counts = self.accumulative_counts
+            cfg.setdefault('default_hooks', {})['param_scheduler'] = dict(type='UpdateParamSchedulerHook')
         cfg.work_dir = str(self.trial_dir(spec.key) / 'run')
         cfg.launcher = 'none'
         cfg.resume = False  # the trial decides, by what it finds in its work dir
         cfg.pop('search', None)
+        trial = {'search': self.work_dir.name, 'trial': spec.key, 'stage': spec.stage, **spec.point.values}
+        name_trial(cfg, self.work_dir, trial)
         _confine_checkpoints(cfg, keep_all=self.settings.keep_weights == 'all')
         return cfg
 
@@ -255,13 +278,15 @@ def load_problem(
         check_data(cfg)
     stem = Path(filename).stem
     folder = Path(work_dir) if work_dir else Path('work_dirs') / f'{stem}_search'
-    return SearchProblem(
+    problem = SearchProblem(
         filename=os.fspath(filename),
         cfg=cfg,
         cfg_options=dict(cfg_options or {}),
         settings=settings,
         work_dir=folder.absolute(),
     )
+    _ = problem.accumulative_counts  # it raises
+    return problem
 
 
 def _confine_checkpoints(cfg: Config, *, keep_all: bool) -> None:

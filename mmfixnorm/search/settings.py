@@ -58,6 +58,9 @@ class SearchSettings(ABC):
         fork (bool): Train at a smaller alpha only what comes after ``g`` has met it: continue from a checkpoint of the
             training at a larger one, where a training that continues repeats to the last bit, see
             :mod:`mmfixnorm.search.record.forks`. With ``reuse_trainings=False`` nothing is continued.
+        keep_total_batch (bool): Where the processes of a trial make a smaller total batch than the config's name or
+            ``auto_scale_lr.base_batch_size`` says, update the weights once in as many iterations as make up for it
+            (``optim_wrapper.accumulative_counts``), see :mod:`mmfixnorm.search._utils.total_batch`.
         budget (float or str, optional): What the search may cost: a number of T_max, or the time of all trainings in
             sum, such as ``'8h'`` or ``'30min'``, see :mod:`mmfixnorm.search.budget`.
     """
@@ -83,6 +86,7 @@ class SearchSettings(ABC):
     reuse_trainings: bool = True
     fork: bool = True
     own_lr: float | None = None
+    keep_total_batch: bool = False
     budget: float | str | None = None
 
     def __post_init__(self) -> None:
@@ -109,7 +113,7 @@ class SearchSettings(ABC):
         if self.own_lr is not None:
             self._set('own_lr', checks.positive('own_lr', self.own_lr))
         self._set('budget', checks.budget(self.budget))
-        for name in ('reuse_trainings', 'fork'):
+        for name in ('reuse_trainings', 'fork', 'keep_total_batch'):
             checks.boolean(name, getattr(self, name))
 
     def _set(self, name: str, value: Any) -> None:
@@ -186,7 +190,7 @@ class SearchSettings(ABC):
     def identity(self) -> dict[str, Any]:
         """Return everything that decides what the trials are, as plain data."""
         values = {k: v for k, v in asdict(self).items() if k not in EXECUTION_KEYS}
-        for key in ('confirm_seeds', 'linked_keys', 'own_lr', 'extend'):
+        for key in ('confirm_seeds', 'linked_keys', 'own_lr', 'extend', 'keep_total_batch'):
             if not values.get(key, True):  # a record from before this key existed continues
                 del values[key]
         if not self.plans_by_budget:

@@ -47,6 +47,7 @@ RUN = {  # program -> the test that runs it
     'tools/fixnorm_search.py run': f'{HERE}::test_a_search_by_the_commands',
     'tools/fixnorm_search.py status': f'{HERE}::test_a_search_by_the_commands',
     'tools/fixnorm_search.py report': f'{HERE}::test_a_search_by_the_commands',
+    'tools/fixnorm_search.py export': f'{HERE}::test_a_search_by_the_commands',
     'tools/fixnorm_search.py tell': f'{HERE}::test_a_search_by_hand_by_the_commands',
     'tools/analysis/weight_norm.py': f'{FIGURES}::test_weight_norm_draws_what_the_weights_really_have',
     'tools/analysis/accuracy.py': f'{FIGURES}::test_a_resumed_run_is_drawn_as_an_uninterrupted_one',
@@ -333,7 +334,8 @@ def toy_search(tmp_path, monkeypatch, folder):
 def test_a_search_by_the_commands(toy_search, capsys, tmp_path):
     work_dir = tmp_path / 'work_dirs/one_search'
     commands = {
-        action: documented(f'tools/fixnorm_search.py {action}') for action in ('plan', 'run', 'status', 'report')
+        action: documented(f'tools/fixnorm_search.py {action}')
+        for action in ('plan', 'run', 'status', 'report', 'export')
     }
     generic = {a: [words for words in found if 'CONFIG' in words] for a, found in commands.items()}
     for words in generic['plan']:
@@ -347,6 +349,10 @@ def test_a_search_by_the_commands(toy_search, capsys, tmp_path):
     (attempt,) = read_record(work_dir).attempts
     assert attempt.result.outcome == 'done'
     for words in generic['status']:
+        capsys.readouterr()
+        assert toy_search(*words) == 0
+        assert attempt.spec.key in capsys.readouterr().out
+    for words in generic['export']:
         capsys.readouterr()
         assert toy_search(*words) == 0
         assert attempt.spec.key in capsys.readouterr().out

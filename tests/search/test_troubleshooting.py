@@ -23,6 +23,8 @@ from mmfixnorm.search.trial import readback as built
 from mmfixnorm.search.trial.folder import read_result
 
 TASK = {'lr': 0.4, 'alpha': 2.0, 'weight_decay': 1e-4, 'alpha_keys': ['model.head.alpha']}
+KEEP = "keep_total_batch=True, executor=dict(type='local', gpus_per_trial="
+HALF = 'train_dataloader.update(batch_size=32)\nauto_scale_lr = dict(base_batch_size=64)\n'
 SPACE = "type='RandomSearch', alpha_range=(1, 8), space={{'{}': (0, 1)}}"
 
 
@@ -59,6 +61,10 @@ def before_anything_runs(told, write_config, tmp_path):
         ('', 'search = None\n'),
         ('lr_rnge=(1, 2)', ''),
         ('lr_range=(3.2, 0.2)', ''),
+        ("executor=dict(type='slurm', nodes_per_trial=2, gpus_per_trial=5)", ''),
+        ('keep_total_batch=True', ''),
+        (f'{KEEP}2)', 'train_dataloader.update(batch_size=24)\nauto_scale_lr = dict(base_batch_size=64)\n'),
+        (f'{KEEP}1)', f'{HALF}custom_hooks = [dict(type="EMAHook")]\n'),
         ('alphas=[0.0]', ''),
         ('num_splits=1', ''),
         ("alpha_key='model.head.alfa'", ''),

@@ -130,3 +130,37 @@ class StampHook(Hook):
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         stamp(self.folder, self.spec, 'step')
         time.sleep(self.pause_s)
+
+
+@MODELS.register_module()
+class ToyGroupNormClassifier(BaseModel):
+    """Layers with group normalisation in float64, and the last layer as FixNorm has it."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 16, bias=False), nn.GroupNorm(4, 16), nn.ReLU())
+        self.fc = nn.Linear(16, 8)
+        self.head = MODELS.build(head)
+        self.double()
+
+    def forward(self, inputs, label, mode='tensor'):
+        inputs, label = torch.stack(inputs).double(), torch.tensor(label)
+        scores = self.head(torch.tanh(self.fc(self.body(inputs))))
+        if mode == 'loss':
+            return {'loss': nn.functional.cross_entropy(scores, label)}
+        return [{'right': bool(r)} for r in scores.argmax(1) == label]
+
+
+@HOOKS.register_module()
+class NoticeHook(Hook):
+    """Send this process a signal after an iteration, once."""
+
+    def __init__(self, iteration, once, name='SIGUSR1'):
+        self.iteration = iteration
+        self.once = Path(once)
+        self.number = signal.Signals[name]
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration and not self.once.exists():
+            self.once.touch()
+            os.kill(os.getpid(), self.number)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import nearest
-from mmfixnorm.search.executors.base import Executor, ExecutorSettings
+from mmfixnorm.search.executors.base import Executor, ExecutorSettings, NodesSettings
 from mmfixnorm.search.executors.local import LocalSettings
 from mmfixnorm.search.executors.manual import ManualSettings
 from mmfixnorm.search.executors.ray import RaySettings
@@ -66,10 +66,13 @@ def parse_executor(value: Any) -> ExecutorSettings:
 def choose_executor(settings: ExecutorSettings, name: str | None) -> ExecutorSettings:
     """Return the settings of the executor that the command line names, or the config's own.
 
-    Another executor than the config's has the same number of processes per trial, which is part of the search, and
-    defaults otherwise.
+    Another executor than the config's has the same number of processes per trial, which is part of the search, on as
+    many nodes if it can, and defaults otherwise.
     """
-    return settings if name is None or name == settings.kind else EXECUTORS[name](gpus_per_trial=settings.processes)
+    if name is None or name == settings.kind:
+        return settings
+    nodes = {'nodes_per_trial': settings.nodes} if issubclass(EXECUTORS[name], NodesSettings) else {}
+    return EXECUTORS[name](gpus_per_trial=settings.processes, **nodes)
 
 
 def build_executor(settings: SearchSettings, command: Sequence[str]) -> Executor:

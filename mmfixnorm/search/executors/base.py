@@ -108,6 +108,10 @@ class ExecutorSettings(ABC):
     """
 
     kind: ClassVar[str]
+    #: Whether all trials run on the machine of the driver.
+    on_this_machine: ClassVar[bool] = False
+    #: Whether ``search.workers`` limits the trials at a time.
+    limits_trials: ClassVar[bool] = True
 
     gpus_per_trial: int = 1
 
@@ -115,9 +119,19 @@ class ExecutorSettings(ABC):
         checks.integer('executor.gpus_per_trial', self.gpus_per_trial, at_least=1)
 
     @property
+    def nodes(self) -> int:
+        """Machines of each trial."""
+        return 1
+
+    @property
     def processes(self) -> int:
-        """Processes of each trial."""
-        return max(1, self.gpus_per_trial)
+        """Processes of each trial, on all its machines: one for each GPU, and at least one on each machine."""
+        return max(self.nodes, self.gpus_per_trial)
+
+    @property
+    def processes_per_node(self) -> int:
+        """Processes of each trial on each of its machines."""
+        return self.processes // self.nodes
 
     @abstractmethod
     def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> Executor:
@@ -133,6 +147,38 @@ class ExecutorSettings(ABC):
         """
 
 
+@dataclass(frozen=True)
+class NodesSettings(ExecutorSettings):
+    """The settings of an executor that can run a trial on several machines.
+
+    Args:
+        gpus_per_trial (int): GPUs of a trial on all its machines together; each machine has as many.
+        nodes_per_trial (int): Machines of a trial.
+    """
+
+    nodes_per_trial: int = 1
+
+    @property
+    def nodes(self) -> int:
+        return self.nodes_per_trial
+
+    def check_nodes(self, *divided: str) -> None:
+        """Check ``nodes_per_trial``, and that each machine has the same part of ``gpus_per_trial`` and other keys.
+
+        Args:
+            divided (str): More keys whose values are for all machines together.
+
+        Raises:
+            ConfigError: A value breaks its rule; the message names the key.
+        """
+        nodes = checks.integer('executor.nodes_per_trial', self.nodes_per_trial, at_least=1)
+        for key in ('gpus_per_trial', *divided):
+            value = getattr(self, key)
+            if value is not None and value % nodes:
+                rule = f'a multiple of nodes_per_trial, {nodes}: it is the number for all nodes of a trial together'
+                raise checks.fail(f'executor.{key}', rule, value)
+
+
 def lines_of_shell(key: str, value: Any) -> tuple[str, ...]:
     """Check for a list of strings under ``search.executor.<key>``.
 
@@ -144,13 +190,17 @@ def lines_of_shell(key: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def in_processes(command: Sequence[str], number: int) -> list[str]:
-    """Return the command in so many processes that train together, on one machine and a free port."""
-    if number == 1:
+def in_processes(command: Sequence[str], settings: ExecutorSettings) -> list[str]:
+    """Return what starts the processes of a trial, which train together, on one machine.
+
+    On one machine of several, the environment says which: ``PET_NODE_RANK``, and ``PET_MASTER_ADDR`` and
+    ``PET_MASTER_PORT`` of the first one, where the processes meet; ``torch.distributed.run`` reads them.
+    """
+    if settings.processes == 1:
         return list(command)
-    return [
-        *(sys.executable, '-m', 'torch.distributed.run', '--nnodes=1', f'--nproc-per-node={number}'),
+    launcher = [sys.executable, '-m', 'torch.distributed.run']
+    launcher += [f'--nnodes={settings.nodes}', f'--nproc-per-node={settings.processes_per_node}']
+    if settings.nodes == 1:
         # Not --standalone: in older torch it means a fixed port, and trials run side by side.
-        *('--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0', '--local-addr=127.0.0.1'),
-        *('--no-python', *command),
-    ]
+        launcher += ['--rdzv-backend=c10d', '--rdzv-endpoint=localhost:0', '--local-addr=127.0.0.1']
+    return [*launcher, '--no-python', *command]

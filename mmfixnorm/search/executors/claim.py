@@ -29,6 +29,16 @@ WATCH_SCRIPT = """(
     [ "$(cat "$claim")" = "$mine" ] || kill -s KILL -- -$$
   done
 ) >/dev/null 2>&1 &"""
+LATE_S = 75  #: NFS shows new files after 60 s, by default
+# On a node that did not write the claim itself, before its watch: it may see the file late.
+WAIT_SCRIPT = """waited=0
+until [ "$(cat "$claim" 2>/dev/null)" = "$mine" ]; do
+  if [ $((waited += 1)) -gt {late_s} ]; then
+    echo "node $(uname -n): $claim does not say '$mine' after {late_s} s; it must see the work dir under this path"
+    exit 1
+  fi
+  sleep 1
+done"""
 # `set -C` makes the shell create the file exclusively. So however a driver was killed around the
 # start of a trial, an attempt runs once. The process that `exec` makes keeps number and start time.
 NOT_CLAIMED = 75
@@ -58,10 +68,14 @@ def claim_file(trial_dir: Path, attempt: int) -> Path:
     return trial_dir / f'attempt-{attempt}.claim'
 
 
+def attempt_number(claim: Path) -> int:
+    """Return the number of an attempt, from 1."""
+    return int(claim.stem.split('-')[1])
+
+
 def attempt_name(claim: Path) -> str:
     """Return a name that no other attempt has, for a cluster; Slurm reuses ids after a crash."""
-    number = claim.stem.split('-')[1]
-    return f'{claim.parent.name}.{number}-{hashlib.sha256(str(claim).encode()).hexdigest()[:12]}'
+    return f'{claim.parent.name}.{attempt_number(claim)}-{hashlib.sha256(str(claim).encode()).hexdigest()[:12]}'
 
 
 def note_file(claim: Path) -> Path:

@@ -39,6 +39,7 @@ class LocalSettings(ExecutorSettings):
     """
 
     kind: ClassVar[str] = 'local'
+    on_this_machine: ClassVar[bool] = True
 
     trials_per_gpu: int | None = None
 
@@ -69,9 +70,7 @@ class LocalSettings(ExecutorSettings):
     def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> LocalExecutor:
         gpus = visible_gpus()
         self.check_places(workers, len(gpus))
-        return LocalExecutor(
-            workers, in_processes(command, self.processes), gpus=gpus, gpus_per_trial=self.gpus_per_trial
-        )
+        return LocalExecutor(workers, in_processes(command, self), gpus=gpus, gpus_per_trial=self.gpus_per_trial)
 
 
 class LocalExecutor(Executor):

@@ -20,18 +20,27 @@ from mmfixnorm.search._utils import checks
 from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search.executors.base import (
     Executor,
-    ExecutorSettings,
     Exit,
+    NodesSettings,
     UnavailableError,
     in_processes,
     lines_of_shell,
 )
-from mmfixnorm.search.executors.claim import WATCH_SCRIPT, attempt_name, check_owner, claim_file, has_result
+from mmfixnorm.search.executors.claim import (
+    LATE_S,
+    WAIT_SCRIPT,
+    WATCH_SCRIPT,
+    attempt_name,
+    check_owner,
+    claim_file,
+    has_result,
+)
 from mmfixnorm.search.trial.folder import LOG_FILE
 
 _REVOKED = 'ray revoked\n'  # a trial whose claim says this ends itself
 # What the actor runs, with the claim as $0 and its words as $1. A trial ends with its actor as well.
 _SCRIPT = """claim=$0 mine=$1
+{wait}
 {watch}
 ( while sleep 2 && kill -s 0 $$; do kill -s 0 $PPID || kill -s KILL -- -$$; done ) >/dev/null 2>&1 &
 {setup}
@@ -43,15 +52,18 @@ _FIRST_CALL_S = 60.0  # which imports Ray and connects
 
 
 @dataclass(frozen=True)
-class RaySettings(ExecutorSettings):
-    """One actor of a Ray cluster per trial, on one node.
+class RaySettings(NodesSettings):
+    """One actor of a Ray cluster per trial, which on several nodes has one actor on each.
 
     Args:
-        gpus_per_trial (int): As for every executor; 0 asks for none and trains on the CPU.
+        gpus_per_trial (int): GPUs on all nodes of a trial together; 0 asks for none and trains on the CPU, in one
+            process on each node.
+        nodes_per_trial (int): Nodes of a trial: bundles of a placement group, each on another node, all or none.
         address (str): The cluster, as for ``ray.init``; ``'auto'`` is the one that this machine
             is a node of.
-        cpus_per_trial (int): CPUs that Ray sets aside for a trial.
-        resources (dict[str, float]): What else it sets aside, such as ``{'accelerator_type:A100': 0.001}``.
+        cpus_per_trial (int): CPUs that Ray sets aside for a trial, on all nodes together; None means one on each.
+        resources (dict[str, float]): What else it sets aside on each node, such as
+            ``{'accelerator_type:A100': 0.001}``.
         setup (list[str]): Lines of shell that a trial runs first, such as ``module load cuda``.
         poll_s (float): Time between two questions to Ray, in seconds.
     """
@@ -59,14 +71,16 @@ class RaySettings(ExecutorSettings):
     kind: ClassVar[str] = 'ray'
 
     address: str = 'auto'
-    cpus_per_trial: int = 1
+    cpus_per_trial: int | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     setup: tuple[str, ...] = ()
     poll_s: float = 2.0
 
     def __post_init__(self) -> None:
         checks.integer('executor.gpus_per_trial', self.gpus_per_trial, at_least=0)
-        checks.integer('executor.cpus_per_trial', self.cpus_per_trial, at_least=1)
+        if self.cpus_per_trial is not None:
+            checks.integer('executor.cpus_per_trial', self.cpus_per_trial, at_least=1)
+        self.check_nodes('cpus_per_trial')
         if not isinstance(self.address, str) or not self.address:
             raise checks.fail('executor.address', "'auto' or an address", self.address)
         if not isinstance(self.resources, Mapping):
@@ -78,8 +92,13 @@ class RaySettings(ExecutorSettings):
         object.__setattr__(self, 'setup', lines_of_shell('setup', self.setup))
         checks.positive('executor.poll_s', self.poll_s)
 
+    @property
+    def cpus_per_node(self) -> int:
+        """CPUs that Ray sets aside for a trial on each of its nodes."""
+        return (self.cpus_per_trial or self.nodes) // self.nodes
+
     def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> RayExecutor:
-        return RayExecutor(workers, in_processes(command, self.processes), self, timeout_s=timeout_s)
+        return RayExecutor(workers, in_processes(command, self), self, timeout_s=timeout_s)
 
 
 class RayExecutor(Executor):
@@ -91,6 +110,9 @@ class RayExecutor(Executor):
     is revoked first, and the next attempt waits for ``settle_s``: a trial ends itself some seconds
     after its claim is revoked, or after its actor is gone. While Ray does not answer, nothing is
     concluded.
+
+    A trial on several nodes has its processes in actors of this one, in a placement group of this one, so both end with
+    it, with or without a driver. The end of one process ends the attempt.
 
     Args:
         workers (int): Actors at a time, waiting ones included.
@@ -138,11 +160,12 @@ class RayExecutor(Executor):
     def submit(self, trial_dir: Path, attempt: int) -> str:
         s = self._settings
         path = claim_file(trial_dir, attempt)
-        threads = str(max(1, s.cpus_per_trial // s.processes))
+        threads = str(max(1, s.cpus_per_node // s.processes_per_node))
         inherited = {k: os.environ[k] for k in ('PYTHONPATH',) if k in os.environ}
         task = {
             'claim': str(path),
             'script': _SCRIPT.format(
+                wait=WAIT_SCRIPT.format(late_s=LATE_S),
                 watch=WATCH_SCRIPT,
                 setup='\n'.join(s.setup),
                 command=shlex.join([*self._command, str(trial_dir)]),
@@ -151,9 +174,10 @@ class RayExecutor(Executor):
             'log': str(trial_dir / LOG_FILE),
             'env': {**inherited, 'OMP_NUM_THREADS': os.environ.get('OMP_NUM_THREADS', threads)},
             'timeout_s': self._timeout_s,
+            'name': attempt_name(path),
         }
-        resources = {'cpus': s.cpus_per_trial, 'gpus': s.gpus_per_trial, 'resources': dict(s.resources)}
-        fits = self._client.ask('start', name=attempt_name(path), task=task, **resources)
+        node = {'CPU': s.cpus_per_node, 'GPU': s.gpus_per_trial // s.nodes, **s.resources}
+        fits = self._client.ask('start', name=attempt_name(path), task=task, node=node, nodes=s.nodes)
         self._submitted[str(path)] = self._looks
         if not fits:
             self._no_node.add(str(path))
@@ -260,13 +284,18 @@ class RayClient:
             process.stdin.flush()
             answer = json.loads(_read_line(process, limit_s))
         except (OSError, EOFError, ValueError) as err:
-            process.kill()
-            process.communicate()  # closes its pipes
-            self._process = None
+            self.close()
             raise UnavailableError(f'Ray at {self._address!r} does not answer ({err})') from err
         if 'error' in answer:
             raise UnavailableError(f'Ray at {self._address!r}: {answer["error"]}')
         return answer['answer']
+
+    def close(self) -> None:
+        """End the process; it is started again when it is needed."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()  # closes its pipes
+            self._process = None
 
     def _start(self) -> subprocess.Popen[bytes]:
         return subprocess.Popen(

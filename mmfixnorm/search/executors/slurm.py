@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shlex
 import subprocess
 import time
 from collections.abc import Sequence
@@ -24,21 +23,14 @@ from mmfixnorm.search._utils import checks
 from mmfixnorm.search._utils.files import write_json
 from mmfixnorm.search.executors.base import (
     Executor,
-    ExecutorSettings,
     Exit,
+    NodesSettings,
     UnavailableError,
     in_processes,
     lines_of_shell,
 )
-from mmfixnorm.search.executors.claim import (
-    NOT_CLAIMED,
-    WATCH_SCRIPT,
-    attempt_name,
-    check_owner,
-    claim_file,
-    has_result,
-    note_file,
-)
+from mmfixnorm.search.executors.claim import attempt_name, check_owner, claim_file, has_result, note_file
+from mmfixnorm.search.executors.slurm_script import job_script
 from mmfixnorm.search.trial.folder import LOG_FILE
 
 _ENDED = frozenset(
@@ -50,40 +42,26 @@ _CALL_S = 60.0  # a controller that is down lets its clients wait about 10 s
 _TRANSIENT = ('timed out', 'contact slurm controller', 'temporarily', 'has not answered')
 _CANCEL_S = 120.0  # Slurm gives a job 30 s (KillWait) between SIGTERM and SIGKILL
 
-# The job claims the attempt, see claim.py. One that Slurm has requeued takes over its own claim.
-_SCRIPT = """#!/bin/bash
-claim={claim}
-job="slurm $SLURM_JOB_ID {cluster}"
-mine="$job ${{SLURM_RESTART_COUNT:-0}}"
-if ! (set -C; echo "$mine" > "$claim") 2>/dev/null; then
-  case "$(cat "$claim")" in
-    "$job "*)
-      echo "$mine" > "$claim.new" && mv "$claim.new" "$claim" || exit
-      sleep 5 ;;  # its earlier process may still run, on a node that Slurm has lost: the watch there ends it
-    *)
-      echo "job $SLURM_JOB_ID: $claim is there, another process runs this attempt"
-      exit {not_claimed} ;;
-  esac
-fi
-{watch}
-threads=$((${{SLURM_CPUS_ON_NODE:-1}} / {processes}))
-export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}}"
-{setup}
-exec {command}
-"""
-
 
 @dataclass(frozen=True)
-class SlurmSettings(ExecutorSettings):
-    """One Slurm job per trial, on one node.
+class SlurmSettings(NodesSettings):
+    """One Slurm job per trial, on one node or several.
 
     Args:
-        gpus_per_trial (int): As for every executor; 0 asks for none and trains on the CPU.
+        gpus_per_trial (int): GPUs on all nodes of a trial together; 0 asks for none and trains on the CPU, in one
+            process on each node.
+        nodes_per_trial (int): Nodes of a job. Each runs ``torch.distributed.run`` in one job step; the end of one
+            process ends the attempt.
         partition (str, optional): ``sbatch --partition``.
         account (str, optional): ``sbatch --account``.
-        cpus_per_trial (int, optional): ``sbatch --cpus-per-task``; None leaves it to the cluster.
+        cpus_per_trial (int, optional): CPUs on all nodes of a trial together, as ``sbatch --cpus-per-task`` on each
+            node; None leaves it to the cluster.
         time_min (int, optional): ``sbatch --time``, in minutes; None means ``search.timeout_s``,
             rounded up, and without that the partition's own limit.
+        notice_s (int, optional): ``sbatch --signal=USR1@notice_s``: so many seconds before a job reaches its time
+            limit (and before it is preempted, where the cluster gives notice), its trial writes a checkpoint, in the
+            middle of an epoch too, and returns to the queue as the same attempt. The limit is then that of each run of
+            a job.
         setup (list[str]): Lines of shell that a job runs first, such as ``module load cuda``.
         sbatch_args (list[str]): More options of sbatch, such as ``--mem=32G``.
         poll_s (float): Time between two questions to Slurm, in seconds.
@@ -95,15 +73,20 @@ class SlurmSettings(ExecutorSettings):
     account: str | None = None
     cpus_per_trial: int | None = None
     time_min: int | None = None
+    notice_s: int | None = None
     setup: tuple[str, ...] = ()
     sbatch_args: tuple[str, ...] = ()
     poll_s: float = 10.0
 
     def __post_init__(self) -> None:
         checks.integer('executor.gpus_per_trial', self.gpus_per_trial, at_least=0)
-        for key in ('cpus_per_trial', 'time_min'):
+        for key in ('cpus_per_trial', 'time_min', 'notice_s'):
             if getattr(self, key) is not None:
                 checks.integer(f'executor.{key}', getattr(self, key), at_least=1)
+        if self.notice_s and self.time_min and self.notice_s >= 60 * self.time_min:
+            rule = f'below the time limit of a job, time_min = {self.time_min} ({60 * self.time_min} s)'
+            raise checks.fail('executor.notice_s', rule, self.notice_s)
+        self.check_nodes('cpus_per_trial')
         for key in ('partition', 'account'):
             value = getattr(self, key)
             if value is not None and (not isinstance(value, str) or not value):
@@ -114,7 +97,7 @@ class SlurmSettings(ExecutorSettings):
 
     def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> SlurmExecutor:
         time_min = self.time_min or (math.ceil(timeout_s / 60) if timeout_s else None)
-        return SlurmExecutor(workers, in_processes(command, self.processes), self, time_min=time_min)
+        return SlurmExecutor(workers, in_processes(command, self), self, time_min=time_min)
 
 
 class SlurmExecutor(Executor):
@@ -253,27 +236,29 @@ class SlurmExecutor(Executor):
     def _options(self, trial_dir: Path, handle: str) -> list[str]:
         s = self._settings
         log = str(trial_dir / LOG_FILE).replace('%', '%%')  # sbatch fills in %j and the like
-        options = ['--parsable', '--requeue', '--nodes=1', '--ntasks=1', f'--job-name={attempt_name(Path(handle))}']
+        options = ['--parsable', '--requeue', f'--nodes={s.nodes}', f'--ntasks={s.nodes}', '--ntasks-per-node=1']
+        options += [f'--job-name={attempt_name(Path(handle))}']
         options += [f'--output={log}', '--open-mode=append', f'--chdir={os.getcwd()}']
         requested = {
             'partition': s.partition,
             'account': s.account,
-            'cpus-per-task': s.cpus_per_trial,
+            'cpus-per-task': s.cpus_per_trial and s.cpus_per_trial // s.nodes,
             'time': self._time_min,
-            'gres': f'gpu:{s.gpus_per_trial}' if s.gpus_per_trial else None,
+            'signal': s.notice_s and f'USR1@{s.notice_s}',
+            'gres': f'gpu:{s.gpus_per_trial // s.nodes}' if s.gpus_per_trial else None,
         }
         options += [f'--{key}={value}' for key, value in requested.items() if value is not None]
         return [*options, *s.sbatch_args]
 
     def _script(self, handle: str) -> str:
-        return _SCRIPT.format(
-            claim=shlex.quote(handle),
+        return job_script(
+            Path(handle),
+            [*self._command, str(Path(handle).parent)],
             cluster=self._queue.cluster,
-            not_claimed=NOT_CLAIMED,
-            watch=WATCH_SCRIPT,
-            processes=self._settings.processes,
-            setup='\n'.join(self._settings.setup),
-            command=shlex.join([*self._command, str(Path(handle).parent)]),
+            nodes=self._settings.nodes,
+            processes_per_node=self._settings.processes_per_node,
+            setup=self._settings.setup,
+            in_step=self._settings.notice_s is not None,
         )
 
 

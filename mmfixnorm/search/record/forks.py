@@ -80,6 +80,8 @@ class Forks:
         processes = self._problem.settings.executor_settings.processes
         if processes > 1:
             return f'search.executor.gpus_per_trial is {processes}'
+        if (self._problem.accumulative_counts or 1) > 1:
+            return 'search.keep_total_batch: gradients that are accumulated are not in checkpoints'
         return why_not_exact(self._problem.cfg)
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -18,10 +19,12 @@ from mmfixnorm.search.trial.schedule import training_length
 # What a page gives to all logs and messages together, and to one trial at most, in bytes.
 _ALL_TRIALS = 1_200_000
 _ONE_TRIAL = 8_000
+# A browser takes seconds for a table of 10,000 rows.
+_MOST_ROWS = 2_000
 
 
 def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[Attempt]) -> str:
-    """Make one row for each trial, in the order of the plan.
+    """Make one row for each trial, in the order of the plan; of more than 2000 trials for the best ones.
 
     If WeightNormLoggerHook has logged the angle per step in some trial, a column has its median over the training, in
     radians.
@@ -29,15 +32,16 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
     unit = training_length(problem.cfg)[1]
     tuned = problem.settings.tuned_keys
     metric = problem.settings.metric
-    angles = {row.key: angle for row in state.rows if (angle := _median_angle(_folder(problem, row))) is not None}
+    shown = shown_rows(state.rows, problem.settings.rule)
+    angles = {row.key: angle for row in shown if (angle := _median_angle(_folder(problem, row))) is not None}
     columns = ['trial', 'outcome', *titles(tuned), unit, 'T_max', metric]
     names = (*columns, *(['rad per step'] if angles else []), 'attempts', 'time', 'log')
-    budget = min(_ONE_TRIAL, _ALL_TRIALS // max(1, len(state.rows)))
+    budget = min(_ONE_TRIAL, _ALL_TRIALS // max(1, len(shown)))
     ended: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         ended.setdefault(attempt.spec.key, []).append(attempt)
     rows = []
-    for row in state.rows:
+    for row in shown:
         cells = (
             row.key,
             row.outcome,
@@ -51,7 +55,23 @@ def trials_table(problem: SearchProblem, state: SearchState, attempts: Sequence[
             Markup(_log(_folder(problem, row) / LOG_FILE, ended[row.key], budget)),
         )
         rows.append((_css(row, state), cells))
-    return table(names, rows)
+    left_out = len(state.rows) - len(shown)
+    note = f'<p>The {len(shown)} best trials; <code>search export</code> has the other {left_out} too.</p>'
+    return (note if left_out else '') + table(names, rows)
+
+
+def shown_rows(rows: Sequence[Row], rule: str, most: int = _MOST_ROWS) -> list[Row]:
+    """Choose the rows of a table that has room for so many: the best values, in the order in which they are given.
+
+    Args:
+        rows (Sequence[Row]): All trials.
+        rule (str): ``'greater'`` or ``'less'``: which values are better.
+        most (int): Rows of the table.
+    """
+    sign = -1.0 if rule == 'greater' else 1.0
+    values = [math.inf if row.value is None else sign * row.value for row in rows]
+    best = sorted(range(len(rows)), key=values.__getitem__)[:most]
+    return [rows[i] for i in sorted(best)]
 
 
 def _folder(problem: SearchProblem, row: Row) -> Path:

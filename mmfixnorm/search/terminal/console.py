@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mmfixnorm.search._utils.numbers import column
 from mmfixnorm.search.events import Event, Listener
+from mmfixnorm.search.executors import ExecutorSettings
 from mmfixnorm.search.methods.base import FinishedTraining, Spec, titles
 from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.planner import Propose, Run, plan
@@ -119,3 +120,42 @@ def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec
     if problem.settings.budget is not None:
         text = f'budget: {problem.settings.budget_text}; what would exceed it is not started'
         console.print(text, highlight=False)
+    for line in places_lines(problem, max(number for _, number, _ in stages)):
+        console.print(line, markup=False, highlight=False)
+
+
+def places_lines(problem: SearchProblem, most_trials: int) -> list[str]:
+    """Say what a trial and the search take at a time, and whether that makes the total batch of the config.
+
+    Args:
+        problem (SearchProblem): The search.
+        most_trials (int): Trials of the largest stage.
+    """
+    executor = problem.settings.executor_settings
+    trials = min(problem.settings.workers, most_trials) if executor.limits_trials else most_trials
+    each = _places(executor, 1)
+    lines = [
+        f'a trial takes {each}; the search at most {trials} at a time ({executor.kind}): {_places(executor, trials)}'
+    ]
+    total, counts = problem.total_batch, problem.accumulative_counts
+    if total is not None and total.named != total.real:
+        if counts is not None:
+            lines.append(f'total batch: {total}; accumulative_counts={counts} makes up for it (keep_total_batch)')
+        else:
+            keep = 'search.keep_total_batch=True, or ' if total.factor else ''
+            lines.append(
+                f'WARNING: {total}; the learning rate belongs to the total batch: use {keep}as many GPUs '
+                '(search.executor.gpus_per_trial) as make it'
+            )
+    return lines
+
+
+def _places(executor: ExecutorSettings, trials: int) -> str:
+    number, unit = executor.gpus_per_trial, 'GPU'
+    if number == 0:
+        number, unit = executor.processes, 'process'
+    number *= trials
+    plural = '' if number == 1 else 'es' if unit == 'process' else 's'
+    nodes = executor.nodes * trials
+    where = 'this machine' if executor.on_this_machine else f'{nodes} node{"s" * (nodes > 1)}'
+    return f'{number} {unit}{plural} on {where}'

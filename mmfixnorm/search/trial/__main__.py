@@ -18,14 +18,14 @@ import sys
 import time
 import traceback
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.dist import all_reduce, is_main_process
+from mmengine.dist import all_reduce, broadcast_object_list, get_world_size, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
@@ -41,6 +41,7 @@ from mmfixnorm.search.trial.folder import (
     TrainingProgress,
     TrialResult,
     read_curve,
+    saved_file,
     write_progress,
 )
 from mmfixnorm.search.trial.fork_hook import ForkHook, NotRepeatedError
@@ -51,6 +52,7 @@ from mmfixnorm.search.trial.forks import (
     start_of,
     why_from_the_beginning,
 )
+from mmfixnorm.search.trial.notice import Notice, SavedForLaterError, delete_notices, save_for_later, skip_what_is_done
 from mmfixnorm.search.trial.readback import (
     built_lrs,
     built_owner,
@@ -65,6 +67,8 @@ _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
 # What torch.load raises for a file that was cut off, by the place of the cut.
 _TORN = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, OSError)
 _REPORT_S = 1.0
+_LATE_S = 75.0  # NFS shows new files after 60 s, by default
+_T = TypeVar('_T')
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # What a wrong config raises when the first batch meets what was built.
 _CONFIG_ERRORS = (ValueError, TypeError, KeyError, AttributeError, ImportError, AssertionError)
@@ -83,12 +87,17 @@ class TrialHook(Hook):
         task (dict): The content of ``spec.json``.
         curve_file (Path): Gets a line for each validation; lines of earlier attempts are kept.
         interval (int): Check the loss every ``interval`` iterations; each check synchronises with the device.
+        notice (Notice, optional): Whether this process was told to end, which all processes ask with the loss.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self, task: Mapping[str, Any], curve_file: Path, interval: int = 10) -> None:
+    def __init__(
+        self, task: Mapping[str, Any], curve_file: Path, interval: int = 10, notice: Notice | None = None
+    ) -> None:
         self._task = task
+        self._notice = notice or Notice('')
+        self._is_told = False
         self._curve_file = curve_file
         self._interval = interval
         self._loss: Any = 0.0
@@ -111,7 +120,9 @@ class TrialHook(Hook):
         if unread := check_space(self._task, runner):
             text = 'search.space: cannot be read back from what was built, only from its config: ' + ', '.join(unread)
             print_log(text, logger='current')
-        self.curve = read_curve(self._curve_file, up_to=training_step(runner))
+        # Processes on other machines may see a file late, and all of them must take the same way from here.
+        skip_what_is_done(runner)
+        self.curve = from_first_process(lambda: read_curve(self._curve_file, up_to=training_step(runner)))
         before = 0.0  # of a training from its start; a checkpoint to start from says nothing about it
         if training_step(runner):
             before = math.nan if self._scale_before is None else self._scale_before
@@ -132,6 +143,12 @@ class TrialHook(Hook):
         self._loss, self._loss_iter = (outputs or {}).get('loss', 0.0), runner.iter + 1
         if self.every_n_train_iters(runner, self._interval):
             self._report_progress(runner, self._check_loss())
+        if get_world_size() == 1:
+            self._is_told = self._notice.is_given
+        # Not while gradients accumulate, which no checkpoint has, and not in the last iteration.
+        counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        if self._is_told and (runner.iter + 1) % counts == 0 and runner.iter + 1 < runner.max_iters:
+            save_for_later(runner, saved_file(self._curve_file.parent, self._task['attempt']))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
         """Keep the largest scale so far, for a later attempt."""
@@ -165,9 +182,11 @@ class TrialHook(Hook):
             self._reported = now
 
     def _check_loss(self) -> float:
-        everywhere = torch.as_tensor(self._loss).detach().float().clone()
+        everywhere = torch.as_tensor(self._loss).detach().float().reshape(1)
+        everywhere = torch.cat([everywhere, everywhere.new_tensor([float(self._notice.is_given)])])
         all_reduce(everywhere, 'mean')  # all processes stop, or none: one alone would leave the others waiting
-        loss = float(everywhere)
+        loss, told = everywhere.tolist()
+        self._is_told = told > 0
         if not math.isfinite(loss):
             raise DivergedError(f'the loss is {loss} at iteration {self._loss_iter}')
         return loss
@@ -232,20 +251,47 @@ def newest_loadable(work_dir: Path) -> Path | None:
     return None
 
 
+def from_first_process(make: Callable[[], _T]) -> _T:
+    """Make something in the first of the processes that train together, and return it in all of them."""
+    made = [make() if is_main_process() else None]
+    broadcast_object_list(made)
+    return cast(_T, made[0])
+
+
+def wait_for_file(path: Path, late_s: float = _LATE_S) -> None:
+    """Wait until this machine sees a file that another one sees.
+
+    Raises:
+        FileNotFoundError: It does not, within ``late_s`` seconds.
+    """
+    give_up = time.monotonic() + late_s
+    while not path.exists():
+        if time.monotonic() > give_up:
+            raise FileNotFoundError(
+                f'{os.uname().nodename}: does not see {path} after {late_s:g} s, which the first process of the trial '
+                'sees; all nodes must see the work dir under the same path'
+            )
+        time.sleep(0.2)
+
+
 def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook, fork_hook: ForkHook) -> Runner:
     """Build the folder's config, continue from an earlier attempt or another trial if there is one, and train."""
     cfg = _config(trial_dir)
     run_dir = Path(cfg.work_dir)
-    checkpoint = newest_loadable(run_dir) or checkpoint_to_start_from(trial_dir, run_dir, newest_loadable)
+    runner = build_runner(cfg)  # joins the processes
+    checkpoint = from_first_process(
+        lambda: newest_loadable(run_dir) or checkpoint_to_start_from(trial_dir, run_dir, newest_loadable)
+    )
     if checkpoint is not None:
-        cfg.load_from, cfg.resume = str(checkpoint), True
-    runner = build_runner(cfg)
+        wait_for_file(checkpoint)
+        runner._load_from, runner._resume = str(checkpoint), True
     reported = build_training(runner)
     if reported is not None:
         check_reported(task['metric'], reported)
     runner.register_hook(hook)
     runner.register_hook(fork_hook)
     runner.train()
+    delete_notices(run_dir)
     if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
         runner.val_loop.run()
     return runner
@@ -280,6 +326,18 @@ def valued(hook: TrialHook, task: Mapping[str, Any]) -> dict[str, Any]:
     return {'outcome': 'diverged', 'message': f'{task["metric"]} is {value} (see its log)'}
 
 
+def write_hparams(runner: Runner, trial_dir: Path, task: Mapping[str, Any], value: float | None) -> None:
+    """Write the tuned numbers and the metric for the table of TensorBoard, if the config has its backend."""
+    backend = runner.visualizer.get_backend('TensorboardVisBackend')
+    if backend is None or not is_main_process():
+        return
+    numbers = {'lr': task['lr'], 'alpha': task['alpha'], 'weight_decay': task['weight_decay'], **task.get('others', {})}
+    tuned = {name: number for name, number in numbers.items() if number is not None}
+    names = {'search': trial_dir.absolute().parents[1].name, 'trial': task['key'], 'stage': task.get('stage', '')}
+    metrics = {task['metric']: math.nan if value is None else value}
+    backend.experiment.add_hparams({**tuned, **names}, metrics, run_name='.')  # beside the curves of the training
+
+
 def ramp_lr(trial_dir: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Measure a range of the learning rate, and return how that ended."""
     ramp = measure_lr_range(_config(trial_dir), task['lr'])
@@ -291,7 +349,7 @@ def ramp_lr(trial_dir: Path, task: Mapping[str, Any]) -> dict[str, Any]:
 def run_trial(trial_dir: Path) -> TrialResult:
     """Train and return how it ended: done, measured, diverged, broken or cancelled to begin anew; others raise."""
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
-    hook = TrialHook(task, trial_dir / CURVE_FILE)
+    hook = TrialHook(task, trial_dir / CURVE_FILE, notice=Notice.of_environment())
     fork_hook = ForkHook(trial_dir, task, hook.scales)
     begin = time.monotonic()
     try:
@@ -300,6 +358,7 @@ def run_trial(trial_dir: Path) -> TrialResult:
         else:
             runner = train(trial_dir, task, hook, fork_hook)
             ended = valued(hook, task) | {'length': training_step(runner)}
+            write_hparams(runner, trial_dir, task, ended.get('value'))
     except DivergedError as err:
         ended = {'outcome': 'diverged', 'message': str(err)}
     except NotRepeatedError as err:
@@ -359,7 +418,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if dist.is_torchelastic_launched():
         die_with_parent()
     print_log(f'trial in {folder}, {torch.get_num_threads()} threads')
-    result = run_trial(Path(folder))
+    try:
+        result = run_trial(Path(folder))
+    except SavedForLaterError as err:
+        print_log(str(err))
+        return os.EX_TEMPFAIL
     # torch.distributed.run ends all processes at the first that fails, whichever that is.
     if is_main_process() or result.outcome == 'broken':
         result.write(Path(folder))

@@ -5,6 +5,7 @@
 ``config.py``          the config that the trial trains; written by the driver
 ``attempt-N.claim``    which process runs attempt N, see :mod:`mmfixnorm.search.executors.claim`
 ``log.txt``            what the trial prints, all attempts
+``attempt-N.saved``    attempt N was told to end and has written a checkpoint: it continues, as the same attempt
 ``curve.jsonl``        its validations, all attempts, a line each
 ``progress.json``      how far the training is, and its loss; written about once a second
 ``run/``               the work dir of its Runner, with the checkpoints and mmengine's log
@@ -36,6 +37,8 @@ CONFIG_FILE = 'config.py'
 LOG_FILE = 'log.txt'
 CURVE_FILE = 'curve.jsonl'
 PROGRESS_FILE = 'progress.json'
+#: Names the signals by which a trial is told that its machine is about to be taken away, see :mod:`.notice`.
+NOTICE_VARIABLE = 'MMFIXNORM_NOTICE'
 
 #: done: has a value. measured: a ramp of the learning rate has its range, and no value. diverged: trained without a
 #: finite value; a result, ranked below all values. failed: its process ended otherwise; worth another attempt. broken:
@@ -51,6 +54,11 @@ _LISTS = {
 }
 _LONGEST_READ = 1 << 18
 _CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]')  # colours; bars that redraw their line
+
+
+def saved_file(trial_dir: Path, attempt: int) -> Path:
+    """Return the file by which an attempt says that it is to be continued, see :mod:`.notice`."""
+    return trial_dir / f'attempt-{attempt}.saved'
 
 
 def write_task(trial_dir: Path, config: Config, task: Mapping[str, Any]) -> None:

@@ -110,11 +110,11 @@ class Node:
 class Cluster:
     """The head, with one CPU, and ``far``: one CPU and two GPUs, as far as Ray knows."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, head_gpus=0):
         self._folder = folder
         self.head = Node(
             *(folder, 'head', '--head', f'--port={PORT}', '--include-dashboard=false', f'--temp-dir={folder}'),
-            *('--num-cpus=1', '--num-gpus=0'),
+            *('--num-cpus=1', f'--num-gpus={head_gpus}'),
         ).wait_until_up()
         self.far = self.add_far()
 

@@ -1,6 +1,8 @@
 """--executor manual: commands out, results in, and nothing held in between."""
 
 import importlib.util
+import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.executors.local import LocalExecutor
-from mmfixnorm.search.executors.manual import ManualExecutor
+from mmfixnorm.search.executors.manual import ManualExecutor, ManualSettings
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import read_record
 
@@ -130,3 +132,29 @@ def test_a_result_of_an_earlier_attempt_is_not_taken_for_this_one(tmp_path):
     (tmp_path / 'result.json').write_text('{"attempt": 1}')
     assert executor.poll(executor.submit(tmp_path, 2)) is None
     assert executor.poll(executor.submit(tmp_path, 1)) is not None
+
+
+@pytest.mark.slow
+def test_a_trial_on_two_nodes_has_a_command_for_each(tmp_path):
+    """Run side by side they are one training in four processes: each has its rank, and all the same address."""
+    settings = ManualSettings(nodes_per_trial=2, gpus_per_trial=4)
+    script = ['/bin/sh', '-c', 'echo $RANK $WORLD_SIZE $LOCAL_RANK $MASTER_ADDR:$MASTER_PORT >> $0/ran']
+    executor = settings.build(workers=1, command=script, timeout_s=None)
+    commands = executor.describe(executor.submit(tmp_path, 1)).splitlines()
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        address = ('127.0.0.1', str(s.getsockname()[1]))
+    env = {**os.environ, **dict(zip(('MASTER_ADDR', 'MASTER_PORT'), address))}
+    nodes = [subprocess.Popen(['/bin/sh', '-c', command], env=env) for command in commands]
+    assert [node.wait(120) for node in nodes] == [0, 0]
+    ran = sorted((tmp_path / 'ran').read_text().splitlines())
+    assert ran == [f'{rank} 4 {rank % 2} {":".join(address)}' for rank in range(4)]
+
+
+def test_a_command_of_two_nodes_asks_for_what_only_the_user_knows(tmp_path):
+    executor = ManualSettings(nodes_per_trial=2, gpus_per_trial=2).build(workers=1, command=['true'], timeout_s=None)
+    first = executor.describe(executor.submit(tmp_path, 1)).splitlines()[0]
+    env = {key: value for key, value in os.environ.items() if not key.startswith('MASTER_')}
+    done = subprocess.run(['/bin/sh', '-c', first], env=env, capture_output=True, text=True)
+    assert done.returncode
+    assert 'MASTER_ADDR: the first node of the trial' in done.stderr

@@ -7,7 +7,7 @@ from mmfixnorm.search.executors import build_executor, choose_executor, local, r
 from mmfixnorm.search.executors.base import in_processes
 from mmfixnorm.search.executors.local import LocalExecutor, LocalSettings
 from mmfixnorm.search.executors.manual import ManualExecutor
-from mmfixnorm.search.executors.ray import RayExecutor
+from mmfixnorm.search.executors.ray import RayExecutor, RaySettings
 from mmfixnorm.search.executors.slurm import SlurmExecutor, SlurmSettings
 from mmfixnorm.search.methods import parse_settings
 
@@ -27,6 +27,22 @@ BAD = [
     (dict(type='slurm', partition=''), r"search\.executor\.partition: must be a name, got ''"),
     (dict(type='slurm', setup='module load cuda'), r'search\.executor\.setup: must be a list of strings'),
     (dict(type='slurm', sbatch_args=[32]), r'search\.executor\.sbatch_args: must be a list of strings'),
+    (
+        dict(type='slurm', nodes_per_trial=2, gpus_per_trial=5),
+        r'executor\.gpus_per_trial: must be a multiple of nodes_per_trial, 2: .* for all nodes .* together, got 5',
+    ),
+    (
+        dict(type='slurm', nodes_per_trial=2, gpus_per_trial=2, cpus_per_trial=3),
+        r'executor\.cpus_per_trial: must be a multiple .* got 3',
+    ),
+    (
+        dict(type='slurm', notice_s=120, time_min=2),
+        r'executor\.notice_s: must be below the time limit of a job, time_min = 2 \(120 s\), got 120',
+    ),
+    (dict(type='slurm', nodes_per_trial=0), r'search\.executor\.nodes_per_trial: must be an integer >= 1, got 0'),
+    (dict(type='ray', nodes_per_trial=3, gpus_per_trial=4), r'executor\.gpus_per_trial: must be a multiple .* got 4'),
+    (dict(type='manual', nodes_per_trial=2), r'executor\.gpus_per_trial: must be a multiple of nodes_per_trial, 2'),
+    (dict(type='local', nodes_per_trial=2), r'executor\.nodes_per_trial: local has no such key'),
     (dict(type='slurm', poll_s=0), r'search\.executor\.poll_s: must be a finite number > 0'),
     (dict(type='ray', gpus_per_trial=0.5), r'search\.executor\.gpus_per_trial: must be an integer >= 0, got 0\.5'),
     (dict(type='ray', cpus_per_trial=0), r'search\.executor\.cpus_per_trial: must be an integer >= 1, got 0'),
@@ -60,6 +76,7 @@ def test_a_bad_backoff_is_refused(backoff_s):
         (dict(executor=dict(type='ray', cpus_per_trial=4, resources={'A100': 1})), True),
         (dict(executor=dict(type='ray', gpus_per_trial=2)), False),
         (dict(executor=dict(type='local', gpus_per_trial=2)), False),
+        (dict(executor=dict(type='slurm', nodes_per_trial=2, gpus_per_trial=0)), False),  # a process on each
     ],
 )
 def test_only_the_number_of_processes_of_a_trial_is_part_of_the_search(change, same):
@@ -69,12 +86,17 @@ def test_only_the_number_of_processes_of_a_trial_is_part_of_the_search(change, s
 def test_two_executors_with_as_many_processes_are_the_same_search():
     one, other = (dict(executor=dict(type=name, gpus_per_trial=4)) for name in ('local', 'slurm'))
     assert parse_settings(one).identity() == parse_settings(other).identity()
+    other['executor']['nodes_per_trial'] = 2
+    assert parse_settings(one).identity() == parse_settings(other).identity()
 
 
 def test_the_command_line_keeps_the_configs_own_settings_of_the_executor_that_it_names():
     slurm = SlurmSettings(partition='gpu', gpus_per_trial=2)
     assert choose_executor(slurm, None) == choose_executor(slurm, 'slurm') == slurm
     assert choose_executor(slurm, 'local') == LocalSettings(gpus_per_trial=2)
+    on_two = SlurmSettings(partition='gpu', gpus_per_trial=4, nodes_per_trial=2)
+    assert choose_executor(on_two, 'ray') == RaySettings(gpus_per_trial=4, nodes_per_trial=2)
+    assert choose_executor(on_two, 'local') == LocalSettings(gpus_per_trial=4)
 
 
 @pytest.mark.parametrize(
@@ -112,4 +134,4 @@ def test_trials_without_a_place_are_told_before_anything_runs(settings, workers,
 
 
 def test_one_process_needs_no_launcher():
-    assert in_processes(['python', 'train.py'], 1) == ['python', 'train.py']
+    assert in_processes(['python', 'train.py'], LocalSettings()) == ['python', 'train.py']

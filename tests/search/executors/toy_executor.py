@@ -17,7 +17,7 @@ class ToySettings(ExecutorSettings):
     kind: ClassVar[str] = 'toy'
 
     def build(self, *, workers, command, timeout_s):
-        return ToyExecutor(workers, in_processes(command, self.processes))
+        return ToyExecutor(workers, in_processes(command, self))
 
 
 class ToyExecutor(Executor):

@@ -7,9 +7,10 @@ from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.record.state import duration, ledger, search_state, stage_costs
+from mmfixnorm.search.report import trials as report_trials
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.report.curves import alpha_curves, fit_curve, lr_curves, ramp_curve, validation_curves
-from mmfixnorm.search.report.trials import end_of
+from mmfixnorm.search.report.trials import end_of, shown_rows
 from mmfixnorm.search.report.winner import winner_diff
 from mmfixnorm.search.trial.folder import read_angles
 
@@ -184,6 +185,21 @@ def test_other_searches_have_neither_ramp_nor_fit(searched):
     problem, record = searched
     assert ramp_curve(record.attempts) is None
     assert fit_curve(problem.settings, search_state(problem, record)) is None
+
+
+def test_of_too_many_trials_the_best_are_shown_in_the_order_of_the_plan(searched, monkeypatch):
+
+    rows = search_state(*searched).rows
+    assert shown_rows(rows, 'greater', most=99) == rows
+    values = sorted((row.value for row in rows if row.value is not None), reverse=True)
+    best = shown_rows(rows, 'greater', most=3)
+    assert [row.key for row in best] == [row.key for row in rows if row in best]
+    assert sorted((row.value for row in best), reverse=True) == values[:3]
+    assert sorted(row.value for row in shown_rows(rows, 'less', most=3)) == values[::-1][:3]
+    monkeypatch.setattr(report_trials, 'shown_rows', lambda rows, rule: shown_rows(rows, rule, most=3))
+    page = write_report(*searched).report.read_text()
+    assert page.count('<details>') == 3
+    assert f'The 3 best trials; <code>search export</code> has the other {len(rows) - 3} too.' in page
 
 
 @pytest.mark.parametrize(('seconds', 'text'), [(0.2, '0 s'), (59.6, '1 min'), (3725, '1 h 2 min 5 s')])

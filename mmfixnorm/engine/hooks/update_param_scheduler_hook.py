@@ -1,0 +1,49 @@
+"""Schedules that count the updates of the weights, where one update is made of several iterations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmengine.hooks import ParamSchedulerHook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+
+@HOOKS.register_module()
+class UpdateParamSchedulerHook(ParamSchedulerHook):
+    """``ParamSchedulerHook`` whose schedules by iteration step once for each update of the weights.
+
+    With ``optim_wrapper.accumulative_counts`` > 1 the stock hook steps them in each iteration: a warm-up that was
+    written in iterations of the whole batch is then as many times shorter. Takes its place as
+    ``default_hooks.param_scheduler``. Schedules by epoch, also those with ``convert_to_iter_based``, need
+    :meth:`count_updates` before they are built.
+    """
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict[str, Any] | None = None,
+    ) -> None:
+        """Step the schedules by iteration if this iteration has updated the weights."""
+        if (runner.iter + 1) % runner.optim_wrapper._accumulative_counts == 0:
+            super().after_train_iter(runner, batch_idx, data_batch=data_batch, outputs=outputs)
+
+    @staticmethod
+    def count_updates(runner: Runner) -> None:
+        """Let schedules by epoch that are converted count updates; to be called before ``runner.train()``."""
+        length = math.ceil(len(runner.train_dataloader) / runner.optim_wrapper._accumulative_counts)
+        for schedule in _dicts_in(runner.param_schedulers):
+            if schedule.get('convert_to_iter_based'):
+                schedule.setdefault('epoch_length', length)
+
+
+def _dicts_in(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, Mapping):
+        yield node  # type: ignore[misc]
+        node = [*node.values()]
+    for child in node if isinstance(node, (list, tuple)) else ():
+        yield from _dicts_in(child)

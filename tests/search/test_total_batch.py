@@ -1,0 +1,169 @@
+"""The total batch that a config is meant for, told by ``plan`` and kept by accumulating gradients."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.total_batch import counts_to_keep, total_batch
+from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
+from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.search.problem import load_problem
+from mmfixnorm.search.terminal.console import places_lines
+
+HERE = Path(__file__).parent
+BY_EPOCH = dict(train_cfg=dict(by_epoch=True, max_epochs=4))
+
+
+def config(batch_size=64, base=None, counts=None, **other):
+    wrapper = {} if counts is None else dict(accumulative_counts=counts)
+    auto = {} if base is None else dict(auto_scale_lr=dict(base_batch_size=base))
+    return dict(
+        train_dataloader=dict(batch_size=batch_size), optim_wrapper=dict(wrapper, optimizer={}), **auto, **other
+    )
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'processes', 'named', 'real', 'factor'),
+    [
+        ('resnet50-d_fixnorm_16xb64-120e_imagenet.py', {}, 16, 1024, 1024, 1),
+        ('resnet50-d_fixnorm_16xb64-120e_imagenet.py', {}, 4, 1024, 256, 4),
+        ('resnet50_16xb64_imagenet.py', {}, 5, 1024, 320, None),  # no multiple
+        ('resnet50_2xb8_x.py', {}, 1, 16, 64, None),  # more than it is meant for
+        ('mine.py', dict(base=256), 2, 256, 128, 2),
+        ('mine.py', dict(base=256, counts=2), 2, 256, 256, 1),
+        ('mine_8xb32_x.py', dict(base=1024), 4, 256, 256, 1),  # a child of a config for another total
+    ],
+)
+def test_the_total_batch_is_that_of_the_name_or_else_of_auto_scale_lr(name, options, processes, named, real, factor):
+    total = total_batch(config(**options), f'configs/{name}', processes)
+    assert (total.named, total.real, total.factor) == (named, real, factor)
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'), [('mine.py', {}), ('a_16xb64.py', dict(batch_size=None)), ('matrix_16xbox.py', {})]
+)
+def test_a_config_that_says_no_total_batch_has_none(name, options):
+    assert total_batch(config(**options), name, 1) is None
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'processes', 'message'),
+    [
+        ('mine.py', BY_EPOCH, 1, r'keep_total_batch: the config says no total batch'),
+        (
+            'a_16xb64_x.py',
+            BY_EPOCH,
+            5,
+            r'5 processes x batch_size 64 make a total batch of 320, and .*16xb64.* says 1024',
+        ),
+        ('a_1xb64_x.py', BY_EPOCH, 2, r'total batch of 128, and .* says 64, which is no multiple of it'),
+        ('a_2xb64_x.py', dict(train_cfg=dict(max_iters=9)), 1, r'a training by iterations .*as many GPUs'),
+        (
+            'a_2xb64_x.py',
+            dict(BY_EPOCH, custom_hooks=[dict(type='FixNormEMAHook')]),
+            1,
+            r'accumulative_counts=2 FixNormEMAHook would average the weights of each iteration',
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_refused_with_its_numbers(name, options, processes, message):
+    with pytest.raises(ConfigError, match=message):
+        counts_to_keep(config(**options), name, processes)
+
+
+def test_keeping_the_total_batch_is_another_search_and_not_keeping_it_none():
+    kept, not_kept = (parse_settings(dict(keep_total_batch=flag)).identity() for flag in (True, False))
+    assert not_kept == parse_settings({}).identity() != kept
+
+
+def toy(folder, batch_size, **search):
+    """A short real training of the toy model with group normalisation, with FixNorm and a schedule by iterations."""
+    options = {
+        'model': dict(type='ToyGroupNormClassifier', head=dict(type='ToyFixNormHead', alpha=1.0)),
+        'train_dataloader.batch_size': batch_size,
+        'optim_wrapper': dict(
+            type='FixNormOptimWrapper',
+            constructor='FixNormOptimWrapperConstructor',
+            optimizer=dict(type='SGD', lr=0.1, momentum=0.9),
+        ),
+        'custom_imports.imports': ['toy_toolbox', 'mmfixnorm.engine'],
+        'param_scheduler': [
+            dict(type='LinearLR', start_factor=0.1, by_epoch=True, begin=0, end=2, convert_to_iter_based=True),
+            dict(type='CosineAnnealingLR', by_epoch=True, begin=2, end=4, T_max=2, convert_to_iter_based=True),
+        ],
+        'auto_scale_lr': dict(base_batch_size=64),
+        'search.lrs': [0.4],
+        'search.keep_weights': 'all',
+        **{f'search.{key}': value for key, value in search.items()},
+    }
+    return load_problem(HERE / 'toy_config.py', work_dir=folder, cfg_options=options)
+
+
+def trained(problem):
+    assert run_search(problem, command=TRIAL_COMMAND).kind == 'done'
+    checkpoint = torch.load(problem.trial_dir('grid-00') / 'run' / 'epoch_4.pth', weights_only=False)
+    return torch.cat([tensor.flatten() for tensor in checkpoint['state_dict'].values()])
+
+
+@pytest.mark.slow
+def test_accumulated_gradients_train_what_the_whole_batch_trains(tmp_path, monkeypatch):
+    """In float64 with group normalisation: half the batch and two iterations to an update, to 1e-12."""
+    monkeypatch.setenv('PYTHONPATH', f'{HERE}:{HERE.parents[1]}')
+    whole = trained(toy(tmp_path / 'whole', 64))
+    assert whole.dtype == torch.float64
+    kept = trained(toy(tmp_path / 'kept', 32, keep_total_batch=True))
+    torch.testing.assert_close(kept, whole, rtol=0, atol=1e-12)
+    other = trained(toy(tmp_path / 'other', 32))  # as a check of the check
+    assert (other - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ('executor', 'workers', 'keep', 'said'),
+    [
+        (
+            dict(type='slurm', nodes_per_trial=2, gpus_per_trial=16),
+            1,
+            False,
+            ['a trial takes 16 GPUs on 2 nodes; the search at most 1 at a time (slurm): 16 GPUs on 2 nodes'],
+        ),
+        (
+            dict(type='ray', nodes_per_trial=2, gpus_per_trial=8),
+            3,
+            True,
+            [
+                'a trial takes 8 GPUs on 2 nodes; the search at most 3 at a time (ray): 24 GPUs on 6 nodes',
+                'total batch: 8 processes x batch_size 64 make a total batch of 512, '
+                "and the config's name (16xb64) says "
+                '1024; accumulative_counts=2 makes up for it (keep_total_batch)',
+            ],
+        ),
+        (
+            dict(type='slurm', gpus_per_trial=0),
+            99,
+            False,
+            [
+                'a trial takes 1 process on 1 node; the search at most 5 at a time (slurm): 5 processes on 5 nodes',
+                'WARNING: 1 process x batch_size 64 make a total batch of 64, '
+                "and the config's name (16xb64) says 1024; "
+                'the learning rate belongs to the total batch: use search.keep_total_batch=True, or as many GPUs '
+                '(search.executor.gpus_per_trial) as make it',
+            ],
+        ),
+        (
+            dict(type='local', gpus_per_trial=16),
+            1,
+            False,
+            ['a trial takes 16 GPUs on this machine; the search at most 1 at a time (local): 16 GPUs on this machine'],
+        ),
+    ],
+)
+def test_the_plan_says_what_a_trial_and_the_search_take(make_search, executor, workers, keep, said):
+    search = make_search(extra='')
+    config = Path(search.config)
+    named = config.with_name('net_16xb64_data.py')
+    named.write_text(config.read_text() + 'train_dataloader.update(batch_size=64)\n')
+    search.config = str(named)
+    problem = search.problem(workers, search__executor=executor, search__keep_total_batch=keep)
+    assert places_lines(problem, 5) == said
