@@ -2,7 +2,8 @@
 
     python benchmarks/evidence/report.py
 
-Tables go between their markers on the pages, figures to docs/images/evidence. What has no raw results yet says so.
+Tables go between their markers on the pages, figures to docs/images/evidence, README's to docs/images. What has no
+raw results yet says so.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.evidence import lr_fit, rotation
+from benchmarks.evidence import front, lr_fit, rotation
 from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
 from benchmarks.evidence.lab import Lines, Results
 from benchmarks.tuners import exact_savings, lr_tables
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
 from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
-from mmfixnorm.plot.png import draw_png
+from mmfixnorm.plot.png import draw_png, save_svg
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/evidence.md'
 ROTATION_PAGE = ROOT / 'docs/rotation.md'
 SEARCH_PAGE = ROOT / 'docs/search.md'
 FIGURES = ROOT / 'docs/images/evidence'
+#: The figure of README, for a light and for a dark page.
+FRONT = {ink: ROOT / f'docs/images/accuracy_cost_{ink}.svg' for ink in ('light', 'dark')}
 NAMES = {
     'fixnorm': 'tuned FixNorm (Algorithm 4)',
     'fixnorm-low': 'tuned FixNorm (Algorithm 4)',
@@ -470,6 +473,9 @@ def main() -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, chart in figures(results).items():
         draw_png(chart).savefig(FIGURES / f'{name}.png')
+    if of_front := front.chart(results):
+        for ink, path in FRONT.items():
+            save_svg(of_front, path, ink)
 
 
 if __name__ == '__main__':
