@@ -39,16 +39,16 @@ def draw_png(chart: Chart) -> Figure:
 
 
 def save_svg(chart: Chart, path: Path, ink: str) -> None:
-    """Save a chart as SVG without a background, for pages whose text has the colour ``ink``, ``'light'`` or ``'dark'``.
+    """Save a chart as SVG: ``'light'`` has a white background and can be read anywhere, ``'dark'`` is for dark pages.
 
     The notes of the chart are in the file's description. The same chart gives the same bytes.
     """
     of = _INK[ink]
     keys = ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color')
-    settings: dict[Any, Any] = {**dict.fromkeys(keys, of), 'svg.hashsalt': chart.title, 'axes.facecolor': 'none'}
+    settings: dict[Any, Any] = {**dict.fromkeys(keys, of), 'svg.hashsalt': chart.title}
     with rc_context(settings):
         about = {'Title': chart.title, 'Description': '\n'.join(chart.notes), 'Date': None}
-        draw_png(chart).savefig(path, format='svg', transparent=True, metadata=about)
+        draw_png(chart).savefig(path, format='svg', transparent=ink == 'dark', metadata=about)
 
 
 def _draw_grid(panels: Sequence[Panel], order: Sequence[str]) -> Figure:
