@@ -27,3 +27,5 @@ html_css_files = ['wide.css']
 html_theme_options = {'navigation_with_keys': True}
 html_show_sourcelink = False
 html_show_copyright = False
+html_use_index = False  # its table is wider than a screen; there is the search field
+html_domain_indices = False

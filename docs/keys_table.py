@@ -37,7 +37,11 @@ def described(cls: type, *, whole: bool = False) -> dict[str, str]:
         ):
             text = ' '.join(entry['text'].split())
             text = ROLE.sub(r'`\1`', text).replace('``', '`')
-            text = text if whole else re.split(r'(?<=[.;])\s+(?=[A-Z`])', text)[0]
+            text = (
+                re.sub(r' Defaults to [^ ]+$', '', text.rstrip('.'))
+                if whole
+                else re.split(r'(?<=[.;])\s+(?=[A-Z`])', text)[0]
+            )
             found.setdefault(entry['name'], text.rstrip('.;').replace('|', r'\|'))
     return found
 
