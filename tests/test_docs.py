@@ -159,3 +159,34 @@ def test_how_much_the_usual_angle_loses_on_a_task_at_most() -> None:
         means = {lr: statistics.mean(values) for lr, values in of_lr.items()}
         losses.append(max(means.values()) - means[0.02])
     assert f'0.02 lost {max(losses):.1f} points at most' in README.read_text()
+
+
+CHANGES = """# Changelog
+
+## 0.3.0 (not released yet)
+
+- A line that is
+  wrapped; [the page](docs/a.md) and [a site](https://a.b).
+
+## 0.2.0
+
+### Training
+
+- Old.
+"""
+
+
+def test_the_notes_of_a_release_are_what_the_changelog_says_of_it() -> None:
+    notes = runpy.run_path(str(DOCS / 'release_notes.py'))['notes']
+    assert notes(CHANGES, '0.3.0') == '- A line that is wrapped; the page and [a site](https://a.b).\n'
+    assert notes(CHANGES, '0.2.0') == '## Training\n\n- Old.\n'
+    with pytest.raises(ValueError, match=re.escape('has no entry of 0.1.0; it has: 0.3.0, 0.2.0')):
+        notes(CHANGES, '0.1.0')
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    changelog, citation = ((DOCS.parent / name).read_text() for name in ('CHANGELOG.md', 'CITATION.cff'))
+    assert re.findall(r'^## (\S+)', changelog, re.MULTILINE)[0] == __version__
+    assert re.findall(r'^version: (\S+)$', citation, re.MULTILINE) == [__version__]
+    done = subprocess.run([sys.executable, str(DOCS / 'release_notes.py')], capture_output=True, text=True, check=True)
+    assert '## The search' in done.stdout
