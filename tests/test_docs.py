@@ -1,5 +1,6 @@
 """The site in docs/ builds without a warning, and its pages say what the code and the raw results have."""
 
+import importlib
 import re
 import runpy
 import statistics
@@ -27,6 +28,15 @@ def test_the_site_builds_and_a_warning_is_an_error(tmp_path: Path) -> None:
     first = (tmp_path / 'html/index.html').read_text()
     assert 'only-dark' in first
     assert first.count('sd-card-title') == first.count('sd-stretched-link') > 0
+
+
+def test_the_page_of_the_api_has_what_the_packages_export_and_nothing_else() -> None:
+    page = (DOCS / 'api.md').read_text()
+    listed = re.findall(r'^\.\. auto(?:class|function):: mmfixnorm\.(\S+)$', page, re.MULTILINE)
+    packages = ('engine', 'cls', 'det', 'seg', 'convert', 'fold', 'search')
+    exported = [f'{name}.{key}' for name in packages for key in importlib.import_module(f'mmfixnorm.{name}').__all__]
+    assert sorted(listed) == sorted(exported)
+    assert '.. automodule:: mmfixnorm.core\n' in page  # what its __all__ has
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
