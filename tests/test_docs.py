@@ -1,15 +1,19 @@
 """The site in docs/ builds without a warning, and its pages say what the code and the raw results have."""
 
 import importlib
+import json
 import re
 import runpy
 import statistics
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from scipy import stats
 
+from benchmarks import lr_range, wd_against_fixnorm
 from benchmarks.evidence import report, rotation
 from mmfixnorm import __version__
 from mmfixnorm.search.methods import METHODS
@@ -95,6 +99,55 @@ def test_the_badges_say_what_the_package_is() -> None:
     assert files == {name: script['badge'](name, text) for name, text in texts.items()}
     shown = re.findall(r'images/badges/(\w+)\.svg', README.read_text())
     assert sorted(shown) == sorted(texts)
+
+
+def lines_of(name: str) -> list[dict[str, Any]]:
+    """The raw lines of a benchmark."""
+    return [json.loads(line) for line in (DOCS.parent / 'benchmarks' / name).read_text().splitlines()]
+
+
+def page(name: str) -> str:
+    return (DOCS / f'{name}.md').read_text()
+
+
+def test_the_tables_of_the_ramps_and_of_the_small_detectors_are_of_their_lines() -> None:
+    assert lr_range.table(lines_of('lr_range_cpu_202611.jsonl')) in page('tuning')
+    rows = '\n'.join(wd_against_fixnorm.table(lines_of('wd_against_fixnorm_cpu_202611.jsonl')))
+    assert rows in page('detection_and_segmentation')
+
+
+def test_the_cost_of_an_iteration_is_that_of_its_line() -> None:
+    (line,) = lines_of('train_iteration_cpu_202611.jsonl')
+    text = ' '.join(page('method').split())
+    parts = {part: after - before for part, (before, after) in line['parts_ms'].items()}
+    assert f'the step takes {parts["step"]:.1f} ms more and the head {parts["head"]:.1f} ms more' in text
+    seconds = line['iteration']['median_ms'][0] / 1000
+    assert f'with {line["batch"]} images on two cores, {100 * (line["by_parts"] - 1):.2f} % of {seconds:.1f} s' in text
+    ratios = [
+        '{ratio:.2f} [{0:.2f}, {1:.2f}]'.format(*line[key]['interval_95'], **line[key])
+        for key in ('control', 'iteration')
+    ]
+    assert f'the baseline against itself gives {ratios[0]}, FixNorm against the baseline {ratios[1]}' in text
+    low, high = sorted(f'{mb:.4g}' for mb in line['peak_mb'].values())
+    assert low == high  # the same to four digits
+
+
+def test_the_table_of_frozen_bn_is_of_its_lines() -> None:
+    for line in lines_of('frozen_bn_cpu_202611.jsonl'):
+        found, name = line['found'], line['config'].split('/')[-1]
+        start = f'| mmdet `{name}` | {found["in_set"]} | {found["held"]} | {found["failing"]} | {found["loaded"]:g} '
+        assert f'{start}| {found["folded"]:g} | within' in page('convert')
+
+
+def test_the_differences_of_risk_are_those_of_the_lines() -> None:
+    results = report.Results()
+    risk = {
+        name: [run['curves']['val/mcbr'][1][-1] for run in results.runs(*place)] for name, place in report.FIT.items()
+    }
+    for other in ('wn-fc', 'alg1'):
+        test = stats.ttest_ind(risk[other], risk['fixnorm-head'], equal_var=False)
+        assert '[{:+.3f}, {:+.3f}]'.format(*test.confidence_interval(0.95)) in page('evidence')
+        assert f'{statistics.mean(risk[other]):.3f}' in page('evidence')
 
 
 # A difference with its interval, and a mean with its standard deviation, as the tables of the evidence write them.
@@ -200,3 +253,13 @@ def test_the_version_is_the_same_wherever_it_is_written() -> None:
     assert re.findall(r'^version: (\S+)$', citation, re.MULTILINE) == [__version__]
     done = subprocess.run([sys.executable, str(DOCS / 'release_notes.py')], capture_output=True, text=True, check=True)
     assert '## The search' in done.stdout
+
+
+# Accuracies and the like: two decimals, at least two digits before them.
+MEAN = re.compile(r'(?<![\d.,+\-\[])\d\d\.\d\d(?![\d.])')
+
+
+@pytest.mark.parametrize('name', ['evidence', 'suits', 'why_not_a_sweep'])
+def test_a_mean_in_words_is_one_of_the_tables(name: str) -> None:
+    tables = '\n'.join(text for of_page in report.pages(report.Results()).values() for text in of_page.values())
+    assert [text for text in MEAN.findall(page(name)) if text not in tables] == []
