@@ -49,6 +49,13 @@ def test_every_page_is_in_the_table_of_contents() -> None:
     assert set(listed) == {page.stem for page in DOCS.glob('*.md')} - {'index'}
 
 
+@pytest.mark.parametrize('name', ['own_config', 'own_boxes', 'own_masks', 'by_hand', 'suits'])
+def test_a_line_of_code_of_a_tutorial_fits_beside_both_sidebars(name: str) -> None:
+    blocks = re.findall(r'^```\w+\n(.*?)^```$', page(name), re.DOTALL | re.MULTILINE)
+    assert blocks
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 90] == []
+
+
 def test_no_page_has_the_name_of_one_that_sphinx_writes() -> None:
     # A page named search would be replaced by the results of the search field, without a warning.
     assert not {page.stem for page in DOCS.glob('*.md')} & {'search', 'genindex', 'modindex', 'py-modindex'}
