@@ -23,7 +23,7 @@ DEMO_REPORT := work_dirs/resnet8_fixnorm_1xb64-20e_digits_search/report.html
 QUICK := $(addprefix tests/,analysis cli cls convert core det engine peers search seg test_docstrings.py test_walls.py)
 QUICK_WITHOUT := $(patsubst %,--ignore-glob='*/test_*%*.py',driver kills ledger makespan ray slurm)
 
-.PHONY: help demo test test-quick test-classic lint types docs dist clean
+.PHONY: help demo test test-quick test-classic lint types docs dist notes clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ docs: $(VENV)/all  ## the site of docs/, into docs/_build
 
 dist: $(VENV)/dev  ## the source distribution and the wheel, into dist/
 	$(BIN)/python -m build --no-isolation
+
+notes:  ## the notes for the release of this version, from the changelog
+	@$(PYTHON) docs/release_notes.py
 
 data/digits: | $(VENV)/cls
 	$(BIN)/python tools/dataset_converters/digits.py --out $@

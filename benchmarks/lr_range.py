@@ -2,7 +2,7 @@
 
     python benchmarks/lr_range.py --seeds 0 1 2 3 4 --out benchmarks/lr_range_cpu_202611.jsonl
 
-A line for each ramp; what is in the file is not measured again. Prints the table of ``docs/search.md``.
+A line for each ramp; what is in the file is not measured again. Prints the table of ``docs/tuning.md``.
 """
 
 from __future__ import annotations

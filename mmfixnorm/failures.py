@@ -70,7 +70,7 @@ def explain_missing(err: BaseException, key: str = '') -> str | None:
             continue
         root = cause.name.partition('.')[0]
         if cause.name == 'mmcv._ext':
-            return 'mmcv was built without its ops, which this config needs: see README, "Installation"'
+            return 'mmcv was built without its ops, which this config needs: see docs/get_started.md'
         if root in PACKAGES and isinstance(cause, ModuleNotFoundError):
             return how_to_install(root)
     for cause in chain:

@@ -2,7 +2,7 @@
 
 The learning rate rises from iteration to iteration, in a training of its own, until a step turns the weights by 0.05
 rad or the loss explodes. The best learning rate of a whole training lies below that point, by a factor that depends on
-the task much less than the learning rate does; ``docs/search.md`` has the measurements.
+the task much less than the learning rate does; ``docs/tuning.md`` has the measurements.
 
 Source: the ramp is the range test of Smith, "Cyclical learning rates for training neural networks", 2017
 (`arXiv:1506.01186 <https://arxiv.org/abs/1506.01186>`_); the angle is that of :mod:`mmfixnorm.core.angles`.

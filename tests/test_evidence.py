@@ -1,5 +1,6 @@
 """The tables of docs/evidence.md are what the raw results say."""
 
+import html
 import json
 import math
 import re
@@ -12,7 +13,7 @@ from matplotlib.figure import Figure
 from mmengine.optim import build_optim_wrapper
 from scipy import stats
 
-from benchmarks.evidence import report, rotation
+from benchmarks.evidence import front, report, rotation
 from benchmarks.evidence.experiments import EXPERIMENTS
 from benchmarks.evidence.lab import RESULTS, config_file, read_lines
 from mmfixnorm.launch import build_model, load_config
@@ -53,6 +54,42 @@ def test_each_figure_of_the_page_is_drawn_from_the_raw_results(tmp_path):
         figure = draw_png(chart)
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / f'{name}.png')
+
+
+@pytest.mark.parametrize('ink', report.FRONT)
+def test_the_figure_of_the_readme_is_of_the_raw_results(ink):
+    # Drawings differ with the version of matplotlib; the description has the numbers of every point.
+    (description,) = re.findall(
+        r'<dc:description>(.*?)</dc:description>', report.FRONT[ink].read_text(encoding='utf-8'), re.DOTALL
+    )
+    chart = front.chart(report.Results())
+    assert html.unescape(description).splitlines() == list(chart.notes)
+    assert {point.name for panel in chart.panels for point in panel.estimates} <= set(chart.legend)
+
+
+def test_a_point_of_the_figure_has_the_interval_of_its_mean_and_pays_for_every_search_before_it(tmp_path):
+    runs = {'wd/test': [58.0, 60.0, 62.0, None], 'angle/test': [61.0, 62.0]}
+    lines = [dict(group=f'{method}/seed0', kind='search', cost=7.0) for method in ('wd', 'angle', 'fixnorm')]
+    for group, values in runs.items():
+        lines += [dict(group=group, seed=i + 3, value=v) for i, v in enumerate(values)]
+    (tmp_path / 'rotation-digits.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    bo = dict(group='bo', kind='search', cost=11.0)
+    (tmp_path / 'transfer-digits.jsonl').write_text(json.dumps(bo))
+    panel, notes = front.panel(report.Results(tmp_path), 'digits')
+    angle, wd = panel.estimates
+    assert (angle.x, angle.filled, wd.x, wd.filled) == (7.0, True, 18.0, False)
+    half = 4.302653 * 2 / math.sqrt(3)  # the quantile of Student's t with two degrees of freedom, from a table
+    assert (wd.low, wd.y, wd.high) == pytest.approx((60 - half, 60, 60 + half))
+    assert notes[1] == (
+        'digits: weight decay, 7 lrs at a searched decay: 60.00 [55.03, 64.97] at 18 T_max, 4 seeds, 1 diverged'
+    )
+
+
+def test_points_of_one_cost_stand_beside_each_other_and_a_far_value_does_not_widen_the_panel():
+    points = [front.Estimate(name, 7.0, 60.0, 59.0, 61.0) for name in 'abc']
+    assert [point.x for point in front.side_by_side(points)] == [7.0, 7.5, 8.0]
+    low, high = front.visible([60.0, 59.0, 58.5, 59.5, 40.0])
+    assert 40 < low < 58.5 < 60 < high
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)

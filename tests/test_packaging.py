@@ -208,7 +208,7 @@ def test_no_page_installs_the_package_from_an_index_first() -> None:
     # The package is on none. Once it is installed, `mmfixnorm[extra]` brings more.
     assert len(LINES) == 3
     begun = (ROOT / 'docs/get_started.md').read_text()
-    targets = [line[-1] for line in LINES] + re.findall(r'^pip install "(.*?)"', begun, re.MULTILINE)
+    targets = [line[-1] for line in LINES] + re.findall(r'^pip install .*"(\S*\[\S*)"', begun, re.MULTILINE)
     assert len(targets) == 5
     assert all(re.match(r'\.|mmfixnorm\[onedl\] @ ', target) for target in targets)
     assert f'./mmfixnorm-{__version__}.tar.gz[onedl]' in targets
@@ -272,3 +272,16 @@ def test_make_alone_lists_every_target_with_what_it_does() -> None:
     shown = subprocess.run(['make', '-s'], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     lines = [line.split(maxsplit=2) for line in shown.splitlines()]
     assert [(first, target) for first, target, _ in lines] == [('make', target) for target in targets]
+
+
+def test_the_forms_for_issues_are_complete_and_ask_for_commands_that_exist() -> None:
+    forms = [file for file in (ROOT / '.github/ISSUE_TEMPLATE').glob('*.yml') if file.name != 'config.yml']
+    assert len(forms) == 3
+    for file in forms:
+        form = yaml.safe_load(file.read_text())
+        assert form['name']
+        assert form['description']
+        assert any(part.get('validations', {}).get('required') for part in form['body'])
+        assert len({part['id'] for part in form['body']}) == len(form['body'])
+        for command in re.findall(r'`mmfixnorm ([a-z]+)', file.read_text()):
+            assert command in COMMANDS

@@ -1,8 +1,9 @@
-"""Make the tables and figures of docs/evidence.md, rotation.md and search.md from the raw results.
+"""Make the tables and figures of README and of the docs from the raw results.
 
     python benchmarks/evidence/report.py
 
-Tables go between their markers on the pages, figures to docs/images/evidence. What has no raw results yet says so.
+Tables go between their markers on the pages, figures to docs/images/evidence, README's to docs/images. What has no
+raw results yet says so.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ import numpy as np
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.evidence import lr_fit, rotation
+from benchmarks.evidence import front, lr_fit, rotation
 from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
 from benchmarks.evidence.lab import Lines, Results
 from benchmarks.tuners import exact_savings, lr_tables
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
 from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
-from mmfixnorm.plot.png import draw_png
+from mmfixnorm.plot.png import draw_png, save_svg
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/evidence.md'
 ROTATION_PAGE = ROOT / 'docs/rotation.md'
-SEARCH_PAGE = ROOT / 'docs/search.md'
+SEARCH_PAGE = ROOT / 'docs/tuning.md'
+SWEEP_PAGE = ROOT / 'docs/why_not_a_sweep.md'
+README = ROOT / 'README.md'
 FIGURES = ROOT / 'docs/images/evidence'
+#: The figure of README, for a light and for a dark page.
+FRONT = {ink: ROOT / f'docs/images/accuracy_cost_{ink}.svg' for ink in ('light', 'dark')}
 NAMES = {
     'fixnorm': 'tuned FixNorm (Algorithm 4)',
     'fixnorm-low': 'tuned FixNorm (Algorithm 4)',
@@ -432,6 +437,50 @@ def lr_fit_table(results: Results) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
+#: What README calls the tasks; the mark: in a range that was chosen after a first look.
+TASK_NAMES = {
+    'residual': 'CIFAR-10 5k, residual',
+    'mobile': 'CIFAR-10 5k, mobile ‡',
+    'digits': 'digits',
+    'bccd': 'blood cells ‡',
+    'camvid': 'streets ‡',
+}
+
+
+def _tested(results: Results, experiment: str, group: str) -> str:
+    """Mean on test data and cost of a search."""
+    search, values = results.head(experiment, group), results.values(experiment, f'{group}-test')
+    return f'{statistics.mean(values):.2f} at {search["cost"]:g}' if search and values else ''
+
+
+def readme_table(results: Results) -> str:
+    """In short: tuned weight decay, tuned FixNorm, and the angle, on test data."""
+    rows = ['| task | weight decay | FixNorm | difference, 95 % | angle less weight decay |', '|---|---|---|---|---|']
+    for task, name in TASK_NAMES.items():
+        experiment, fixnorm, bo = EARLIER[task]
+        values = [results.values(experiment, f'{group}-test') for group in (fixnorm, bo)]
+        scans = [results.values(f'rotation-{task}', f'{method}/test') for method in ('angle', 'wd')]
+        cells = [name, _tested(results, experiment, bo), _tested(results, experiment, fixnorm), difference(*values)]
+        rows.append(f'| {" | ".join([*cells, difference(*scans)])} |')
+    return '\n'.join(rows)
+
+
+def sweep_table(results: Results) -> str:
+    """Bayesian optimisation of learning rate and weight decay, and the searches over FixNorm's two numbers."""
+    rows = ['| task | search | T_max | test, new seeds | less BO + WD, 95 % |', '|---|---|---|---|---|']
+    for task in TASK_NAMES:
+        experiment, fixnorm, bo = EARLIER[task]
+        against = results.values(experiment, f'{bo}-test')
+        groups = [(bo, 'BO + WD'), (fixnorm, '`FixNormSearch`'), ('unimodal', '`UnimodalFixNormSearch`')]
+        places = [(experiment, group, f'{group}-test', name) for group, name in groups]
+        for at, group, test, name in [*places, (f'lr-fit-{task}', 'search', 'test', '`LRFitSearch`')]:
+            search, values = results.head(at, group), results.values(at, test)
+            if search and values:
+                less = '' if group == bo else difference(values, against)
+                rows.append(f'| {task} | {name} | {search["cost"]:.3g} | {spread(values)} | {less} |')
+    return '\n'.join(rows)
+
+
 def with_tables(page: str, made: Mapping[str, str]) -> str:
     """A page with its tables replaced.
 
@@ -460,7 +509,8 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'lr-tables-results': lr_tables.results_text(played),
     }
     of_rotation = {'scan': scan_table(results), 'law': law_table(results), 'finals': rotation_finals(results)}
-    return {PAGE: tables(results), ROTATION_PAGE: of_rotation, SEARCH_PAGE: of_search}
+    in_short = {README: {'results': readme_table(results)}, SWEEP_PAGE: {'sweep': sweep_table(results)}}
+    return {PAGE: tables(results), ROTATION_PAGE: of_rotation, SEARCH_PAGE: of_search, **in_short}
 
 
 def main() -> None:
@@ -470,6 +520,9 @@ def main() -> None:
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name, chart in figures(results).items():
         draw_png(chart).savefig(FIGURES / f'{name}.png')
+    if of_front := front.chart(results):
+        for ink, path in FRONT.items():
+            save_svg(of_front, path, ink)
 
 
 if __name__ == '__main__':

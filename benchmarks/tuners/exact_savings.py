@@ -6,7 +6,7 @@ everything::
 
     python benchmarks/tuners/exact_savings.py
 
-Prints the table of ``docs/search.md``, which ``benchmarks/evidence/report.py`` writes there. The largest ``|g|`` was
+Prints the table of ``docs/tuning.md``, which ``benchmarks/evidence/report.py`` writes there. The largest ``|g|`` was
 not recorded: it lies below the smallest of the alphas that have one validation curve, and at the bound of the others.
 What trainings share until ``g`` meets a bound (``search.fork``) needs the moment, so it is not in these costs.
 """

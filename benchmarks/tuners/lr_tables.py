@@ -9,7 +9,7 @@ standard deviation that new seeds had at the learning rates that were chosen (on
     python benchmarks/tuners/lr_tables.py --shuffles 200 --gp-shuffles 50
 
 A search is judged by the table's value, without the noise, at the learning rate that it chose. What was played is in
-``results/lr_tables.json``; ``benchmarks/evidence/report.py`` writes the tables of ``docs/search.md`` from it.
+``results/lr_tables.json``; ``benchmarks/evidence/report.py`` writes the tables of ``docs/tuning.md`` from it.
 """
 
 from __future__ import annotations

@@ -43,6 +43,31 @@ class Star:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A value with its interval.
+
+    Attributes:
+        name: Entry of the legend, which lists each name once.
+        x: Position.
+        y: Value.
+        low: Lower end of the interval.
+        high: Its upper end.
+        colour: Index into the palette.
+        marker: Index into the markers, so that a figure without colours can be read too.
+        filled: Whether the marker is filled.
+    """
+
+    name: str
+    x: float
+    y: float
+    low: float
+    high: float
+    colour: int = 0
+    marker: int = 0
+    filled: bool = True
+
+
+@dataclass(frozen=True)
 class Boundary:
     """A vertical line, with the part of the panel to its left shaded if ``shaded``."""
 
@@ -54,7 +79,10 @@ class Boundary:
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves over one pair of axes."""
+    """Curves and estimates over one pair of axes.
+
+    With ``y_range``, intervals are cut at its ends, and an estimate beyond them stands there with its value beside it.
+    """
 
     x_title: str
     y_title: str
@@ -62,6 +90,16 @@ class Panel:
     title: str = ''
     stars: Sequence[Star] = ()
     boundaries: Sequence[Boundary] = ()
+    estimates: Sequence[Estimate] = ()
+    y_range: tuple[float, float] | None = None
+
+    def beyond(self, y: float) -> tuple[float, str] | None:
+        """Where a value that is not in view stands, and what is written beside it; None for one in view."""
+        if self.y_range is None or self.y_range[0] <= y <= self.y_range[1]:
+            return None
+        low, high = self.y_range
+        margin = 0.05 * (high - low)
+        return (low + margin, f'↓ {y:.1f}') if y < low else (high - margin, f'↑ {y:.1f}')
 
 
 @dataclass(frozen=True)
@@ -102,11 +140,14 @@ class Chart:
     Attributes:
         title: Title of the figure.
         panels: Its panels, or one heat map.
-        arrangement: ``'stacked'`` draws the panels below each other over one x axis, ``'row'`` side by side.
+        arrangement: ``'stacked'`` draws the panels below each other over one x axis, ``'row'`` side by side, ``'grid'``
+            in rows of three, with the legend in the place behind the last.
+        legend: Entries in their order, for a grid; those that are not listed come last.
         notes: Sentences with the numbers, which the tools print and which appear below the HTML figure.
     """
 
     title: str
     panels: Sequence[Panel] | HeatMap
-    arrangement: Literal['stacked', 'row'] = 'row'
+    arrangement: Literal['stacked', 'row', 'grid'] = 'row'
     notes: Sequence[str] = field(default=())
+    legend: Sequence[str] = field(default=())

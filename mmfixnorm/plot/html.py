@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from math import isnan
+from math import ceil, isnan
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
+from mmfixnorm.plot.chart import Chart, Estimate, HeatMap, Line, Panel
 from mmfixnorm.plot.page import Page
-from mmfixnorm.plot.palette import colour, white_on
+from mmfixnorm.plot.palette import MARKERS, colour, white_on
 
 _PANEL_PIXELS = (620, 420)
+_GRID_COLUMNS = 3
 _STAR = dict(symbol='star', size=15)
 _LARGE_STAR = dict(symbol='star', size=18, color='gold', line=dict(color='black', width=1))
 
@@ -55,13 +56,17 @@ def draw_html(chart: Chart) -> go.Figure:
         figure = _draw_heat_map(chart.panels)
         figure.update_layout(width=1.2 * width, height=1.3 * height)
     else:
-        rows, columns = (len(chart.panels), 1) if chart.arrangement == 'stacked' else (1, len(chart.panels))
+        count = len(chart.panels)
+        arranged = {'stacked': (count, 1), 'row': (1, count), 'grid': (ceil(count / _GRID_COLUMNS), _GRID_COLUMNS)}
+        rows, columns = arranged[chart.arrangement]
+        stacked = chart.arrangement == 'stacked'
         titles = [panel.title for panel in chart.panels]
-        figure = make_subplots(rows, columns, shared_xaxes=rows > 1, subplot_titles=titles, vertical_spacing=0.06)
+        spacing = 0.06 if stacked else 0.14
+        figure = make_subplots(rows, columns, shared_xaxes=stacked, subplot_titles=titles, vertical_spacing=spacing)
         for i, panel in enumerate(chart.panels):
-            place = dict(row=i + 1, col=1) if rows > 1 else dict(row=1, col=i + 1)
+            place = dict(row=i // columns + 1, col=i % columns + 1)
             _draw_panel(figure, panel, place)
-            if rows == 1 or i == rows - 1:
+            if not stacked or i == rows - 1:
                 figure.update_xaxes(title=panel.x_title, **place)
         figure.update_layout(width=width * columns + 160, height=height * (0.75 * rows + 0.25))
     figure.update_layout(template='plotly_white', title=chart.title)
@@ -76,13 +81,34 @@ def _draw_panel(figure: go.Figure, panel: Panel, place: dict[str, int]) -> None:
             figure.add_trace(trace, **place)
     for star in panel.stars:
         add_star(figure, star.x, star.y, star.name, ink=colour(star.colour), **place)
-    left = min(line.x[0] for line in panel.lines)
+    for estimate in panel.estimates:
+        beyond = panel.beyond(estimate.y)
+        if beyond:
+            figure.add_annotation(x=estimate.x, y=beyond[0], text=beyond[1], xshift=24, showarrow=False, **place)
+        trace = _estimate(estimate, beyond[0] if beyond else estimate.y)
+        trace.showlegend = trace.name not in {of.name for of in figure.data if of.showlegend}
+        figure.add_trace(trace, **place)
     for boundary in panel.boundaries:
+        left = min(line.x[0] for line in panel.lines)
         ink = colour(boundary.colour)
         figure.add_vline(boundary.x, line=dict(color=ink, dash='dot'), annotation_text=boundary.text, **place)
         if boundary.shaded:
             figure.add_vrect(left, boundary.x, fillcolor=ink, opacity=0.08, line_width=0, **place)
-    figure.update_yaxes(title=panel.y_title, **place)
+    figure.update_yaxes(title=panel.y_title, range=panel.y_range, **place)
+
+
+def _estimate(of: Estimate, y: float) -> go.Scatter:
+    ink, symbol = colour(of.colour), MARKERS[of.marker][1]
+    above, below = (of.high - of.y, of.y - of.low) if y == of.y else (0.0, 0.0)
+    return go.Scatter(
+        x=[float(of.x)],
+        y=[float(y)],
+        error_y=dict(type='data', symmetric=False, array=[float(above)], arrayminus=[float(below)], color=ink),
+        name=of.name,
+        legendgroup=of.name,
+        mode='markers',
+        marker=dict(size=9, color=ink, symbol=symbol if of.filled else f'{symbol}-open'),
+    )
 
 
 def _traces(line: Line) -> Iterator[go.Scatter]:

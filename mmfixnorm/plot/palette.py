@@ -15,6 +15,19 @@ def colour(place: int) -> str:
     return str(_COLOURS[place % len(_COLOURS)])
 
 
+#: Shapes of markers, as matplotlib and as plotly name them.
+MARKERS = (
+    ('o', 'circle'),
+    ('s', 'square'),
+    ('^', 'triangle-up'),
+    ('D', 'diamond'),
+    ('v', 'triangle-down'),
+    ('P', 'cross'),
+    ('X', 'x'),
+    ('p', 'pentagon'),
+)
+
+
 def white_on(value: float, values: Sequence[Sequence[float]]) -> bool:
     """Tell whether text on a cell of a heat map should be white: Viridis is dark at its lower end."""
     low, high = np.nanmin(values), np.nanmax(values)

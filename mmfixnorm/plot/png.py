@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isnan
+from math import ceil, isnan
+from pathlib import Path
+from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmfixnorm.plot.chart import Chart, HeatMap, Panel
-from mmfixnorm.plot.palette import colour, white_on
+from mmfixnorm.plot.chart import Chart, Estimate, HeatMap, Panel
+from mmfixnorm.plot.palette import MARKERS, colour, white_on
 
 _PANEL_INCHES = (6.4, 4.2)
+_GRID_COLUMNS = 3
+_GRID_INCHES = (3.6, 3.1)  # of one panel
+_INK = {'light': '#1f2328', 'dark': '#e6edf3'}
 _MARKERS = {'row': 's', 'column': 'o'}
 
 
@@ -21,12 +27,47 @@ def draw_png(chart: Chart) -> Figure:
     if isinstance(chart.panels, HeatMap):
         figure, ((axes,),) = _subplots(1, 1)
         _draw_heat_map(figure, axes, chart.panels)
+    elif chart.arrangement == 'grid':
+        figure = _draw_grid(chart.panels, chart.legend)
     else:
         count = len(chart.panels)
         stacked = chart.arrangement == 'stacked'
         figure, grid = _subplots(count if stacked else 1, 1 if stacked else count, share_x=stacked)
         _draw_panels([axes for row in grid for axes in row], chart.panels, stacked=stacked)
     figure.suptitle(chart.title)
+    return figure
+
+
+def save_svg(chart: Chart, path: Path, ink: str) -> None:
+    """Save a chart as SVG: ``'light'`` has a white background and can be read anywhere, ``'dark'`` is for dark pages.
+
+    The notes of the chart are in the file's description. The same chart gives the same bytes.
+    """
+    of = _INK[ink]
+    keys = ('text.color', 'axes.edgecolor', 'axes.labelcolor', 'xtick.color', 'ytick.color')
+    settings: dict[Any, Any] = {**dict.fromkeys(keys, of), 'svg.hashsalt': chart.title}
+    with rc_context(settings):
+        about = {'Title': chart.title, 'Description': '\n'.join(chart.notes), 'Date': None}
+        draw_png(chart).savefig(path, format='svg', transparent=ink == 'dark', metadata=about)
+
+
+def _draw_grid(panels: Sequence[Panel], order: Sequence[str]) -> Figure:
+    rows = ceil((len(panels) + 1) / _GRID_COLUMNS)
+    width, height = _GRID_INCHES
+    figure = Figure(figsize=(width * _GRID_COLUMNS, height * rows), layout='constrained', dpi=120)
+    FigureCanvasAgg(figure)
+    places = [axes for row in figure.subplots(rows, _GRID_COLUMNS, squeeze=False) for axes in row]
+    entries: dict[str, Any] = {}
+    for axes, panel in zip(places, panels, strict=False):
+        _draw_panel(axes, panel)
+        axes.set_xlabel(panel.x_title)
+        for handle, text in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(text, handle)
+    for axes in places[len(panels) :]:
+        axes.axis('off')
+    names = sorted(entries, key=lambda name: order.index(name) if name in order else len(order))
+    place = places[len(panels)]
+    place.legend([entries[name] for name in names], names, loc='center', fontsize='small', frameon=False)
     return figure
 
 
@@ -70,6 +111,10 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             axes.fill_between(line.x, *line.band, color=colour(line.colour), alpha=0.2, linewidth=0)
     for star in panel.stars:
         axes.plot(star.x, star.y, '*', label=star.name, color=colour(star.colour), markersize=14)
+    for estimate in panel.estimates:
+        _draw_estimate(axes, panel, estimate)
+    if panel.y_range:
+        axes.set_ylim(*panel.y_range)
     left = axes.get_xlim()[0]
     for boundary in panel.boundaries:
         axes.axvline(boundary.x, color=colour(boundary.colour), linestyle=':')
@@ -84,6 +129,28 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
             textcoords='offset points',
             va='top',
         )
+
+
+def _draw_estimate(axes: Axes, panel: Panel, estimate: Estimate) -> None:
+    ink = colour(estimate.colour)
+    y, error = estimate.y, [[estimate.y - estimate.low], [estimate.high - estimate.y]]
+    if beyond := panel.beyond(y):
+        y, text = beyond
+        error = [[0.0], [0.0]]
+        beside = axes.annotate(text, (estimate.x, y), (6, 0), textcoords='offset points', va='center')
+        beside.set(fontsize='small', color=ink)
+    axes.errorbar(
+        [estimate.x],
+        [y],
+        yerr=error,
+        label=estimate.name,
+        linestyle='none',
+        color=ink,
+        marker=MARKERS[estimate.marker][0],
+        markersize=6,
+        markerfacecolor=ink if estimate.filled else 'none',
+        elinewidth=1.2,
+    )
 
 
 def _draw_heat_map(figure: Figure, axes: Axes, table: HeatMap) -> None:

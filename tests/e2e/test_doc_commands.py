@@ -26,6 +26,7 @@ from mmfixnorm.config import HOOK_NAMES
 from mmfixnorm.launch import load_config
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.record.study import read_record
+from tests.tiny.own import write_boxes, write_masks
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -453,47 +454,114 @@ def write_cifar10(folder: Path) -> None:
     assert converter['main']([archive]) == 0
 
 
-# Appended to the config of the page, and to the child that was made of it.
-SMALL = """
-train_dataloader.update(batch_size=16, num_workers=0, persistent_workers=False)
-val_dataloader.update(num_workers=0, persistent_workers=False)
-test_dataloader.update(num_workers=0, persistent_workers=False)
+class Tutorial(NamedTuple):
+    """A page from a folder of data to a folded model, and how to make it small.
+
+    ``small`` and ``search`` are appended to the config of the page and to the child made of it; ``printed`` is in the
+    output of a command; ``last`` is the last checkpoint of the page, and of the small training.
+    """
+
+    config: str
+    small: str
+    search: str
+    size: str
+    printed: dict[str, str]
+    last: tuple[str, str]
+
+
+LOADERS = """
+for loader in (train_dataloader, val_dataloader, test_dataloader):
+    loader.update(batch_size=BATCH, num_workers=0, persistent_workers=False)
+del loader
+"""
+TUTORIALS = {
+    'own_config.md': Tutorial(
+        'my_config.py',
+        LOADERS.replace('BATCH', '16')
+        + """
 small = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(64, 64)), dict(type='PackInputs')]
 train_dataloader['dataset'].update(indices=32, pipeline=small)
 val_dataloader['dataset'].update(indices=32, pipeline=small)
 test_dataloader['dataset'].update(indices=32, pipeline=small)
 train_cfg = dict(max_epochs=1)
-"""
-ONE_TRAINING = """
-search = dict(type='GridSearch', lrs=(0.1,), alphas=(1.0,), metric='accuracy/top1')
-"""
+""",
+        "search = dict(type='GridSearch', lrs=(0.1,), alphas=(1.0,), metric='accuracy/top1')\n",
+        '64',
+        {
+            'tools/fixnorm_audit.py': '20 of 21 weights are scale-invariant',
+            'tools/fixnorm_convert.py': '21 weights in the norm-fixing set',
+        },
+        ('epoch_30', 'epoch_1'),
+    ),
+    'own_boxes.md': Tutorial(
+        'my_boxes.py',
+        LOADERS.replace('BATCH', '2')
+        + """
+load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True)]
+size = dict(type='Resize', scale=(64, 64), keep_ratio=True)
+keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+train_dataloader['dataset'].update(pipeline=[*load, size, dict(type='PackDetInputs')])
+val_dataloader['dataset'].update(pipeline=[*load, size, dict(type='PackDetInputs', meta_keys=keys)])
+test_dataloader['dataset'].update(pipeline=[*load, size, dict(type='PackDetInputs', meta_keys=keys)])
+model.update(backbone=dict(init_cfg=None))
+train_cfg = dict(max_epochs=1)
+""",
+        "search = dict(type='GridSearch', lrs=(0.01,), metric='coco/bbox_mAP')\n",
+        '64',
+        {'tools/fixnorm_convert.py': '33 weights in the norm-fixing set'},
+        ('epoch_12', 'epoch_1'),
+    ),
+    'own_masks.md': Tutorial(
+        'my_masks.py',
+        LOADERS.replace('BATCH', '2')
+        + """
+size = (64, 64)
+model.update(pretrained=None)
+model['data_preprocessor'].update(size=size)
+for dataset in (train_dataloader['dataset'], val_dataloader['dataset'], test_dataloader['dataset']):
+    for step in dataset['pipeline']:
+        if step['type'] == 'Resize':
+            step['scale'] = size
+del dataset, step
+train_cfg = dict(max_iters=2, val_interval=2)
+default_hooks = dict(checkpoint=dict(interval=2))
+""",
+        "search = dict(type='GridSearch', lrs=(0.1,), metric='mIoU')\n",
+        '64',
+        {'tools/fixnorm_convert.py': '30 weights in the norm-fixing set'},
+        ('iter_8000', 'iter_2'),
+    ),
+}
 
 
 @pytest.mark.slow
-def test_own_config_by_the_commands(folder, digits, tmp_path, capfd):
+@pytest.mark.parametrize('page', TUTORIALS)
+def test_a_tutorial_by_its_commands(page, folder, digits, tmp_path, capfd):
     """The page from its first command to its last, in its order."""
-    page = ROOT / 'docs/own_config.md'
-    (config,) = python_blocks(page)
-    (tmp_path / 'my_config.py').write_text(config + SMALL)
+    about = TUTORIALS[page]
+    (config,) = python_blocks(ROOT / 'docs' / page)
+    (tmp_path / about.config).write_text(config + about.small)
     (tmp_path / 'data').mkdir()
-    (tmp_path / 'data/my_images').symlink_to(digits / 'digits')
-    printed = {
-        'tools/fixnorm_audit.py': '20 of 21 weights are scale-invariant',
-        'tools/fixnorm_convert.py': '21 weights in the norm-fixing set',
-    }
+    if page == 'own_config.md':
+        (tmp_path / 'data/my_images').symlink_to(digits / 'digits')
+    write_boxes(tmp_path / 'data/my_boxes')
+    write_masks(tmp_path / 'data/my_masks')
+    printed = dict(about.printed)
     for command in COMMANDS:
-        if command.page != page.name:
+        if command.page != page or '/' not in command.words[0]:
             continue
-        words = [word.replace('epoch_30', 'epoch_1') for word in command.words[1:]]
-        if command.program in printed:
-            words += ['--size', '64']
+        words = [word.replace(*about.last) for word in command.words[1:]]
+        if command.program in ('tools/fixnorm_audit.py', 'tools/fixnorm_convert.py'):
+            words += ['--size', about.size]
         if command.program == 'tools/fixnorm_search.py plan':
-            (tmp_path / 'my_fixnorm.py').write_text((tmp_path / 'my_fixnorm.py').read_text() + ONE_TRAINING)
+            child = tmp_path / command.words[2]
+            assert len(child.read_text().splitlines()) < 40
+            child.write_text(child.read_text() + about.search)
         assert folder(command.words[0], *words) == 0, command
         expected = printed.pop(command.program, '')
         assert expected in ' '.join(capfd.readouterr().out.split())
-    assert 'head.fc.g' not in torch.load('my_model.pth')['state_dict']
-    assert len((tmp_path / 'my_fixnorm.py').read_text().removesuffix(ONE_TRAINING).splitlines()) == 11
+    *_, fold = [c for c in COMMANDS if c.page == page and c.program == 'tools/model_converters/fold_fixnorm.py']
+    assert not [key for key in torch.load(fold.words[-1])['state_dict'] if key.endswith('.g')]
 
 
 DIGITS = 'configs/digits/resnet8_fixnorm_1xb64-20e_digits.py'

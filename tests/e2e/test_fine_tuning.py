@@ -5,19 +5,17 @@ import re
 import runpy
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from PIL import Image
 
 from mmfixnorm.config import load_config
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norms import global_norm
 from mmfixnorm.launch import build_model, build_runner
 from tests.e2e.test_doc_commands import COMMANDS, FENCE
-from tests.tiny.data import pictures, write_detection
+from tests.tiny.own import write_boxes, write_masks, write_photos
 
 DOCS = Path(__file__).parents[2] / 'docs'
 
@@ -70,8 +68,8 @@ def prepare(tmp_path, monkeypatch):
 
     def write(name, stock):
         Path('my_config.py').write_text(block('own_config.md', 'my_images'))
-        Path('my_boxes.py').write_text(block('detection_and_segmentation.md', 'my_boxes'))
-        Path('my_masks.py').write_text(block('detection_and_segmentation.md', 'my_masks'))
+        Path('my_boxes.py').write_text(block('own_boxes.md', 'my_boxes'))
+        Path('my_masks.py').write_text(block('own_masks.md', 'my_masks'))
         for file, text in named_blocks().items():
             Path(file).write_text(text)
         cfg = load_config(stock)
@@ -80,7 +78,9 @@ def prepare(tmp_path, monkeypatch):
         model.init_weights()
         Path('checkpoints').mkdir()
         torch.save(dict(state_dict=model.state_dict(), meta={}), load_config(name).load_from)
-        write_data()
+        write_photos(Path('data/my_images'))
+        write_boxes(Path('data/my_boxes'))
+        write_masks(Path('data/my_masks'), num=10)
         return model.state_dict()
 
     return write
@@ -90,23 +90,6 @@ def without_downloads(model):
     model['pretrained'] = None
     model['backbone'].pop('init_cfg', None)
     return {key: value for key, value in model.items() if value is not None}
-
-
-def write_data():
-    for i, (image, _) in enumerate(pictures(10, seed=0)):
-        for part in ('train', 'val'):
-            for path in (f'my_images/{part}/class_{i}/{i}.png', f'my_masks/img/{part}/{i}.jpg'):
-                Path('data', path).parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(image).save(Path('data', path))
-            mask = Path(f'data/my_masks/ann/{part}/{i}.png')
-            mask.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray((np.arange(64 * 64).reshape(64, 64) % 2).astype(np.uint8)).save(mask)
-    write_detection(Path('data/my_boxes'))
-    annotations = json.loads(Path('data/my_boxes/train.json').read_text())
-    for category, name in zip(annotations['categories'], ('cat', 'dog'), strict=True):
-        category['name'] = name
-    Path('data/my_boxes/train.json').write_text(json.dumps(annotations))
-    Path('data/my_boxes/images').symlink_to('train')
 
 
 def shortened(config):

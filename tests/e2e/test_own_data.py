@@ -1,4 +1,4 @@
-"""The page's configs for own boxes and masks read such data, and its three lines make a head."""
+"""The pages' configs for own boxes and masks read such data, and three lines make a head."""
 
 import importlib.metadata
 import json
@@ -15,13 +15,13 @@ from mmfixnorm.config import load_config
 from mmfixnorm.core.layers import FixNormConv2d, WNConv2d
 from tests.e2e.test_doc_commands import FENCE
 
-PAGE = Path(__file__).parents[2] / 'docs/detection_and_segmentation.md'
+DOCS = Path(__file__).parents[2] / 'docs'
 
 
-def block(language, words):
-    """The one block of the page in this language that has these words."""
-    blocks = [m['text'] for m in FENCE.finditer(PAGE.read_text()) if m['language'] == language and words in m['text']]
-    (text,) = blocks
+def block(page, language, words):
+    """The one block of a page in this language that has these words."""
+    found = FENCE.finditer((DOCS / page).read_text())
+    (text,) = [m['text'] for m in found if m['language'] == language and words in m['text']]
     return text
 
 
@@ -40,8 +40,10 @@ def test_own_boxes_are_read_by_the_config_of_the_page(tmp_path, write_image, mon
     monkeypatch.chdir(tmp_path)
     write_image('data/my_boxes/images/a.jpg', np.zeros((480, 640, 3)))
     for part in ('train', 'val', 'test'):
-        (tmp_path / f'data/my_boxes/{part}.json').write_text(json.dumps(json.loads(block('json', 'bbox'))))
-    (tmp_path / 'my_config.py').write_text(block('python', 'my_boxes'))
+        (tmp_path / f'data/my_boxes/{part}.json').write_text(
+            json.dumps(json.loads(block('own_boxes.md', 'json', 'bbox')))
+        )
+    (tmp_path / 'my_config.py').write_text(block('own_boxes.md', 'python', 'my_boxes'))
     cfg = load_config('my_config.py')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         dataset = DATASETS.build(loader.dataset)
@@ -62,7 +64,7 @@ def test_own_masks_are_read_by_the_config_of_the_page(tmp_path, write_image, mon
     for part in ('train', 'val', 'test'):
         write_image(f'data/my_masks/img/{part}/a.jpg', np.zeros((60, 60, 3)))
         write_image(f'data/my_masks/ann/{part}/a.png', mask)
-    (tmp_path / 'my_config.py').write_text(block('python', 'my_masks'))
+    (tmp_path / 'my_config.py').write_text(block('own_masks.md', 'python', 'my_masks'))
     cfg = load_config('my_config.py')
     init_default_scope('mmseg')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
@@ -77,7 +79,7 @@ def test_own_masks_are_read_by_the_config_of_the_page(tmp_path, write_image, mon
 def test_three_lines_make_a_head(tmp_path, monkeypatch):
     from mmdet.registry import MODELS
 
-    (tmp_path / 'my_heads.py').write_text(block('python', 'FixNormGFLHead'))
+    (tmp_path / 'my_heads.py').write_text(block('detection_and_segmentation.md', 'python', 'FixNormGFLHead'))
     monkeypatch.syspath_prepend(str(tmp_path))
     MODELS.module_dict.pop('FixNormGFLHead', None)  # of a test that runs the blocks of the page
     try:

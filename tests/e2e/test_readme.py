@@ -1,5 +1,6 @@
-"""The README's code does what it says."""
+"""The code of README and of the page on FixNorm by hand does what it says, and README is short."""
 
+import importlib
 import re
 from pathlib import Path
 
@@ -17,13 +18,31 @@ from mmfixnorm.launch import load_config
 @pytest.fixture
 def blocks(pytestconfig):
     """The fenced blocks of Python, in order."""
-    return re.findall(r'```python\n(.*?)```', (pytestconfig.rootpath / 'README.md').read_text(), re.DOTALL)
+    pages = [(pytestconfig.rootpath / name).read_text() for name in ('README.md', 'docs/by_hand.md')]
+    return [block for page in pages for block in re.findall(r'```python\n(.*?)```', page, re.DOTALL)]
 
 
-def test_three_keys_turn_a_stock_config_into_fixnorm(blocks, tmp_path):
-    (after,) = [block for block in blocks if "'./your_config.py'" in block]
+def test_the_readme_is_short(pytestconfig):
+    lines = (pytestconfig.rootpath / 'README.md').read_text().splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 100] == []
+
+
+def test_every_head_is_in_the_table_of_heads(pytestconfig):
+    page = (pytestconfig.rootpath / 'docs/by_hand.md').read_text()
+    (table,) = re.findall(r'^## Available heads\n(.*?)^## ', page, re.DOTALL | re.MULTILINE)
+    for name in ('cls', 'det', 'seg'):
+        exported = importlib.import_module(f'mmfixnorm.{name}').__all__
+        heads = [head for head in exported if head.startswith('FixNorm') and head.endswith(('Head', 'Mixin'))]
+        assert heads
+        assert [head for head in heads if f'`{head}`' not in table] == []
+
+
+@pytest.mark.parametrize('name', ['your_config', 'your_classifier'])
+def test_three_keys_turn_a_stock_config_into_fixnorm(blocks, tmp_path, name):
+    (after,) = [block for block in blocks if f"'./{name}.py'" in block]
     (tmp_path / 'child.py').write_text(
-        after.replace('./your_config.py', 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py')
+        after.replace(f'./{name}.py', 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py')
     )
     cfg = load_config(tmp_path / 'child.py')
     init_default_scope(cfg.default_scope)

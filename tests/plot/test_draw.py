@@ -2,9 +2,9 @@
 
 import math
 
-from mmfixnorm.plot.chart import Boundary, Chart, HeatMap, Line, Panel, Star
+from mmfixnorm.plot.chart import Boundary, Chart, Estimate, HeatMap, Line, Panel, Star
 from mmfixnorm.plot.html import draw_html, html_page
-from mmfixnorm.plot.png import draw_png
+from mmfixnorm.plot.png import draw_png, save_svg
 from tests.pages import figures_of
 
 GAP = Line('with a gap', [1.0, 2.0, 3.0], [5.5, math.nan, 7.25], colour=1, markers=True)
@@ -14,6 +14,10 @@ PANELS = [
     Panel('epoch', 'below', [GAP], 'titled', stars=[Star('best', 3.0, 7.25)]),
 ]
 STACKED = Chart('two panels', PANELS, 'stacked', ['a <note>'])
+NEAR = Estimate('near', 3.0, 60.0, 59.0, 62.0, colour=1, marker=2, filled=False)
+FAR = Estimate('far', 5.0, 40.0, 39.0, 41.0)
+ESTIMATES = Panel('cost', '', [], 'titled', estimates=[FAR, NEAR], y_range=(55.0, 65.0))
+GRID = Chart('a grid', [ESTIMATES] * 2, 'grid', ['60 [59, 62]'], legend=['near'])
 MAP = Chart(
     'a table',
     HeatMap(
@@ -105,3 +109,33 @@ def test_the_heat_map_of_the_html_is_the_same():
     assert list(zip(columns.x, columns.y)) == [('lr = 0.4', 'α = 1'), ('lr = 1', 'α = 8')]
     assert [a.text for a in figure.layout.annotations][-1] == '76.00<br>±1'
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ('learning rate', 'alpha')
+
+
+def test_an_estimate_has_its_interval_and_one_out_of_view_stands_at_the_edge_with_its_value():
+    first, second, legend, *empty = draw_png(GRID).axes
+    assert not [axes for axes in empty if axes.axison]
+    for axes in (first, second):
+        assert axes.get_ylim() == (55.0, 65.0)
+        (far,), (near,) = (container.lines[0].get_ydata() for container in axes.containers)
+        assert (far, near) == (55.5, 60.0)
+        (interval,) = axes.containers[1].lines[2][0].get_segments()
+        assert interval.tolist() == [[3.0, 59.0], [3.0, 62.0]]
+        assert [text.get_text() for text in axes.texts] == ['↓ 40.0']
+    assert [text.get_text() for text in legend.get_legend().get_texts()] == ['near', 'far']
+
+
+def test_the_html_has_the_same_estimates():
+    figure = draw_html(GRID)
+    far, near = figure.data[:2]
+    assert (near.x, near.y, near.error_y.array, near.error_y.arrayminus) == ((3.0,), (60.0,), (2.0,), (1.0,))
+    assert (far.y, near.marker.symbol) == ((55.5,), 'triangle-up-open')
+    assert [a.text for a in figure.layout.annotations if '↓' in a.text] == ['↓ 40.0'] * 2
+    assert [trace.name for trace in figure.data if trace.showlegend] == ['far', 'near']
+
+
+def test_an_svg_says_what_it_shows_and_is_the_same_each_time(tmp_path):
+    light, again, dark = (tmp_path / name for name in ('light.svg', 'again.svg', 'dark.svg'))
+    for path, ink in ((light, 'light'), (again, 'light'), (dark, 'dark')):
+        save_svg(GRID, path, ink)
+    assert light.read_bytes() == again.read_bytes() != dark.read_bytes()
+    assert '<dc:description>60 [59, 62]</dc:description>' in light.read_text()

@@ -8,7 +8,7 @@ own.
 Decided here:
 
 - there are no short trainings: on small tasks they have learnt nothing, or prefer other learning rates, see
-  ``docs/search.md``;
+  ``docs/tuning.md``;
 - the two first trainings are at least 0.75 octaves apart;
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
   it;

@@ -54,7 +54,7 @@ from mmfixnorm.search.methods.base import (
 )
 from mmfixnorm.search.settings import SearchSettings
 
-# Alphas that are trained at full length. On real tables one was worse, three no better: docs/search.md, "Measured".
+# Alphas that are trained at full length. On real tables one was worse, three no better: docs/tuning.md, "Measured".
 _FINALISTS = 2
 
 
