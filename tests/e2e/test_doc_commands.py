@@ -76,6 +76,7 @@ RUN = {  # program -> the test that runs it
     'benchmarks/norm_fixing.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/record_search.py': 'tests/search/terminal/test_recording.py::test_a_live_search_is_recorded',
     'benchmarks/search_kills.py': 'tests/search/test_kills.py::test_kills_at_a_terminal_and_an_edit_mix_nothing',
+    'benchmarks/train_iteration.py': f'{HERE}::test_a_benchmark_by_its_command',
     'benchmarks/tuners/exact_savings.py': 'tests/search/test_lr_tables.py::'
     'test_the_recorded_searches_choose_what_they_chose',
     'benchmarks/tuners/lr_tables.py': 'tests/search/test_lr_tables.py::'
@@ -572,6 +573,10 @@ SHORTER = {  # program -> words to put last, and what is printed
     'ema_rescale': (['--epochs', '1', '--momenta', '0.1', '--seeds', '0'], '"norm_ratio"'),
     'in_memory_loader': (['--images', '20', '--rounds', '1'], '"decoding_once_s"'),
     'norm_fixing': (['--rounds', '2'], 'SGD + FixNorm by angle, fused'),
+    'train_iteration': (
+        ['--batch', '2', '--size', '32', '--threads', '1', '--warm-up', '1', '--pairs', '2', '--rounds', '1'],
+        '"by_parts"',
+    ),
     'wd_against_fixnorm': ([], '| bccd | fixnorm |'),
 }
 
