@@ -52,7 +52,7 @@ ROWS = [
     Row(
         'detector, frozen BN, head without norm',
         'mmdet/retinanet/retinanet_r18_fpn_1x_coco',
-        '**yes**: BN stays, scales are held ([how](convert.md#bn-on-stored-statistics)); try clipped gradients, '
+        '**yes**: BN stays, scales are held ([how](convert.md#bn-on-stored-statistics)); try LARS or clipped gradients, '
         '[by angle](rotation.md)',
         "a small one with trained BN on blood cells: the paper's update is unstable, by angle it gains; "
         'frozen BN not measured',
