@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 from mmengine.config.utils import ConfigParsingError, _is_builtin_module
 
@@ -86,6 +87,8 @@ def explain_failure(err: BaseException) -> str:
     """Say what was raised and where: the last line of the user's own code, and the line that raised."""
     missing = explain_missing(err)
     text = missing or f'{type(err).__name__}: {message_of(err)}'.removesuffix(': ')
+    if any(isinstance(cause, URLError) for cause in _chain(err)):
+        text = f'a file is downloaded, which failed: {text}'
     raised = traceback.extract_tb(err.__traceback__)[-1]
     where = f'raised in {raised.filename}:{raised.lineno}'
     own = last_own_line(err)

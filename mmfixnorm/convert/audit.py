@@ -45,6 +45,7 @@ __all__ = [
 SET = 'norm-fixing set'
 """Name of the group that holds the norm-fixing set of the config."""
 
+_SIZE_KEYS = ('scale', 'crop_size', 'size')  # of the transforms of a pipeline
 _LIGHT = 64  # pixels of the images with which single weights are measured
 _FAILURES = (
     AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError,
@@ -56,8 +57,14 @@ _TOO_SMALL = re.compile(
 )
 
 
-class _TooSmallError(ConfigError):
-    """The images are too small for the model."""
+# What it says where a classifier takes feature maps of one size only.
+_ONE_SIZE = re.compile(r'shapes cannot be multiplied|must match the size of tensor')
+
+
+class _SizeError(ConfigError):
+    """The model takes images of another size; ``larger`` may do, if they are too small."""
+
+    larger: int | None = None
 
 
 @dataclass(frozen=True)
@@ -142,7 +149,8 @@ def audit_model(
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
             224 for classification, 192 for detection and 128 for segmentation, and the next multiple of 64 above
-            1.3 times that where those are too small for the model.
+            1.3 times that where those are too small for the model, or the size of the training's images where it takes
+            no other.
         dtype (torch.dtype, optional): The dtype of the computation. Defaults to float64, or float32 if the model
             cannot run in float64; the report says which.
         seed (int): Seed of the batch and of the forwards.
@@ -171,10 +179,11 @@ def audit_model(
     try:
         try:
             report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
-        except _TooSmallError:
-            if size is not None or _fixed_size(cfg) is not None:
+        except _SizeError as err:
+            other = err.larger or _loaded_size(cfg)
+            if size is not None or _fixed_size(cfg) is not None or other in (None, side):
                 raise
-            side = _larger(side)
+            side = other
             report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
     except ImportError as err:  # of a package that only the forward needs
         raise raised_by(err) from err
@@ -231,6 +240,12 @@ def audit_size(cfg: Config) -> int:
         ConfigError: If the toolbox is unknown.
     """
     return _fixed_size(cfg) or int(_toolbox(cfg).SIZE)
+
+
+def _loaded_size(cfg: Config) -> int | None:
+    """Return the height and width to which the pipeline of the training data brings its images; None if unknown."""
+    sizes = [value for node in nodes(cfg.get('train_dataloader')) for key, value in node.items() if key in _SIZE_KEYS]
+    return next((value for value in reversed(sizes) if isinstance(value, int)), None)
 
 
 def _fixed_size(cfg: Config) -> int | None:
@@ -328,12 +343,16 @@ def _not_audited(model: nn.Module, side: int, dtype: torch.dtype, err: Exception
     if not text:  # a bare assertion: the line is all that it says
         frame = traceback.extract_tb(err.__traceback__)[-1]
         text = f'{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})'
-    too_small = _TOO_SMALL.search(text)
-    hint = f'; the images may be too small: --size {_larger(side)}' if too_small else ''
-    return (_TooSmallError if too_small else ConfigError)(
+    too_small, one_size = _TOO_SMALL.search(text), _ONE_SIZE.search(text)
+    error = (_SizeError if too_small or one_size else ConfigError)(
         f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '
-        f'{dtype}: {type(err).__name__}: {text}{hint}'
+        f'{dtype}: {type(err).__name__}: {text}'
+        + (f'; the images may be too small: --size {_larger(side)}' if too_small else '')
+        + ('; it may take images of one size only, as it is trained on: --size PX' if one_size else '')
     )
+    if isinstance(error, _SizeError) and too_small:
+        error.larger = _larger(side)
+    return error
 
 
 def _toolbox(cfg: Config) -> Any:

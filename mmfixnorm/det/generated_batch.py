@@ -93,6 +93,8 @@ def what_it_needs(model: nn.Module) -> str:
         return 'labelled and unlabelled images at once (semi-supervised)'
     if hasattr(model, 'language_model'):
         return 'text beside the images'
+    if type(model.data_preprocessor).__name__.startswith('Line'):  # OneDL's, for lanes
+        return 'lines, as lanes are'
     module = type(model).__module__
     if '.mot.' in module or '.vis.' in module:
         return 'videos'

@@ -3,11 +3,12 @@
 import pytest
 import torch
 from mmengine.config import Config
+from torch import nn
 
 from mmfixnorm.cls import generated_batch
 from mmfixnorm.config import load_config
 from mmfixnorm.convert.audit import audit_config, model_of
-from mmfixnorm.det.generated_batch import generate_batch
+from mmfixnorm.det.generated_batch import generate_batch, what_it_needs
 from mmfixnorm.errors import ConfigError
 
 RESNET = Config(
@@ -29,6 +30,26 @@ def test_images_that_are_too_small_are_enlarged_once_unless_a_size_is_asked_for(
     assert audit.size == audit.to_dict()['size'] == 64
     with pytest.raises(ConfigError, match=r'32 x 32 pixels .* more than 1 value per channel .*: --size 64'):
         audit_config(RESNET, images=1, size=32, explain=False, brief=True)
+
+
+def test_a_model_of_one_size_is_measured_with_the_images_that_it_is_trained_on() -> None:
+    lenet = load_config('mmpretrain::lenet/lenet5_mnist.py')
+    assert audit_config(lenet, explain=False, brief=True).size == 32
+    lenet.pop('train_dataloader')
+    with pytest.raises(ConfigError, match=r'224 x 224 pixels .* cannot be multiplied .* one size only.*: --size PX'):
+        audit_config(lenet, explain=False, brief=True)
+
+
+class LineDetDataProcessor(nn.Module):
+    """The preprocessor of detectors of lanes has this name."""
+
+
+def test_a_detector_of_lines_is_told_that_it_gets_none() -> None:
+    model = nn.Module()
+    model.data_preprocessor = LineDetDataProcessor()
+    assert what_it_needs(model) == 'lines, as lanes are'
+    model.data_preprocessor = nn.Identity()
+    assert what_it_needs(model) == ''
 
 
 @pytest.mark.parametrize(

@@ -307,3 +307,27 @@ def _counted(net, **options):
         return copied(IMAGES.to(next(copied.parameters()).dtype))
 
     return audit(net, losses, **options), len(calls)
+
+
+class Cached(Branches):
+    """Keeps a tensor computed from a parameter, and a buffer of the size of its last input."""
+
+    def __init__(self):
+        super().__init__()
+        self.start = self.fc.weight * 2
+        self.register_buffer('ramp', torch.ones(8))
+
+    def forward(self, x):
+        if self.ramp.shape[0] != x.shape[-1]:
+            self.ramp = torch.ones(x.shape[-1])
+        return super().forward(x * self.ramp)
+
+
+def test_computed_tensors_are_copied_and_buffers_of_another_size_are_put_back():
+    report = audit(Cached(), IMAGES, light=torch.randn(2, 3, 6, 6), quick=torch.randn(2, 3, 6, 6))
+    assert {r.name: r.scale_invariant for r in report.weights} == {
+        'a.weight': False,
+        'b.weight': False,
+        'fc.weight': False,
+    }
+    assert [group.weights for group in report.groups] == [('a.weight', 'b.weight')]

@@ -146,6 +146,7 @@ class Probe:
                     self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
                     self.base = self._detached(outputs)
                     self._check_finite()
+                    self._check_repeatable()  # without gradients a model may take another way
                     self._lightly = self._kept, self.base
                 except Exception:  # too small for its paddings, kernels or assignments: whatever, there are the others
                     self._light = None
@@ -274,9 +275,7 @@ class Probe:
             self.params = params
 
     def _forward(self) -> list[Tensor]:
-        with torch.no_grad():
-            for name, buffer in self.model.named_buffers():
-                buffer.copy_(self._buffers[name])
+        self._restore_buffers()
         _seed(self.seed)
         default = torch.get_default_dtype()
         torch.set_default_dtype(self.dtype)
@@ -285,6 +284,17 @@ class Probe:
                 return list(_tensors(self._call(self.model)))
         finally:
             torch.set_default_dtype(default)
+
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        for name, saved in self._buffers.items():
+            owner, _, own = name.rpartition('.')
+            buffers = self.model.get_submodule(owner)._buffers
+            buffer = buffers.get(own)
+            if buffer is not None and buffer.shape == saved.shape:
+                buffer.copy_(saved)
+            else:  # a model may put another one in its place, of another size for other inputs
+                buffers[own] = saved.clone()
 
     def _cast(self, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         # For inputs, and what the model converts: some operators compare types before any of them is dispatched.
@@ -349,8 +359,12 @@ def _seed(seed: int) -> None:
 
 
 def _copy(model: nn.Module) -> nn.Module:
+    # Only leaves of a graph can be copied; a model may keep other tensors, computed from its weights.
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    attributes += [item for value in attributes if isinstance(value, (list, tuple)) for item in value]
+    computed = [value for value in attributes if isinstance(value, Tensor) and not value.is_leaf]
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
     except Exception as err:
         raise TypeError(
             f'the audit works on a copy, and {type(model).__name__} cannot be copied: {err}; pass the model as it is '
