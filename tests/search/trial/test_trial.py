@@ -2,7 +2,11 @@
 
 import json
 import math
+import os
 import re
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -194,6 +198,40 @@ def test_a_config_written_for_a_trial_reads_back_as_it_was(make_trial, tmp_path)
     assert cfg.randomness.seed == 0
     assert cfg.default_hooks.checkpoint.max_keep_ckpts == 2
     assert 'search' not in cfg
+
+
+def test_a_checkpoint_that_this_machine_sees_late_is_waited_for_and_not_for_ever(tmp_path):
+    """As on a second node whose file system shows it later than that of the first process."""
+    late = tmp_path / 'epoch_1.pth'
+    timer = threading.Timer(0.5, late.touch)
+    timer.start()
+    trial.wait_for_file(late, late_s=60)
+    assert late.exists()
+    timer.join()
+    with pytest.raises(FileNotFoundError, match=r'does not see .*epoch_2\.pth after 0\.3 s, .* all nodes must see'):
+        trial.wait_for_file(tmp_path / 'epoch_2.pth', late_s=0.3)
+
+
+TWO = """
+import os, sys
+import torch.distributed as dist
+from gloo import leave_group
+from mmfixnorm.search.trial.__main__ import from_first_process
+dist.init_process_group('gloo')
+seen = from_first_process(lambda: {'rank': dist.get_rank()})
+open(os.path.join(sys.argv[1], str(dist.get_rank())), 'w').write(str(seen))
+leave_group()
+"""
+
+
+@pytest.mark.slow
+def test_what_the_first_process_sees_is_what_all_of_them_take(tmp_path):
+    program = tmp_path / 'two.py'
+    program.write_text(TWO)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', str(program)]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(HERE.parent), str(HERE.parents[1])])}
+    subprocess.run([*command, str(tmp_path)], env=env, check=True, timeout=240)
+    assert [(tmp_path / rank).read_text() for rank in '01'] == ["{'rank': 0}"] * 2
 
 
 @pytest.mark.slow
