@@ -52,8 +52,8 @@ ROWS = [
     Row(
         'detector, frozen BN, head without norm',
         'mmdet/retinanet/retinanet_r18_fpn_1x_coco',
-        '**yes**: BN stays, scales are held ([how](convert.md#bn-on-stored-statistics)); try LARS or clipped gradients, '
-        '[by angle](rotation.md)',
+        '**yes**: BN stays, scales are held ([how](convert.md#bn-on-stored-statistics)); try LARS, clipped '
+        'gradients, [by angle](rotation.md)',
         "a small one with trained BN on blood cells: the paper's update is unstable, by angle it gains; "
         'frozen BN not measured',
     ),

@@ -53,7 +53,7 @@ _FAILURES = (
 # What torch says where a feature map is smaller than a kernel, its padding, or a normalisation can work with.
 _TOO_SMALL = re.compile(
     r"Kernel size can't be greater|[Pp]adding size should be less|is too small|more than 1 value per|"
-    r'selected index k out of range'
+    r'selected index k out of range|smaller than kernel'
 )
 
 
