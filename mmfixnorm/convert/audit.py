@@ -216,8 +216,11 @@ def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dty
         return _losses(batches, getattr(toolbox, 'adapt', None))
 
     losses = losses_of(images, side)
+    light = None
     # Smaller ones would leave the batch normalisation of the last feature maps too few values.
-    light = None if side < 2 * _LIGHT else losses_of(min(images, 2), _LIGHT)
+    if side >= 2 * _LIGHT:
+        with suppress(*_FAILURES):  # a model of one size
+            light = losses_of(min(images, 2), _LIGHT)
     with _double_precision(toolbox, dtype), first_epoch(model):
         return audit(model, losses, dtype=dtype, light=light, quick=light or losses, **options)
 

@@ -1,5 +1,7 @@
 """The audit of a config: the size of its images, and the batches that it generates."""
 
+import copy
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -11,6 +13,7 @@ from mmfixnorm.convert.audit import audit_config, model_of
 from mmfixnorm.det.generated_batch import generate_batch, what_it_needs
 from mmfixnorm.errors import ConfigError
 
+ARCH = dict(embed_dims=16, num_layers=1, tokens_mlp_dims=8, channels_mlp_dims=16)
 RESNET = Config(
     dict(
         default_scope='mmpretrain',
@@ -38,6 +41,16 @@ def test_a_model_of_one_size_is_measured_with_the_images_that_it_is_trained_on()
     lenet.pop('train_dataloader')
     with pytest.raises(ConfigError, match=r'224 x 224 pixels .* cannot be multiplied .* one size only.*: --size PX'):
         audit_config(lenet, explain=False, brief=True)
+
+
+def test_a_model_that_refuses_every_other_size_is_measured_at_its_own() -> None:
+    mixer = copy.deepcopy(RESNET)
+    mixer.model.backbone = dict(type='MlpMixer', arch=ARCH, img_size=128, patch_size=32)
+    mixer.model.neck.dim = 1
+    mixer.model.head.in_channels = 16
+    report = audit_config(mixer, explain=False, brief=True)
+    assert report.size == 128
+    assert not any(record.scale_invariant for record in report.report.weights)
 
 
 class LineDetDataProcessor(nn.Module):
