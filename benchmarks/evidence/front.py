@@ -47,6 +47,7 @@ STYLES = {
     'FixNorm, 7 lrs, clipped gradients': (0, 3),
     'FixNorm, Algorithm 4': (0, 1),
     'by angle, 7 lrs': (2, 2),
+    'by angle per filter, 7 lrs': (2, 1),
     'by angle and SGD, 7 lrs': (2, 3),
     'AdamW': (4, 1),
     'LARS': (4, 2),
@@ -58,6 +59,7 @@ STYLES = {
 #: What the scans of ``rotation`` are called here. Switches that no other method is known by are on docs/rotation.md.
 SCANS = {
     'angle': 'by angle, 7 lrs',
+    'angle-filter': 'by angle per filter, 7 lrs',
     'angle-sgd': 'by angle and SGD, 7 lrs',
     'fixnorm': 'FixNorm, 7 lrs',
     'fixnorm-clip': 'FixNorm, 7 lrs, clipped gradients',
@@ -69,7 +71,7 @@ SCANS = {
     'per-layer': 'each weight its first norm',
 }
 # Ranges of the angle and of Hyperball's form are those of every task.
-_ONE_RANGE = ('angle', 'angle-sgd', 'hyperball')
+_ONE_RANGE = ('angle', 'angle-filter', 'angle-sgd', 'hyperball')
 _BESIDE = 0.5  # T_max between points of equal cost, which would cover each other
 
 

@@ -427,6 +427,7 @@ def test_digits_by_the_commands(folder, digits, tmp_path):
     checkpoint = 'here/epoch_1.pth'
     for words in documented('tools/model_converters/fold_fixnorm.py', of='CONFIG'):
         names = filled(words, CONFIG=config, CHECKPOINT=checkpoint, OUT='plain.pth')
+        names += [] if '--force' in names else ['--force']
         assert folder('tools/model_converters/fold_fixnorm.py', *names) == 0
     assert 'head.fc.g' not in torch.load('plain.pth')['state_dict']
 

@@ -118,10 +118,13 @@ class ToyAccuracy(BaseMetric):
 
 @HOOKS.register_module()
 class StampHook(Hook):
-    """Leave in the trial's folder, after each iteration, which trial of which search writes there."""
+    """Leave in the trial's folder, after each iteration, which trial of which search writes there, and pause.
 
-    def __init__(self, pause_s=0.0):
-        self.pause_s = pause_s
+    With ``until_requeued`` it pauses only in the first run of a Slurm job.
+    """
+
+    def __init__(self, pause_s=0.0, until_requeued=False):
+        self.pause_s = 0.0 if until_requeued and int(os.environ.get('SLURM_RESTART_COUNT', '0')) else pause_s
 
     def before_run(self, runner):
         self.folder = Path(runner.work_dir).parent

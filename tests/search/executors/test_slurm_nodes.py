@@ -80,7 +80,8 @@ def test_kill_9_of_one_process_ends_those_of_both_nodes_and_costs_one_attempt(sl
 
 def test_a_node_that_disappears_costs_no_attempt_and_its_processes_end(slurm, tmp_path, undisturbed):
     """Its daemons are killed, its processes train on: Slurm starts the job on the other nodes, and they have ended."""
-    slowly = [{'type': 'StampHook', 'pause_s': 5.0}]  # Slurm takes a while to notice
+    # Slurm notices within a minute; until then the training must not end.
+    slowly = [{'type': 'StampHook', 'pause_s': 20.0, 'until_requeued': True}]
     problem = real_trials.problem_in(tmp_path, SETTINGS, custom_hooks=slowly)
 
     def lose_the_second_node():
