@@ -148,9 +148,8 @@ def audit_model(
         cfg (Config): The config; names the toolbox, the image size and the norm-fixing set.
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
-            224 for classification, 192 for detection and 128 for segmentation, and the next multiple of 64 above
-            1.3 times that where those are too small for the model, or the size of the training's images where it takes
-            no other.
+            224 for classification, 192 for detection and 128 for segmentation, and up to twice that where those are
+            too small for the model, or the size of the training's images where it takes no other.
         dtype (torch.dtype, optional): The dtype of the computation. Defaults to float64, or float32 if the model
             cannot run in float64; the report says which.
         seed (int): Seed of the batch and of the forwards.
@@ -175,16 +174,17 @@ def audit_model(
     options: dict[str, Any] = dict(seed=seed, explain=explain, find_groups=find_groups, progress=progress)
     options['follow'] = follow
     options |= dict(groups={} if in_set is None or brief else {SET: in_set}, brief=brief)
-    side = size or audit_size(cfg)
+    side, report = size or audit_size(cfg), None
+    largest = side if size is not None or _fixed_size(cfg) is not None else 2 * side
     try:
-        try:
-            report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
-        except _SizeError as err:
-            other = err.larger or _loaded_size(cfg)
-            if size is not None or _fixed_size(cfg) is not None or other in (None, side):
-                raise
-            side = other
-            report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
+        while report is None:
+            try:
+                report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
+            except _SizeError as err:
+                other = err.larger or _loaded_size(cfg)
+                if other is None or other == side or other > largest:
+                    raise
+                side = other
     except ImportError as err:  # of a package that only the forward needs
         raise raised_by(err) from err
     finally:

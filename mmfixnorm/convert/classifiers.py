@@ -65,6 +65,9 @@ def _add_class(node: Any, scope: str | None) -> set[int]:
             continue
         for key, value in [*own.items()]:
             if _COUNT.fullmatch(str(key)) and isinstance(value, int) and not isinstance(value, bool):
+                if key == 'num_stuff_classes':  # beside those of things, in one layer
+                    counts.add(value + (own.get('num_things_classes') or 0))
+                    continue
                 own[key] = value + 1
                 counts.add(value)
             elif key == 'class_weight' and isinstance(value, (list, tuple)) and value:

@@ -32,6 +32,9 @@ YOLOX = {f'bbox_head.multi_level_conv_cls.{level}' for level in range(3)}
             {f'roi_head.bbox_head.{stage}.fc_cls' for stage in range(3)},
         ),
         ('solov2/solov2-light_r18_fpn_ms-3x_coco', {}, {'mask_head.conv_cls'}),
+        # Outputs for 80 things, 0 or 53 kinds of stuff, and nothing.
+        ('mask2former/mask2former_r50_8xb2-lsj-50e_coco', {}, {'panoptic_head.cls_embed'}),
+        ('mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic', {}, {'panoptic_head.cls_embed'}),
     ],
 )  # fmt: skip
 def test_detectors(config, changes, layers) -> None:
