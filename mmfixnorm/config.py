@@ -161,6 +161,15 @@ def hooks_of_type(cfg: Config, name: str, registry: Registry | None = None) -> l
     return [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook.get('type'), registry, scope) in names]
 
 
+def dicts_in(node: Any) -> Iterator[Any]:
+    """Yield every dict in nested dicts and sequences, from the outside in."""
+    if isinstance(node, Mapping):
+        yield node
+        node = list(node.values())
+    for child in node if isinstance(node, (list, tuple)) else ():
+        yield from dicts_in(child)
+
+
 def _name_installed_packages() -> None:
     """Let mmengine find the packages that have another name than it knows: this one, and those that onedl renames.
 

@@ -20,7 +20,7 @@ from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, WEIGHT_INITIALI
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
-from mmfixnorm.config import PARTS, hooks_of_type
+from mmfixnorm.config import PARTS, dicts_in, hooks_of_type
 from mmfixnorm.core import AuditReport, audit, fill_scales, norm_fixing_parameters
 from mmfixnorm.core.layer_kinds import is_norm_layer
 from mmfixnorm.core.membership import flagged
@@ -37,7 +37,6 @@ __all__ = [
     'audit_size',
     'first_epoch',
     'model_of',
-    'nodes',
     'norm_fixing_set',
     'prepared_model',
 ]
@@ -247,7 +246,9 @@ def audit_size(cfg: Config) -> int:
 
 def _loaded_size(cfg: Config) -> int | None:
     """Return the height and width to which the pipeline of the training data brings its images; None if unknown."""
-    sizes = [value for node in nodes(cfg.get('train_dataloader')) for key, value in node.items() if key in _SIZE_KEYS]
+    sizes = [
+        value for node in dicts_in(cfg.get('train_dataloader')) for key, value in node.items() if key in _SIZE_KEYS
+    ]
     return next((value for value in reversed(sizes) if isinstance(value, int)), None)
 
 
@@ -392,19 +393,9 @@ def _cast(inputs: Any, dtype: torch.dtype) -> Any:
     return type(inputs)(_cast(tensor, dtype) for tensor in inputs)
 
 
-def nodes(node: Any) -> Iterator[Any]:
-    """Yield every dict in nested dicts and sequences, from the outside in."""
-    if isinstance(node, Mapping):
-        yield node
-        node = list(node.values())
-    if isinstance(node, (list, tuple)):
-        for child in node:
-            yield from nodes(child)
-
-
 def _without_pretrained(model: Any) -> None:
     """Remove all settings that would download weights, in place."""
-    for node in nodes(model):
+    for node in dicts_in(model):
         init_cfg = node.get('init_cfg')
         if isinstance(init_cfg, Mapping) and _is_pretrained(init_cfg):
             node['init_cfg'] = None

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmfixnorm.convert.audit import model_of, nodes
+from mmfixnorm.config import dicts_in
+from mmfixnorm.convert.audit import model_of
 from mmfixnorm.core.audit.probe import preserve_random_state
 from mmfixnorm.core.layer_kinds import is_weight_layer
 from mmfixnorm.type_names import type_name
@@ -60,7 +61,7 @@ def _outputs(module: Any) -> int:
 def _add_class(node: Any, scope: str | None) -> set[int]:
     """Add a class wherever a config counts them, in place; return the numbers that were there."""
     counts = set()
-    for own in nodes(node):
+    for own in dicts_in(node):
         if 'RPN' in type_name(own.get('type') or '', MODELS, scope):
             continue
         for key, value in [*own.items()]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.hooks import ParamSchedulerHook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+
+from mmfixnorm.config import dicts_in
 
 
 @HOOKS.register_module()
@@ -36,14 +37,6 @@ class UpdateParamSchedulerHook(ParamSchedulerHook):
     def count_updates(runner: Runner) -> None:
         """Let schedules by epoch that are converted count updates; to be called before ``runner.train()``."""
         length = math.ceil(len(runner.train_dataloader) / runner.optim_wrapper._accumulative_counts)
-        for schedule in _dicts_in(runner.param_schedulers):
+        for schedule in dicts_in(runner.param_schedulers):
             if schedule.get('convert_to_iter_based'):
                 schedule.setdefault('epoch_length', length)
-
-
-def _dicts_in(node: Any) -> Iterator[dict[str, Any]]:
-    if isinstance(node, Mapping):
-        yield node  # type: ignore[misc]
-        node = [*node.values()]
-    for child in node if isinstance(node, (list, tuple)) else ():
-        yield from _dicts_in(child)

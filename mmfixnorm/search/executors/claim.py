@@ -29,7 +29,6 @@ WATCH_SCRIPT = """(
     [ "$(cat "$claim")" = "$mine" ] || kill -s KILL -- -$$
   done
 ) >/dev/null 2>&1 &"""
-LATE_S = 75  #: NFS shows new files after 60 s, by default
 # On a node that did not write the claim itself, before its watch: it may see the file late.
 WAIT_SCRIPT = """waited=0
 until [ "$(cat "$claim" 2>/dev/null)" = "$mine" ]; do

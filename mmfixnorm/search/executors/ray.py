@@ -27,7 +27,6 @@ from mmfixnorm.search.executors.base import (
     lines_of_shell,
 )
 from mmfixnorm.search.executors.claim import (
-    LATE_S,
     WAIT_SCRIPT,
     WATCH_SCRIPT,
     attempt_name,
@@ -35,7 +34,7 @@ from mmfixnorm.search.executors.claim import (
     claim_file,
     has_result,
 )
-from mmfixnorm.search.trial.folder import LOG_FILE
+from mmfixnorm.search.trial.folder import LATE_S, LOG_FILE
 
 _REVOKED = 'ray revoked\n'  # a trial whose claim says this ends itself
 # What the actor runs, with the claim as $0 and its words as $1. A trial ends with its actor as well.

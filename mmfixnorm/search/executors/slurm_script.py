@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmfixnorm.search.executors.claim import (
-    LATE_S,
     NOT_CLAIMED,
     WAIT_SCRIPT,
     WATCH_SCRIPT,
     attempt_name,
     attempt_number,
 )
-from mmfixnorm.search.trial.folder import NOTICE_VARIABLE, saved_file
+from mmfixnorm.search.trial.folder import LATE_S, NOTICE_VARIABLE, saved_file
 
 # The job claims the attempt, see claim.py. One that Slurm has requeued takes over its own claim.
 _JOB = """#!/bin/bash

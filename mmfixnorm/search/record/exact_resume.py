@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmfixnorm.config import dicts_in
 from mmfixnorm.type_names import type_name
 
 # Hooks without a state, or with one that their checkpoints hold. Of `CheckpointHook` more is asked below.
@@ -69,9 +70,9 @@ def _obstacles(cfg: Config) -> Iterator[str]:
             yield f'{key}: {kind} may have a state that is not in checkpoints'
     yield from _about_checkpoints((cfg.get('default_hooks') or {}).get('checkpoint', {}))
     yield from _about_data(cfg)
-    if any(part.get('accumulative_counts', 1) != 1 for part in _dicts_in(cfg.get('optim_wrapper'))):
+    if any(part.get('accumulative_counts', 1) != 1 for part in dicts_in(cfg.get('optim_wrapper'))):
         yield 'optim_wrapper.accumulative_counts: gradients that are accumulated are not in checkpoints'
-    if any('Plateau' in type_name(part.get('type', '')) for part in _dicts_in(cfg.get('param_scheduler'))):
+    if any('Plateau' in type_name(part.get('type', '')) for part in dicts_in(cfg.get('param_scheduler'))):
         yield 'param_scheduler: one that follows the metric is not restored with its last validation'
 
 
@@ -113,11 +114,3 @@ def _about_data(cfg: Config) -> Iterator[str]:
         kind = type_name((loader.get(name) or {}).get('type', ''))
         if kind and kind not in known:
             yield f'train_dataloader.{name}: where {kind} was is not in checkpoints'
-
-
-def _dicts_in(node: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(node, Mapping):
-        yield node
-        node = [*node.values()]
-    for child in node if isinstance(node, (list, tuple)) else ():
-        yield from _dicts_in(child)

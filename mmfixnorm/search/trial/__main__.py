@@ -37,6 +37,7 @@ from mmfixnorm.lr_range import measure_lr_range
 from mmfixnorm.search.trial.folder import (
     CONFIG_FILE,
     CURVE_FILE,
+    LATE_S,
     SPEC_FILE,
     TrainingProgress,
     TrialResult,
@@ -67,7 +68,6 @@ _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
 # What torch.load raises for a file that was cut off, by the place of the cut.
 _TORN = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, OSError)
 _REPORT_S = 1.0
-_LATE_S = 75.0  # NFS shows new files after 60 s, by default
 _T = TypeVar('_T')
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 # What a wrong config raises when the first batch meets what was built.
@@ -258,7 +258,7 @@ def from_first_process(make: Callable[[], _T]) -> _T:
     return cast(_T, made[0])
 
 
-def wait_for_file(path: Path, late_s: float = _LATE_S) -> None:
+def wait_for_file(path: Path, late_s: float = LATE_S) -> None:
     """Wait until this machine sees a file that another one sees.
 
     Raises:

@@ -37,6 +37,7 @@ CONFIG_FILE = 'config.py'
 LOG_FILE = 'log.txt'
 CURVE_FILE = 'curve.jsonl'
 PROGRESS_FILE = 'progress.json'
+LATE_S = 75  #: NFS shows new files after 60 s, by default
 #: Names the signals by which a trial is told that its machine is about to be taken away, see :mod:`.notice`.
 NOTICE_VARIABLE = 'MMFIXNORM_NOTICE'
 

@@ -1,5 +1,7 @@
 """Real trainings of a toy model in four processes, for the tests of trials on several nodes."""
 
+import os
+import signal
 import time
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import torch
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record
-from tests.search.executors.conformance import alive, wait_until
+from tests.search.executors.conformance import FORK, alive, wait_until
 
 HERE = Path(__file__).parents[1]
 KEY = 'grid-00'
@@ -35,6 +37,46 @@ def build(problem):
 def search(problem, listener=None):
     extra = {'listener': listener} if listener else {}
     return run_search(problem, executor=build(problem), poll_s=0.05, **extra)
+
+
+def in_four_processes(work_dir, **options):
+    """What four processes on this machine find, see :func:`trained`."""
+    problem = problem_in(work_dir, dict(type='local', gpus_per_trial=4), **options)
+    assert search(problem).kind == 'done'
+    return trained(problem)
+
+
+def disturbed(problem, disturb):
+    """Run the search, and do something once all four processes train; return them."""
+    processes = []
+
+    def listener(event):
+        if event.kind == 'submitted' and not processes:
+            processes.extend(wait_for_processes(problem))
+            disturb()
+
+    assert search(problem, listener).kind == 'done'
+    return processes
+
+
+def without_a_driver(problem):
+    """Kill the driver once all four processes train; return them."""
+    driver = FORK.Process(target=lambda: search(problem))
+    driver.start()
+    processes = wait_for_processes(problem)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.join()
+    return processes
+
+
+def assert_the_next_driver_adopts(problem, undisturbed):
+    """The processes that a killed driver leaves train on for the next, to the same weights."""
+    processes = without_a_driver(problem)
+    events = []
+    assert search(problem, events.append).kind == 'done'
+    assert [e.kind for e in events if e.kind in ('adopted', 'submitted')] == ['adopted']
+    assert set(stamps(problem)) == set(processes)
+    assert trained(problem) == undisturbed
 
 
 def trained(problem):

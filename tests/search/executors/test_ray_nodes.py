@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import multiprocessing
 import os
 import shutil
 import signal
@@ -19,7 +18,6 @@ from tests.search.executors import ray_local, real_trials
 from tests.search.executors.conformance import SLEEP, alive, state_of, text_of, wait_until
 from tests.search.executors.real_trials import HERE, KEY
 
-FORK = multiprocessing.get_context('fork')
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason='ray is not installed'),
@@ -38,10 +36,7 @@ def toolbox():
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory, toolbox):
     """What four processes on one node find."""
-    executor = dict(type='local', gpus_per_trial=4)
-    problem = real_trials.problem_in(tmp_path_factory.mktemp('local'), executor, custom_hooks=[])
-    assert real_trials.search(problem).kind == 'done'
-    return real_trials.trained(problem)
+    return real_trials.in_four_processes(tmp_path_factory.mktemp('local'), custom_hooks=[])
 
 
 @pytest.fixture(scope='module')
@@ -91,19 +86,6 @@ def make_executor(command, *, timeout_s=None, settle_s=5.0, **settings):
     return RayExecutor(1, command, settings, timeout_s=timeout_s, settle_s=settle_s)
 
 
-def disturbed(problem, disturb):
-    """Run the search, and do something once all four processes train; return them."""
-    processes = []
-
-    def listener(event):
-        if event.kind == 'submitted' and not processes:
-            processes.extend(real_trials.wait_for_processes(problem))
-            disturb()
-
-    assert real_trials.search(problem, listener).kind == 'done'
-    return processes
-
-
 def actor_of(problem):
     return int(text_of(problem.trial_dir(KEY) / 'attempt-1.claim').split()[2])
 
@@ -122,7 +104,7 @@ def test_kill_9_of_a_part_ends_the_whole_and_costs_one_attempt(cluster, tmp_path
     def kill():
         os.kill(real_trials.stamps(problem)[-1] if victim == 'process' else actor_of(problem), signal.SIGKILL)
 
-    processes = disturbed(problem, kill)
+    processes = real_trials.disturbed(problem, kill)
     assert real_trials.outcomes(problem) == [(1, 'failed'), (2, 'done')]
     real_trials.assert_one_group_after_the_other(problem, processes)
     assert real_trials.trained(problem) == undisturbed
@@ -138,7 +120,7 @@ def test_a_node_that_is_lost_costs_one_attempt_and_the_rest_of_the_trial_ends(fa
         lost.append(bool(on_it & set(real_trials.stamps(problem))))
         far.signal(signal.SIGKILL)
 
-    processes = disturbed(problem, lose_a_node)
+    processes = real_trials.disturbed(problem, lose_a_node)
     if not lost[0]:
         pytest.skip('the trial was on the other two nodes')
     assert real_trials.outcomes(problem) == [(1, 'failed'), (2, 'done')]
@@ -147,26 +129,12 @@ def test_a_node_that_is_lost_costs_one_attempt_and_the_rest_of_the_trial_ends(fa
 
 
 def test_kill_9_of_the_driver_leaves_the_processes_to_the_next(cluster, tmp_path, undisturbed):
-    problem = real_trials.problem_in(tmp_path, SETTINGS)
-    driver = FORK.Process(target=lambda: real_trials.search(problem))
-    driver.start()
-    processes = real_trials.wait_for_processes(problem)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.join()
-    events = []
-    assert real_trials.search(problem, events.append).kind == 'done'
-    assert [e.kind for e in events if e.kind in ('adopted', 'submitted')] == ['adopted']
-    assert set(real_trials.stamps(problem)) == set(processes)
-    assert real_trials.trained(problem) == undisturbed
+    real_trials.assert_the_next_driver_adopts(real_trials.problem_in(tmp_path, SETTINGS), undisturbed)
 
 
 def test_without_a_driver_a_trial_ends_and_gives_everything_back(cluster, tmp_path):
     problem = real_trials.problem_in(tmp_path, SETTINGS)
-    driver = FORK.Process(target=lambda: real_trials.search(problem))
-    driver.start()
-    processes = real_trials.wait_for_processes(problem)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.join()
+    processes = real_trials.without_a_driver(problem)
     wait_until(lambda: 'ended 0' in (problem.trial_dir(KEY) / 'attempt-1.claim').read_text(), 60)
     real_trials.wait_until_ended(processes)
     assert not read_record(tmp_path).attempts

@@ -1,6 +1,5 @@
 """Trials on two nodes each, in a real Slurm of three nodes on this machine; the trainings are real."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ from tests.search.executors.conformance import wait_until
 from tests.search.executors.real_trials import HERE, KEY
 from tests.search.executors.test_slurm import REAL, a_real_slurm, job_of, parent_of
 
-FORK = multiprocessing.get_context('fork')
 pytestmark = [pytest.mark.slow, *(mark for mark in REAL.marks if mark.name == 'skipif')]
 SETTINGS = dict(type='slurm', nodes_per_trial=2, gpus_per_trial=4, poll_s=0.2)
 
@@ -29,10 +27,7 @@ def toolbox():
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory, toolbox):
     """What four processes on one node find."""
-    executor = dict(type='local', gpus_per_trial=4)
-    problem = real_trials.problem_in(tmp_path_factory.mktemp('local'), executor, custom_hooks=[])
-    assert real_trials.search(problem).kind == 'done'
-    return real_trials.trained(problem)
+    return real_trials.in_four_processes(tmp_path_factory.mktemp('local'), custom_hooks=[])
 
 
 @pytest.fixture
@@ -40,19 +35,6 @@ def slurm(monkeypatch):
     with a_real_slurm(NODES='3', GPUS='2', DOWN_S='8', GRACE_S='30') as folder:
         monkeypatch.setenv('SLURM_CONF', str(folder / 'slurm.conf'))
         yield folder
-
-
-def disturbed(problem, disturb):
-    """Run the search, and do something once all four processes train; return them."""
-    processes = []
-
-    def listener(event):
-        if event.kind == 'submitted' and not processes:
-            processes.extend(real_trials.wait_for_processes(problem))
-            disturb()
-
-    assert real_trials.search(problem, listener).kind == 'done'
-    return processes
 
 
 def step_of(process):
@@ -71,7 +53,7 @@ def test_two_nodes_of_two_processes_train_what_four_on_one_node_train(slurm, tmp
 
 def test_kill_9_of_one_process_ends_those_of_both_nodes_and_costs_one_attempt(slurm, tmp_path, undisturbed):
     problem = real_trials.problem_in(tmp_path, SETTINGS)
-    processes = disturbed(problem, lambda: os.kill(real_trials.stamps(problem)[-1], signal.SIGKILL))
+    processes = real_trials.disturbed(problem, lambda: os.kill(real_trials.stamps(problem)[-1], signal.SIGKILL))
     assert real_trials.outcomes(problem) == [(1, 'failed'), (2, 'done')]
     real_trials.assert_one_group_after_the_other(problem, processes)
     assert real_trials.trained(problem) == undisturbed
@@ -94,7 +76,7 @@ def test_a_node_that_disappears_costs_no_attempt_and_its_processes_end(slurm, tm
         (lost,) = [step for step in steps if f'SLURMD_NODENAME={last}'.encode() in environment_below(step)]
         os.kill(lost, signal.SIGKILL)
 
-    processes = disturbed(problem, lose_the_second_node)
+    processes = real_trials.disturbed(problem, lose_the_second_node)
     assert real_trials.outcomes(problem) == [(1, 'done')]
     real_trials.assert_one_group_after_the_other(problem, processes)
     assert real_trials.trained(problem) == undisturbed
@@ -111,10 +93,7 @@ LONG = dict(train_dataloader__dataset__num=2560, custom_hooks=[{'type': 'StampHo
 
 @pytest.fixture(scope='module')
 def undisturbed_long(tmp_path_factory, toolbox):
-    executor = dict(type='local', gpus_per_trial=4)
-    problem = real_trials.problem_in(tmp_path_factory.mktemp('local'), executor, **{**LONG, 'custom_hooks': []})
-    assert real_trials.search(problem).kind == 'done'
-    return real_trials.trained(problem)
+    return real_trials.in_four_processes(tmp_path_factory.mktemp('local'), **{**LONG, 'custom_hooks': []})
 
 
 @pytest.mark.parametrize('how', ['signal', 'priority'])
@@ -128,7 +107,7 @@ def test_notice_is_followed_by_a_checkpoint_and_no_iteration_is_lost(slurm, tmp_
         else:
             take_all_nodes()
 
-    processes = disturbed(problem, tell)
+    processes = real_trials.disturbed(problem, tell)
     assert real_trials.outcomes(problem) == [(1, 'done')]
     real_trials.assert_one_group_after_the_other(problem, processes)
     assert real_trials.trained(problem) == undisturbed_long
@@ -151,34 +130,20 @@ def test_a_job_that_slurm_puts_back_continues_the_same_attempt(slurm, tmp_path, 
             return
         take_all_nodes()
 
-    processes = disturbed(problem, put_back)
+    processes = real_trials.disturbed(problem, put_back)
     assert real_trials.outcomes(problem) == [(1, 'done')]
     real_trials.assert_one_group_after_the_other(problem, processes)
     assert real_trials.trained(problem) == undisturbed
 
 
 def test_kill_9_of_the_driver_leaves_the_processes_to_the_next(slurm, tmp_path, undisturbed):
-    problem = real_trials.problem_in(tmp_path, SETTINGS)
-    driver = FORK.Process(target=lambda: real_trials.search(problem))
-    driver.start()
-    processes = real_trials.wait_for_processes(problem)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.join()
-    events = []
-    assert real_trials.search(problem, events.append).kind == 'done'
-    assert [e.kind for e in events if e.kind in ('adopted', 'submitted')] == ['adopted']
-    assert set(real_trials.stamps(problem)) == set(processes)
-    assert real_trials.trained(problem) == undisturbed
+    real_trials.assert_the_next_driver_adopts(real_trials.problem_in(tmp_path, SETTINGS), undisturbed)
 
 
 @pytest.mark.parametrize('how', ['cancel', 'revoke'])
 def test_no_process_outlives_its_attempt(slurm, tmp_path, how):
     problem = real_trials.problem_in(tmp_path, SETTINGS, train_cfg__max_epochs=1000)
-    driver = FORK.Process(target=lambda: real_trials.search(problem))
-    driver.start()
-    processes = real_trials.wait_for_processes(problem)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.join()
+    processes = real_trials.without_a_driver(problem)
     executor = real_trials.build(problem)
     executor.refresh()
     handle = executor.adopt(problem.trial_dir(KEY), 1)
