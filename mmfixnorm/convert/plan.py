@@ -103,7 +103,7 @@ class Plan:
             return ConfigError(
                 f'model: the layer for the classes, {normalized[0]} ({kind}), is scale-invariant already, so '
                 'there is no scale for alpha to bound. Norm fixing alone needs no converter: '
-                'see `mmfixnorm audit` for what to leave out of its set'
+                'see `mmfixnorm audit CONFIG` for what to leave out of its set'
             )
         candidates = {name for name in self._class_layers or () if is_plain_layer(self._model.get_submodule(name))}
         candidates |= {r.name.rpartition('.')[0] for r in self.report.weights if r.advice.startswith('FixNorm')}
