@@ -34,7 +34,6 @@ __all__ = [
     'ConfigAudit',
     'audit_config',
     'audit_model',
-    'audit_size',
     'first_epoch',
     'model_of',
     'norm_fixing_set',
@@ -54,16 +53,21 @@ _TOO_SMALL = re.compile(
     r"Kernel size can't be greater|[Pp]adding size should be less|is too small|more than 1 value per|"
     r'selected index k out of range|smaller than kernel'
 )
-
-
 # What it says where a classifier takes feature maps of one size only.
 _ONE_SIZE = re.compile(r'shapes cannot be multiplied|must match the size of tensor')
 
 
 class _SizeError(ConfigError):
-    """The model takes images of another size; ``larger`` may do, if they are too small."""
+    """The model takes images of another size.
 
-    larger: int | None = None
+    Args:
+        text (str): The message.
+        larger (int, optional): A size that may do, if they are too small.
+    """
+
+    def __init__(self, text: str, larger: int | None) -> None:
+        super().__init__(text)
+        self.larger = larger
 
 
 @dataclass(frozen=True)
@@ -173,8 +177,9 @@ def audit_model(
     options: dict[str, Any] = dict(seed=seed, explain=explain, find_groups=find_groups, progress=progress)
     options['follow'] = follow
     options |= dict(groups={} if in_set is None or brief else {SET: in_set}, brief=brief)
-    side, report = size or audit_size(cfg), None
-    largest = side if size is not None or _fixed_size(cfg) is not None else 2 * side
+    asked = size or _fixed_size(cfg)
+    side, report = asked or int(toolbox.SIZE), None
+    largest = side if asked else 2 * side
     try:
         while report is None:
             try:
@@ -233,15 +238,6 @@ def model_of(cfg: Config) -> nn.Module:
     cfg = copy.deepcopy(cfg)
     _without_pretrained(cfg.get('model'))
     return build_model(cfg)
-
-
-def audit_size(cfg: Config) -> int:
-    """Return the height and width of the audit's images, unless others are asked for.
-
-    Raises:
-        ConfigError: If the toolbox is unknown.
-    """
-    return _fixed_size(cfg) or int(_toolbox(cfg).SIZE)
 
 
 def _loaded_size(cfg: Config) -> int | None:
@@ -348,15 +344,14 @@ def _not_audited(model: nn.Module, side: int, dtype: torch.dtype, err: Exception
         frame = traceback.extract_tb(err.__traceback__)[-1]
         text = f'{frame.line} ({os.path.basename(frame.filename)}, line {frame.lineno})'
     too_small, one_size = _TOO_SMALL.search(text), _ONE_SIZE.search(text)
-    error = (_SizeError if too_small or one_size else ConfigError)(
+    larger = _larger(side) if too_small else None
+    message = (
         f'model: {type(model).__name__} cannot be audited with a generated batch of {side} x {side} pixels in '
         f'{dtype}: {type(err).__name__}: {text}'
-        + (f'; the images may be too small: --size {_larger(side)}' if too_small else '')
+        + (f'; the images may be too small: --size {larger}' if too_small else '')
         + ('; it may take images of one size only, as it is trained on: --size PX' if one_size else '')
     )
-    if isinstance(error, _SizeError) and too_small:
-        error.larger = _larger(side)
-    return error
+    return _SizeError(message, larger) if too_small or one_size else ConfigError(message)
 
 
 def _toolbox(cfg: Config) -> Any:

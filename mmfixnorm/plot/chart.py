@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+GRID_COLUMNS = 3
+
 
 @dataclass(frozen=True)
 class Line:
@@ -141,7 +143,7 @@ class Chart:
         title: Title of the figure.
         panels: Its panels, or one heat map.
         arrangement: ``'stacked'`` draws the panels below each other over one x axis, ``'row'`` side by side, ``'grid'``
-            in rows of three, with the legend in the place behind the last.
+            in rows of ``GRID_COLUMNS``, with the legend in the place behind the last.
         legend: Entries in their order, for a grid; those that are not listed come last.
         notes: Sentences with the numbers, which the tools print and which appear below the HTML figure.
     """

@@ -10,12 +10,11 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mmfixnorm.plot.chart import Chart, Estimate, HeatMap, Line, Panel
+from mmfixnorm.plot.chart import GRID_COLUMNS, Chart, Estimate, HeatMap, Line, Panel
 from mmfixnorm.plot.page import Page
 from mmfixnorm.plot.palette import MARKERS, colour, white_on
 
 _PANEL_PIXELS = (620, 420)
-_GRID_COLUMNS = 3
 _STAR = dict(symbol='star', size=15)
 _LARGE_STAR = dict(symbol='star', size=18, color='gold', line=dict(color='black', width=1))
 
@@ -57,7 +56,7 @@ def draw_html(chart: Chart) -> go.Figure:
         figure.update_layout(width=1.2 * width, height=1.3 * height)
     else:
         count = len(chart.panels)
-        arranged = {'stacked': (count, 1), 'row': (1, count), 'grid': (ceil(count / _GRID_COLUMNS), _GRID_COLUMNS)}
+        arranged = {'stacked': (count, 1), 'row': (1, count), 'grid': (ceil(count / GRID_COLUMNS), GRID_COLUMNS)}
         rows, columns = arranged[chart.arrangement]
         stacked = chart.arrangement == 'stacked'
         titles = [panel.title for panel in chart.panels]

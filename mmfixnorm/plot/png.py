@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mmfixnorm.plot.chart import Chart, Estimate, HeatMap, Panel
+from mmfixnorm.plot.chart import GRID_COLUMNS, Chart, Estimate, HeatMap, Panel
 from mmfixnorm.plot.palette import MARKERS, colour, white_on
 
 _PANEL_INCHES = (6.4, 4.2)
-_GRID_COLUMNS = 3
 _GRID_INCHES = (3.6, 3.1)  # of one panel
 _INK = {'light': '#1f2328', 'dark': '#e6edf3'}
 _MARKERS = {'row': 's', 'column': 'o'}
@@ -52,11 +51,11 @@ def save_svg(chart: Chart, path: Path, ink: str) -> None:
 
 
 def _draw_grid(panels: Sequence[Panel], order: Sequence[str]) -> Figure:
-    rows = ceil((len(panels) + 1) / _GRID_COLUMNS)
+    rows = ceil((len(panels) + 1) / GRID_COLUMNS)
     width, height = _GRID_INCHES
-    figure = Figure(figsize=(width * _GRID_COLUMNS, height * rows), layout='constrained', dpi=120)
+    figure = Figure(figsize=(width * GRID_COLUMNS, height * rows), layout='constrained', dpi=120)
     FigureCanvasAgg(figure)
-    places = [axes for row in figure.subplots(rows, _GRID_COLUMNS, squeeze=False) for axes in row]
+    places = [axes for row in figure.subplots(rows, GRID_COLUMNS, squeeze=False) for axes in row]
     entries: dict[str, Any] = {}
     for axes, panel in zip(places, panels, strict=False):
         _draw_panel(axes, panel)
