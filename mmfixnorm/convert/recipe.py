@@ -13,6 +13,7 @@ from mmfixnorm.config import hooks_of_type
 from mmfixnorm.convert.lr_from import LearningRate
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.search.settings import EXECUTION_KEYS
 from mmfixnorm.type_names import type_name
 
 __all__ = ['check_optim_wrapper', 'hooks_with_fixnorm', 'optim_wrapper_edit', 'search_block']
@@ -30,6 +31,8 @@ _LAYER_WISE = (
 )
 # The paper searches from half to 8 times (ImageNet) or 10 times (COCO, Cityscapes) the lr of weight decay.
 _LR_FACTORS = (0.5, 8.0)
+# What the search of a plain config says of the metric and of how trials are run. The rest is about what it tunes.
+_KEPT_OF_SEARCH = EXECUTION_KEYS | {'metric', 'rule', 'select', 'lr_key', 'seed', 'confirm_seeds', 'keep_total_batch'}
 
 
 def check_optim_wrapper(cfg: Config) -> None:
@@ -154,6 +157,9 @@ def search_block(
 ) -> dict[str, Any] | None:
     """Write the ``search`` block: Algorithm 4 around the config's learning rate; None if its metric is unknown.
 
+    A search of the plain config is replaced: its weight decay or its learning rates are not those of the child. What it
+    says of the metric and of how trials are run stays.
+
     Args:
         cfg (Config): The plain config.
         alpha_keys (Sequence[str]): Where alpha is.
@@ -163,17 +169,19 @@ def search_block(
     Raises:
         ConfigError: If ``lr_range`` is not a valid range.
     """
-    metric = _metric(cfg)
+    replaced = cfg.get('search')
+    own = {key: value for key, value in (replaced or {}).items() if key in _KEPT_OF_SEARCH}
+    metric = own.pop('metric', None) or _metric(cfg)
     if metric is None:
         return None
     lr = float(cfg.optim_wrapper.optimizer.lr)
     low, high = lr_range or (float(f'{lr * factor:.3g}') for factor in _LR_FACTORS)
-    block = dict(type='FixNormSearch', lr_range=(low, high), metric=metric, rule='greater')
+    block = {'type': 'FixNormSearch', 'lr_range': (low, high), 'metric': metric, 'rule': 'greater', **own}
     block['alpha_key'] = alpha_keys[0] if len(alpha_keys) == 1 else list(alpha_keys)
     if linked:
         block['linked_keys'] = list(linked)
     parse_settings(block)
-    return block
+    return block if replaced is None else dict(_delete_=True, **block)
 
 
 def _metric(cfg: Config) -> str | None:

@@ -5,6 +5,7 @@ from mmengine.config import Config
 
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.methods import parse_settings
 
 SGD = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
 FIXNORM = dict(type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor')
@@ -137,6 +138,18 @@ def test_the_range_is_the_users_and_an_unknown_metric_gives_no_search() -> None:
     with pytest.raises(ConfigError, match='lr_range'):
         search_block(config(coco), ['model.a.alpha'], (2, 1))
     assert search_block(config(dict(type='Unknown')), ['model.a.alpha']) is None
+
+
+def test_a_search_of_the_plain_config_is_replaced_but_for_its_metric_and_how_it_runs() -> None:
+    kept = dict(metric='coco/bbox_mAP_50', rule='greater', seed=3, workers=4, executor='ray', confirm_seeds=1)
+    tuned = dict(type='BayesianSearch', num_trials=25, weight_decay_range=(1e-5, 1e-2), budget=9, own_lr=0.1)
+    plain = config(dict(type='CocoMetric', metric='bbox'))
+    plain.search = dict(lr_range=(0.05, 3.2), **tuned, **kept)
+    block = search_block(plain, ['model.bbox_head.alpha'])
+    plain.merge_from_dict(dict(search=block))  # as a child does
+    ours = dict(type='FixNormSearch', lr_range=(0.05, 0.8), alpha_key='model.bbox_head.alpha')
+    assert plain.search.to_dict() == {**ours, **kept}
+    assert parse_settings(plain.search).confirm_seeds == 1
 
 
 def test_averaged_weights_are_put_to_the_norm_and_no_hook_is_lost_or_doubled() -> None:
