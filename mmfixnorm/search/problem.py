@@ -30,7 +30,7 @@ from mmfixnorm.search.methods.ramp import needs_ramp, with_range
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.planner import planned_stages
 from mmfixnorm.search.settings import ANGLE_RANGE, SearchSettings
-from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
+from mmfixnorm.search.trial.schedule import lengthen_iterations, scale_schedule, shortened_length, training_length
 
 #: Parts of a config that say where and how a training runs and what it shows, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level', 'log_processor', 'local_rank'})
@@ -148,6 +148,17 @@ class SearchProblem:
             return None
         return counts_to_keep(self.cfg, self.filename, self.settings.executor_settings.processes)
 
+    @property
+    def _iterations_to_one(self) -> int:
+        """Iterations of a trial to one of the config, in a training by iterations that keeps the total batch."""
+        own = self.cfg.optim_wrapper.get('accumulative_counts', 1)
+        return (self.accumulative_counts or own) // own
+
+    def length(self, fraction: float = 1.0) -> int:
+        """Return the length of a trial in its epochs or iterations."""
+        length, (_, unit) = shortened_length(self.cfg, fraction), training_length(self.cfg)
+        return length if unit == 'epochs' else length * self._iterations_to_one
+
     def seed_of(self, spec: Spec) -> int | None:
         """Return the seed of a training; None if it has another one each time."""
         for seed in (spec.seed, self.settings.seed):
@@ -164,6 +175,7 @@ class SearchProblem:
         if self.accumulative_counts not in (None, cfg.optim_wrapper.get('accumulative_counts', 1)):
             cfg.optim_wrapper.accumulative_counts = self.accumulative_counts
             cfg.setdefault('default_hooks', {})['param_scheduler'] = dict(type='UpdateParamSchedulerHook')
+            cfg = lengthen_iterations(cfg, self._iterations_to_one)
         cfg.work_dir = str(self.trial_dir(spec.key) / 'run')
         cfg.launcher = 'none'
         cfg.resume = False  # the trial decides, by what it finds in its work dir

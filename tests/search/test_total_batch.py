@@ -1,16 +1,20 @@
 """The total batch that a config is meant for, told by ``plan`` and kept by accumulating gradients."""
 
+import copy
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.total_batch import counts_to_keep, total_batch
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.problem import load_problem
+from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.terminal.console import places_lines
+from mmfixnorm.search.trial.schedule import lengthen_iterations
 
 HERE = Path(__file__).parent
 BY_EPOCH = dict(train_cfg=dict(by_epoch=True, max_epochs=4))
@@ -59,7 +63,6 @@ def test_a_config_that_says_no_total_batch_has_none(name, options):
             r'5 processes x batch_size 64 make a total batch of 320, and .*16xb64.* says 1024',
         ),
         ('a_1xb64_x.py', BY_EPOCH, 2, r'total batch of 128, and .* says 64, which is no multiple of it'),
-        ('a_2xb64_x.py', dict(train_cfg=dict(max_iters=9)), 1, r'a training by iterations .*as many GPUs'),
         (
             'a_2xb64_x.py',
             dict(BY_EPOCH, custom_hooks=[dict(type='FixNormEMAHook')]),
@@ -78,7 +81,17 @@ def test_keeping_the_total_batch_is_another_search_and_not_keeping_it_none():
     assert not_kept == parse_settings({}).identity() != kept
 
 
-def toy(folder, batch_size, **search):
+BY_ITERATION = {  # the same training, counted in iterations
+    'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=16, val_interval=8),
+    'param_scheduler': [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=8),
+        dict(type='CosineAnnealingLR', by_epoch=False, begin=8, end=16, T_max=8),
+    ],
+    'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=16),
+}
+
+
+def toy(folder, batch_size, changes, **search):
     """A short real training of the toy model with group normalisation, with FixNorm and a schedule by iterations."""
     options = {
         'model': dict(type='ToyGroupNormClassifier', head=dict(type='ToyFixNormHead', alpha=1.0)),
@@ -96,27 +109,55 @@ def toy(folder, batch_size, **search):
         'auto_scale_lr': dict(base_batch_size=64),
         'search.lrs': [0.4],
         'search.keep_weights': 'all',
+        **copy.deepcopy(changes),  # merging takes `_delete_` out of it
         **{f'search.{key}': value for key, value in search.items()},
     }
     return load_problem(HERE / 'toy_config.py', work_dir=folder, cfg_options=options)
 
 
-def trained(problem):
+def trained(problem, last):
     assert run_search(problem, command=TRIAL_COMMAND).kind == 'done'
-    checkpoint = torch.load(problem.trial_dir('grid-00') / 'run' / 'epoch_4.pth', weights_only=False)
+    checkpoint = torch.load(problem.trial_dir('grid-00') / 'run' / f'{last}.pth', weights_only=False)
     return torch.cat([tensor.flatten() for tensor in checkpoint['state_dict'].values()])
 
 
 @pytest.mark.slow
-def test_accumulated_gradients_train_what_the_whole_batch_trains(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('changes', 'last', 'last_kept'), [({}, 'epoch_4', 'epoch_4'), (BY_ITERATION, 'iter_16', 'iter_32')]
+)
+def test_accumulated_gradients_train_what_the_whole_batch_trains(tmp_path, monkeypatch, changes, last, last_kept):
     """In float64 with group normalisation: half the batch and two iterations to an update, to 1e-12."""
     monkeypatch.setenv('PYTHONPATH', f'{HERE}:{HERE.parents[1]}')
-    whole = trained(toy(tmp_path / 'whole', 64))
+    whole = trained(toy(tmp_path / 'whole', 64, changes), last)
     assert whole.dtype == torch.float64
-    kept = trained(toy(tmp_path / 'kept', 32, keep_total_batch=True))
+    problem = toy(tmp_path / 'kept', 32, changes, keep_total_batch=True)
+    kept = trained(problem, last_kept)
     torch.testing.assert_close(kept, whole, rtol=0, atol=1e-12)
-    other = trained(toy(tmp_path / 'other', 32))  # as a check of the check
+    assert f'_{problem.length()}' == last_kept[-len(str(problem.length())) - 1 :]
+    assert (read_record(problem.work_dir).attempts[0].result.curve[-1][0], problem.cost(1.0)) == (problem.length(), 1.0)
+    other = trained(toy(tmp_path / 'other', 32, changes), last)  # as a check of the check
     assert (other - whole).abs().max() > 1e-3
+
+
+def test_a_longer_training_by_iterations_moves_what_counts_them_and_no_schedule():
+    schedule = [dict(type='LinearLR', by_epoch=False, begin=0, end=8)]
+    cfg = Config(
+        dict(
+            train_cfg=dict(by_epoch=False, max_iters=100, val_begin=10, val_interval=20, dynamic_intervals=[(60, 5)]),
+            param_scheduler=schedule,
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=50)),
+            custom_hooks=[dict(type='mmdet.PipelineSwitchHook', switch_iter=90, interval=7)],
+        )
+    )
+    longer = lengthen_iterations(cfg, 3)
+    assert longer.train_cfg == dict(
+        by_epoch=False, max_iters=300, val_begin=30, val_interval=60, dynamic_intervals=[(180, 15)]
+    )
+    assert longer.param_scheduler == schedule
+    assert longer.default_hooks.checkpoint.interval == 150
+    assert (longer.custom_hooks[0].switch_iter, longer.custom_hooks[0].interval) == (270, 7)
+    by_epoch = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=4), default_hooks=cfg.default_hooks))
+    assert lengthen_iterations(by_epoch, 3).to_dict() == by_epoch.to_dict()
 
 
 @pytest.mark.parametrize(

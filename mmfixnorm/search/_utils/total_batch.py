@@ -111,8 +111,6 @@ def counts_to_keep(cfg: Mapping[str, Any], filename: str, processes: int) -> int
 
 
 def _counting_iterations(cfg: Mapping[str, Any]) -> Iterator[str]:
-    if (cfg.get('train_cfg') or {}).get('max_epochs') is None:
-        yield 'a training by iterations (train_cfg) would be as many times shorter'
     if 'constructor' in (cfg.get('optim_wrapper') or {}) and 'optimizer' not in cfg['optim_wrapper']:
         yield 'an optim_wrapper of several optimizers has no one number'
     hooks = [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]

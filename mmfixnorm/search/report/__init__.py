@@ -85,7 +85,7 @@ def write_report(
 
 
 def _summary(problem: SearchProblem, state: SearchState, best_config: Path | None) -> Iterator[str]:
-    length, unit = training_length(problem.cfg)
+    length, unit = problem.length(), training_length(problem.cfg)[1]
     lines = [
         f'<b>{escape(summary_line(problem, state))}</b>',
         f'Config: <code>{escape(problem.filename)}</code>',

@@ -18,7 +18,7 @@ from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.planner import Propose, Run, plan
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, summary_line
-from mmfixnorm.search.trial.schedule import shortened_length, training_length
+from mmfixnorm.search.trial.schedule import training_length
 
 _QUIET = frozenset({'submitting', 'ended'})  # an event with more detail follows each
 
@@ -93,18 +93,18 @@ def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row])
 
 def print_plan(problem: SearchProblem, history: Sequence[FinishedTraining | Spec], console: Console) -> None:
     """Print every training that is known to come next, and the cost of each stage."""
-    length, unit = training_length(problem.cfg)
+    unit = training_length(problem.cfg)[1]
     known = plan(problem.settings, history)
     specs = known.specs if isinstance(known, Run) else ()
     tuned = problem.settings.tuned_keys
-    table = Table(title=f'{problem.filename}: T_max = {length} {unit}')
+    table = Table(title=f'{problem.filename}: T_max = {problem.length()} {unit}')
     for name in ('trial', *titles(tuned), unit, 'T_max'):
         table.add_column(name, justify='left' if name == 'trial' else 'right')
     for spec in specs:
         table.add_row(
             spec.key,
             *spec.point.cells(tuned),
-            '' if spec.is_ramp else str(shortened_length(problem.cfg, spec.fraction)),
+            '' if spec.is_ramp else str(problem.length(spec.fraction)),
             'a ramp' if spec.is_ramp else f'{problem.cost(spec.fraction):g}',
         )
     console.print(table)

@@ -14,7 +14,6 @@ from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import SearchState
 from mmfixnorm.search.record.study import StudyRecord
 from mmfixnorm.search.trial.folder import CURVE_FILE, TrainingProgress, read_curve, read_progress
-from mmfixnorm.search.trial.schedule import shortened_length
 
 
 class RunningTrial(NamedTuple):
@@ -67,7 +66,7 @@ def _read_trial(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTria
         return None
     curve = read_curve(folder / CURVE_FILE)
     step = max(curve, default=0)
-    length = shortened_length(problem.cfg, spec.fraction)
+    length = problem.length(spec.fraction)
     progress = read_progress(folder, attempt=attempt)
     return RunningTrial(spec, attempt, where, since, step, length, curve.get(step), progress, has_result(claim))
 

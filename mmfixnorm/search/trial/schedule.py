@@ -114,6 +114,28 @@ def scale_schedule(cfg: Config, fraction: float) -> Config:
     return scaled
 
 
+def lengthen_iterations(cfg: Config, times: int) -> Config:
+    """Return a copy of ``cfg`` with ``times`` as many iterations, and its parameter schedulers as they are.
+
+    For a training by iterations that updates its weights once in ``times`` iterations, and whose schedulers count
+    updates. Validation, checkpoints and the points of time of hooks are as many times later; a training by epochs
+    stays as it is.
+    """
+    longer = copy.deepcopy(cfg)
+    length, unit = training_length(cfg)
+    if unit == 'epochs' or times == 1:
+        return longer
+
+    def whole(value: float) -> int:
+        return int(value * times)
+
+    longer.train_cfg.max_iters = length * times
+    _scale_validation(longer.train_cfg, whole)
+    for hooks in (longer.get('default_hooks'), longer.get('custom_hooks')):
+        _scale_hooks(hooks, whole)
+    return longer
+
+
 def _scale_validation(train_cfg: MutableMapping[str, Any], whole: Callable[[float], int]) -> None:
     for key in ('val_begin', 'val_interval'):
         if key in train_cfg:
