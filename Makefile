@@ -88,9 +88,10 @@ $(CLASSIC)/all: $(CLASSIC_PINS) requirements/install_mmcv_ops.sh setup.py
 	$(PYTHON) -m venv $(CLASSIC)
 	$(CLASSIC_PIP) setuptools wheel ninja
 	$(CLASSIC_PIP) torch torchvision numpy
-	PINS=$(CLASSIC_PINS) PYTHON=$(CLASSIC)/bin/python requirements/install_mmcv_ops.sh
-	$(CLASSIC_PIP) -r $(CLASSIC_PINS)
+	grep -v '^mmcv==' $(CLASSIC_PINS) > $(CLASSIC)/without_mmcv.txt  # what mmcv imports, with which its ops are tried
+	$(CLASSIC_PIP) -r $(CLASSIC)/without_mmcv.txt
 	$(CLASSIC_PIP) --no-deps --force-reinstall opencv-python-headless
+	PINS=$(CLASSIC_PINS) PYTHON=$(CLASSIC)/bin/python requirements/install_mmcv_ops.sh
 	$(CLASSIC_PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -12,8 +12,8 @@ PYTHON=${PYTHON:-python}
 here=$(cd "$(dirname "$0")" && pwd)
 mmcv=$(grep -E '^(onedl-)?mmcv==' "${PINS:-$here/constraints.txt}")
 
-has_ops() { "$PYTHON" -c 'import mmcv.ops' 2>/dev/null; }
-if has_ops; then exit 0; fi
+import_ops() { "$PYTHON" -c 'import mmcv.ops'; }
+if import_ops 2>/dev/null; then exit 0; fi
 
 # Without nvcc the ops are built for the CPU, whether or not there is a GPU.
 if ! command -v nvcc >/dev/null && [ -z "${CUDA_HOME:-}" ]; then export CUDA_VISIBLE_DEVICES=; fi
@@ -39,4 +39,4 @@ if ! ls "$cache"/*.whl >/dev/null 2>&1; then
     [ -e "$cache" ] || mv "$build" "$cache" # another build may have been first: same wheel
 fi
 "$PYTHON" -m pip install --no-deps --force-reinstall "$cache"/*.whl
-has_ops || { echo "mmcv's ops do not import; remove $cache and try again" >&2; exit 1; }
+import_ops || { echo "mmcv's ops do not import, see above; if the wheel is at fault, remove $cache and try again" >&2; exit 1; }
