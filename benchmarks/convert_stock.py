@@ -16,7 +16,8 @@ the process::
 
 NAME is one of ``STOCK``, or any other config as ``mmdet/fcos/fcos_r50-...``, at the audit's size or ``--size``. With
 ``--families`` it is one config of each folder that the installed toolboxes have, the one whose name says that it is the
-smallest. A line then may hold ``failed`` instead, the error of a fault of ours, or ``stopped``, after ``--limit``.
+smallest. A line then may hold ``failed`` instead, the error of a fault of ours, or ``stopped``: after ``--limit``, or
+the signal that ended the process.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +238,31 @@ def peak_rss_mb() -> float:
         return next(int(line.split()[1]) for line in file if line.startswith('VmHWM')) / 1024
 
 
+def in_own_process(name: str, size: int | None, threads: int, limit: float) -> dict[str, Any]:
+    """Measure one config in a process of its own, for the peak of its memory, which also may be its end."""
+    context = multiprocessing.get_context('spawn')
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(sender, name, size, threads))
+    process.start()
+    sender.close()
+    try:
+        if not receiver.poll(limit):
+            return dict(config=name, px=size, stopped=f'after {limit:g} s')
+        return receiver.recv()
+    except EOFError:
+        process.join()
+        code = process.exitcode
+        how = f'signal {-code}, such as that for lack of memory' if code and code < 0 else f'exit status {code}'
+        return dict(config=name, px=size, stopped=f'the process was ended by {how}')
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(sender: Connection, *args: Any) -> None:
+    sender.send(measure(*args))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('names', nargs='*', metavar='NAME')
@@ -259,11 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in done:
             continue
         size = args.size or (None if args.families else STOCK.get(name))
-        with multiprocessing.get_context('spawn').Pool(1) as pool:  # for the peak of the memory
-            try:
-                row = pool.apply_async(measure, (name, size, args.threads)).get(args.limit)
-            except multiprocessing.TimeoutError:
-                row = dict(config=name, px=size, stopped=f'after {args.limit:g} s')
+        row = in_own_process(name, size, args.threads, args.limit)
         print(json.dumps(row), flush=True)
         if args.out:
             with open(args.out, 'a') as file:

@@ -8,7 +8,14 @@ in the work dir is not trained again. Prints one JSON line per base and seed, an
     python benchmarks/lr_from.py table FILE
 
 ``base``, ``child``, ``same_lr``: top-1 on val after the last epoch, in percent. ``lr_child``: the learning rate found.
-``norm``: of the set at the end of the base.
+``norm``: of the set at the end of the base. The same for five networks of ``benchmarks/evidence``::
+
+    python benchmarks/lr_from.py networks [--work-dir DIR] [--out FILE]
+    python benchmarks/lr_from.py networks-table FILE
+
+Each is trained once, as the better of its searches of weight decay has found best, and converted. ``best``: the best of
+the seven learning rates at which its FixNorm was scanned (``evidence/results``); ``top``: the ends of those less than
+1 point below it.
 """
 
 from __future__ import annotations
@@ -22,6 +29,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.evidence.lab import Results, config_file
+from benchmarks.evidence.report import EARLIER, top_of
+from benchmarks.evidence.rotation import SEEDS as SCANNED
+from benchmarks.evidence.rotation import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / 'configs/digits/resnet8_wd_1xb64-20e_digits.py'
@@ -44,19 +57,58 @@ def measure(lr: float, weight_decay: float, seed: int, work_dir: Path, data: Pat
     plain.write_text(CONFIG.format(base=str(BASE), lr=lr, weight_decay=weight_decay, data='\n'.join(parts)))
     base = accuracy(plain, work_dir / f'base_{name}_{seed}', seed)
     found = work_dir / f'base_{name}_{seed}/epoch_20.pth'
-    tool('fixnorm_convert.py', plain, '-o', new, '--size', '16', '--force', '--lr-from', found)
-    numbers = re.search(r'\^2 = ([\d.e-]+)\. .* they have ([\d.e-]+)\.', ' '.join(new.read_text().split('\n# ')))
-    assert numbers is not None
+    lr_child, norm = converted(plain, new, found, '--size', '16')
     return dict(
         lr=lr,
         weight_decay=weight_decay,
         seed=seed,
         base=base,
-        norm=float(numbers[2]),
-        lr_child=float(numbers[1]),
+        norm=norm,
+        lr_child=lr_child,
         child=accuracy(new, work_dir / f'child_{name}_{seed}', seed),
         same_lr=accuracy(new, work_dir / f'same_{name}_{seed}', seed, f'optim_wrapper.optimizer.lr={lr}'),
     )
+
+
+def converted(plain: Path, new: Path, checkpoint: Path, *options: str) -> tuple[float, float]:
+    """Convert a config; return the learning rate that was found, and the norm of the set in the checkpoint."""
+    tool('fixnorm_convert.py', plain, '-o', new, '--force', '--lr-from', checkpoint, *options)
+    numbers = re.search(r'\^2 = ([\d.e-]+)\. .* they have ([\d.e-]+)\.', ' '.join(new.read_text().split('\n# ')))
+    assert numbers is not None
+    return float(numbers[1]), float(numbers[2])
+
+
+def measure_network(task: str, work_dir: Path) -> dict[str, Any]:
+    """Train one network of the evidence by tuned weight decay and convert it; return the numbers of a line."""
+    results = Results()
+    experiment, _, searched = EARLIER[task]
+    searches = [results.head(experiment, searched), results.head(f'rotation-{task}', f'wd/seed{SCANNED[0]}')]
+    best = max((head for head in searches if head), key=lambda head: head['value'])
+    lr, decay = best['winner'][0], best['winner'][2] or TASKS[task].decay
+    base = config_file(TASKS[task].configs.format(method='wd'))
+    last = work_dir / task / 'last_checkpoint'
+    if not last.exists():
+        values = (f'optim_wrapper.optimizer.{key}={value}' for key, value in (('lr', lr), ('weight_decay', decay)))
+        tool('train.py', base, '--work-dir', last.parent, '--cfg-options', 'randomness.seed=0', *values)
+    plain = work_dir / f'{task}.py'
+    plain.write_text(f'_base_ = [{str(base)!r}]\noptim_wrapper = dict(optimizer=dict(lr={lr}, weight_decay={decay}))\n')
+    lr_child, norm = converted(plain, work_dir / f'{task}_child.py', Path(last.read_text()))
+    top, low, high = top_of([results.runs(f'rotation-{task}', f'fixnorm/seed{seed}') for seed in SCANNED])
+    return dict(task=task, lr=lr, weight_decay=decay, norm=norm, lr_child=lr_child, best=top, top=[low, high])
+
+
+def networks_table(lines: Sequence[dict[str, Any]]) -> str:
+    """Return the lines of the networks as a table in Markdown."""
+    rows = [
+        '| network | its lr, weight decay | norm at its end | lr found | best lr | within 1 point | found / best |',
+        '|---|---|---|---|---|---|---|',
+    ]
+    for line in lines:
+        low, high = line['top']
+        cells = [line['task'], f'{line["lr"]:.2g}, {line["weight_decay"]:.2g}', f'{line["norm"]:.1f}']
+        cells += [f'{line["lr_child"]:.2g}', f'{line["best"]:g}', f'{low:g} to {high:g}' if low < high else f'{low:g}']
+        rows.append(f'| {" | ".join(cells)} | {line["lr_child"] / line["best"]:.2f} |')
+    return '\n'.join(rows)
 
 
 def accuracy(config: Path, work_dir: Path, seed: int, *options: str) -> float:
@@ -104,21 +156,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest='command', required=True)
     run = commands.add_parser('run', help='train')
     run.add_argument('--data', type=Path, default=Path('data/digits'), help='as the converter of the digits writes it')
-    run.add_argument('--work-dir', type=Path, default=Path('work_dirs/lr_from'))
-    run.add_argument('--out', type=Path, help='append the lines to a file as well')
-    show = commands.add_parser('table', help='print the table')
-    show.add_argument('file', type=Path)
+    networks = commands.add_parser('networks', help='train the networks of the evidence')
+    for command in (run, networks):
+        command.add_argument('--work-dir', type=Path, default=Path('work_dirs/lr_from'))
+        command.add_argument('--out', type=Path, help='append the lines to a file as well')
+    tables = {'table': table, 'networks-table': networks_table}
+    for name in tables:
+        commands.add_parser(name, help='print the table').add_argument('file', type=Path)
     args = parser.parse_args(argv)
-    if args.command == 'table':
-        print(table([json.loads(line) for line in args.file.read_text().splitlines()]))
+    if args.command in tables:
+        print(tables[args.command]([json.loads(line) for line in args.file.read_text().splitlines()]))
         return 0
-    for lr, weight_decay in BASES:
-        for seed in SEEDS:
-            line = json.dumps(measure(lr, weight_decay, seed, args.work_dir, args.data.absolute()))
-            print(line, flush=True)
-            if args.out:
-                with args.out.open('a') as file:
-                    file.write(line + '\n')
+    work_dir = args.work_dir.absolute()
+    work_dir.mkdir(parents=True, exist_ok=True)
+    if args.command == 'networks':
+        lines = (measure_network(task, work_dir) for task in EARLIER)
+    else:
+        lines = (measure(*base, seed, work_dir, args.data.absolute()) for base in BASES for seed in SEEDS)
+    for line in map(json.dumps, lines):
+        print(line, flush=True)
+        if args.out:
+            with args.out.open('a') as file:
+                file.write(line + '\n')
     return 0
 
 

@@ -123,6 +123,12 @@ def not_valid(err: Exception, filename: str) -> ConfigError:
         key = 'custom_imports' if message_of(err).startswith('Failed to import') else '_base_'
         missing = explain_missing(err, key)
         return ConfigError(missing) if missing else RaisedError(f'{key}: {message_of(err.__cause__ or err)}')
+    if isinstance(err, FileNotFoundError) and Path(str(err.filename)).parts[-2:] == ('.mim', 'model-index.yml'):
+        package = Path(err.filename).parents[1]
+        return ConfigError(
+            f'_base_: mmengine looks for the configs of {package.name} in {package}, where an editable install has '
+            'none; install it without -e, or give the path of the config'
+        )
     advice = _pure_python_advice(err, filename)
     if advice and running is None and 'lazy_import' in message_of(err):
         return ConfigError(f'not a valid config: {advice}')
@@ -147,8 +153,8 @@ def _pure_python_advice(err: Exception, filename: str) -> str:
             return (
                 f'{line} makes it a config in pure Python: an imported name is then a class to build later, not a '
                 'value to compute with, and neither it nor a config that inherits from it can have _base_. To compute '
-                "with a library, write NAME = importlib.import_module('LIBRARY') instead of importing it; to inherit, "
-                'write with read_base() in all files'
+                "with a library, write NAME = __import__('LIBRARY') instead of importing it; to inherit, write with "
+                'read_base() in all files'
             )
     return ''
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.utils import get_installed_path
 
 from mmfixnorm.config import base_of, load_config, with_names
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.failures import not_valid
 from mmfixnorm.launch import build_model
 from mmfixnorm.search import load_problem
 
@@ -60,6 +62,9 @@ def test_a_config_is_named_as_in_a_base(monkeypatch, tmp_path) -> None:
         load_config('mmpose::x/y.py')
 
 
+@pytest.mark.skipif(
+    not Path(get_installed_path('mmfixnorm'), '.mim').exists(), reason='mmengine does not find an editable install'
+)
 def test_names_in_a_config_of_this_package_are_of_the_toolbox(write) -> None:
     """mmengine notes ``_scope_='mmfixnorm'`` in what is inherited, under which no registry finds anything."""
     base = 'mmfixnorm::digits/resnet8_fixnorm_1xb64-20e_digits.py'
@@ -151,7 +156,7 @@ PURE = 'makes it a config in pure Python'
         ("_base_ = ['base.py']", f'/base.py, line 2: `from numpy import zeros` {PURE}.*write with read_base'),
         ("import torch\n_base_ = ['plain.py']", f'config.py, line 1: `import torch` {PURE}'),
         ("_base_ = 'mmpose::x/y.py'", '_base_: the package mmpose is missing: mmpose is not installed'),
-        ("import importlib\nimportlib.import_module('no_such')", 'config.py, line 2: ModuleNotFoundError: .*no_such'),
+        ("\nx = __import__('no_such')", 'config.py, line 2: ModuleNotFoundError: .*no_such'),
         ("custom_imports = dict(imports=['no_such'])", "custom_imports: No module named 'no_such'"),
     ],
 )
@@ -163,6 +168,13 @@ def test_what_an_import_does_to_a_config_is_told(write, text, message) -> None:
     assert 'lazy_import' not in str(raised.value)
 
 
+def test_an_editable_install_without_configs_is_told() -> None:
+    """mmengine 0.10 looks beside the metadata of a package, where an editable install has no files."""
+    err = FileNotFoundError(2, 'No such file or directory', '/env/site-packages/mmfixnorm/.mim/model-index.yml')
+    told = 'looks for the configs of mmfixnorm in /env/site-packages/mmfixnorm, where an editable install has none'
+    assert told in str(not_valid(err, 'config.py'))
+
+
 def test_the_advice_for_a_library_works(write) -> None:
-    cfg = load_config(write("import importlib\nnp = importlib.import_module('numpy')\nx = np.ones(2).tolist()"))
+    cfg = load_config(write("np = __import__('numpy')\nx = np.ones(2).tolist()"))
     assert cfg.to_dict() == {'x': [1.0, 1.0]}

@@ -7,15 +7,16 @@ import re
 import statistics
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 from mmengine.optim import build_optim_wrapper
 from scipy import stats
 
-from benchmarks.evidence import front, report, rotation
+from benchmarks.evidence import front, report, rotation, verdicts
 from benchmarks.evidence.experiments import EXPERIMENTS
-from benchmarks.evidence.lab import RESULTS, config_file, read_lines
+from benchmarks.evidence.lab import RESULTS, Results, config_file, read_lines
 from mmfixnorm.launch import build_model, load_config
 from mmfixnorm.plot.png import draw_png
 
@@ -225,3 +226,65 @@ def test_each_method_of_the_scans_differs_from_its_config_in_what_it_claims(meth
         assert not all(kept)
     if method in ('angle', 'angle-plain', 'angle-filter'):
         assert all(0 < angle <= 2 * lr * (1 + 1e-3) for angle in angles)
+
+
+@pytest.mark.parametrize(
+    ('intervals', 'claimed', 'answer'),
+    [
+        ([(1, 2), (0.1, 9)], 1, 'yes'),
+        ([(1, 2), (-0.1, 9)], 1, 'in part'),
+        ([(-1, 2), (-0.1, 9)], 1, 'not seen'),
+        ([(1, 2), (-9, -1)], 1, 'no'),
+        ([(-2, -1)], -1, 'yes'),
+        ([(-1, 2), (1, 2)], 0, 'yes'),
+        ([(-1, 2), (-2, -1)], 0, 'no'),
+    ],
+)
+def test_the_answer_to_a_question_follows_from_its_intervals(intervals, claimed, answer):
+    assert verdicts.verdict([verdicts.Interval(0.0, *ends) for ends in intervals], claimed) == answer
+
+
+def test_the_interval_of_a_ratio_of_spreads_holds_the_true_ratio_in_95_of_100_draws():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(2000):
+        interval = verdicts.ratio_of_spreads(rng.normal(0, 3, size=5), rng.normal(7, 2, size=4))
+        held += interval.low < 1.5 < interval.high
+    assert 0.935 < held / 2000 < 0.965
+
+
+def test_every_question_is_asked_of_the_results(tmp_path):
+    lines = [dict(group='fixnorm', kind='search', cost=11.0), dict(group='bo', kind='search', cost=25.0)]
+    for group, value in (('fixnorm-test', 61.0), ('bo-test', 58.0)):
+        lines.append(dict(group=group, kind='finals', point=[0.8, None, None]))
+        lines += [dict(group=group, seed=i, value=value + 0.1 * i) for i in range(3)]
+    (tmp_path / 'table1-residual.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    rows = verdicts.verdicts_table(Results(tmp_path)).splitlines()[2:]
+    assert [row.split(' | ')[4] for row in rows] == ['yes', 'yes', 'not seen']
+    assert 'at 11 T_max against 25 | +3.00 [' in rows[1]
+
+
+def test_an_untuned_angle_is_compared_with_the_better_search_of_weight_decay_at_the_cost_of_all_its_trainings(tmp_path):
+    def finals(group, value, lr=0.02):
+        head = dict(group=group, kind='finals', point=[lr, None, None])
+        return [head, *(dict(group=group, seed=i, value=value + 0.1 * i) for i in range(3))]
+
+    def search(group, cost):
+        return dict(group=group, kind='search', cost=cost)
+
+    files = {
+        'transfer-digits': [search('bo', 11.0), *finals('bo-test', 97.0)],
+        # scanned at the searched decay, which is better; its angle is the default
+        'rotation-digits': [search('wd/seed0', 7.0), *finals('wd/test', 98.0, 0.2), *finals('angle/test', 99.0)],
+        'table1-residual': [search('bo', 25.0), *finals('bo-test', 60.0)],
+        # another angle than the default was chosen there
+        'rotation-residual': finals('angle/test', 62.0, 0.04),
+        'rotation-default': finals('residual/angle', 61.0),
+    }
+    for name, lines in files.items():
+        (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    rows = [row.split(' | ') for row in report.default_table(Results(tmp_path)).splitlines()[2:]]
+    assert [(row[0], row[1][:5], row[2][:5], row[3]) for row in rows] == [
+        ('| digits', '99.10', '98.10', '18'),
+        ('| residual', '61.10', '60.10', '25'),
+    ]

@@ -8,12 +8,10 @@ has a wider range than in the paper on both axes. Where a best was seen at an ed
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from benchmarks.evidence import lr_fit, rotation
-from benchmarks.evidence.lab import RESULTS, Lab, config_file, read_lines
-from mmfixnorm.launch import load_config
+from benchmarks.evidence import fine_tune, lr_fit, rotation
+from benchmarks.evidence.lab import RESULTS, Lab, read_lines
 from mmfixnorm.search import Point
 
 FIXNORM: dict[str, Any] = dict(type='FixNormSearch', lr_range=(0.2, 3.2))
@@ -147,17 +145,6 @@ def transfer(configs: str, lr_range: tuple[float, float] | None = None) -> Calla
     return run
 
 
-def fine_tune(lab: Lab) -> None:
-    """Weight decay and FixNorm on a pretrained backbone with frozen BN, at equal cost; not run yet."""
-    checkpoint = load_config(config_file('bccd-frozen_wd.py')).model.backbone.init_cfg.checkpoint
-    if not Path(checkpoint).is_file():
-        raise SystemExit(
-            f'{checkpoint}: no such checkpoint; the backbone of fine-tune-bccd is trained by '
-            'python tools/train.py configs/digits/retinanet_r18-thin-fpn_wd_1xb16-1200i_digits-det.py'
-        )
-    transfer('bccd-frozen_{method}.py', lr_range=(0.01, 0.2))(lab)
-
-
 EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'table1-residual': table1('residual', RESIDUAL, Point(0.4, None, 1e-4)),
     'fig4': fig4,
@@ -167,12 +154,13 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'transfer-digits': transfer('configs/digits/resnet8_{method}_1xb64-20e_digits.py'),
     'transfer-bccd': transfer('bccd_{method}.py', lr_range=(0.01, 0.2)),
     'transfer-camvid': transfer('camvid_{method}.py', lr_range=(0.05, 1.0)),
-    'fine-tune-bccd': fine_tune,
+    **{f'fine-tune-{name}': fine_tune.task(name) for name in fine_tune.TASKS},
     'beyond': beyond,
     'ablations': ablations,
     'peers': peers,
     **{f'rotation-{name}': rotation.task(name) for name in rotation.TASKS},
     'rotation-law': rotation.law,
+    'rotation-default': rotation.default,
     'rotation-short': rotation.short,
     **{f'lr-fit-{name}': lr_fit.task(name) for name in lr_fit.STOCK_LRS},
 }

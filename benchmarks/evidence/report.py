@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.evidence import front, lr_fit, rotation
+from benchmarks.evidence import fine_tune, front, lr_fit, rotation, verdicts
 from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
 from benchmarks.evidence.lab import Lines, Results
 from benchmarks.tuners import exact_savings, lr_tables
@@ -33,6 +32,7 @@ from mmfixnorm.plot.png import draw_png, save_svg
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/evidence.md'
 ROTATION_PAGE = ROOT / 'docs/rotation.md'
+TUNED_PAGE = ROOT / 'docs/fine_tuning.md'
 SEARCH_PAGE = ROOT / 'docs/tuning.md'
 SWEEP_PAGE = ROOT / 'docs/why_not_a_sweep.md'
 README = ROOT / 'README.md'
@@ -79,12 +79,8 @@ def spread(values: Sequence[float]) -> str:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> str:
-    """Mean of ``a`` less mean of ``b``, with the 95 % interval of Welch's t."""
-    if min(len(a), len(b)) < 2:
-        return ''
-    test = stats.ttest_ind(a, b, equal_var=False)
-    low, high = test.confidence_interval(0.95)
-    return f'{statistics.mean(a) - statistics.mean(b):+.2f} [{low:+.2f}, {high:+.2f}]'
+    """Mean of ``a`` less mean of ``b``, with its interval; nothing for a single training."""
+    return '' if min(len(a), len(b)) < 2 else str(verdicts.difference(a, b))
 
 
 def row_name(name: str, experiment: str) -> str:
@@ -331,13 +327,19 @@ def tables(results: Results) -> dict[str, str]:
     return {name: make() if results.runs(*needed[name]) else missing for name, make in makers.items()}
 
 
-def scan_table(results: Results) -> str:
-    """The learning rate of each method and task: seven values, the best, and how wide the top is."""
+def scan_table(results: Results, tasks: Mapping[str, rotation.Task], experiments: str) -> str:
+    """The learning rate of each method and task: seven values, the best, and how wide the top is.
+
+    Args:
+        results (Results): The raw lines.
+        tasks (Mapping): By name.
+        experiments (str): What the names of their experiments begin with.
+    """
     head = ['task', 'method', 'seeds', 'learning rates', *map(str, range(1, 8)), 'best', 'within 1 point']
     rows = [head, ['---'] * len(head)]
-    for task, about in rotation.TASKS.items():
+    for task, about in tasks.items():
         for method in (*about.methods, *about.switches):
-            of_seeds = [results.runs(f'rotation-{task}', f'{method}/seed{seed}') for seed in rotation.SEEDS]
+            of_seeds = [results.runs(f'{experiments}-{task}', f'{method}/seed{seed}') for seed in rotation.SEEDS]
             of_seeds = [runs for runs in of_seeds if runs]
             if of_seeds:
                 rows.append([task, method, str(len(of_seeds)), *scan_cells(of_seeds)])
@@ -345,26 +347,38 @@ def scan_table(results: Results) -> str:
 
 
 def scan_cells(of_seeds: Sequence[Lines]) -> list[str]:
-    """The ends of the range, the mean of the seeds at each learning rate, the best, and the width of the top.
+    """The ends of the range, the mean of the seeds at each learning rate, the best, and the width of the top."""
+    means = _means(of_seeds)
+    best, low, high = top_of(of_seeds)
+    lrs = list(means)
+    values = ['diverged' if mean == -math.inf else f'{mean:.1f}' for mean in means.values()]
+    top = lrs.index(best)
+    values[top] = f'**{values[top]}**'
+    edge = ' (edge)' if top in (0, len(lrs) - 1) else ''
+    return [f'{lrs[0]:g} to {lrs[-1]:g}', *values, f'{best:g}{edge}', f'x {high / low:g}']
 
-    The width is the factor between the ends of the learning rates around the best whose mean is less than 1 point
-    below it; a learning rate at which a seed diverged has no mean.
-    """
+
+def top_of(of_seeds: Sequence[Lines]) -> tuple[float, float, float]:
+    """The best learning rate, and the ends of those around it whose mean is less than 1 point below its own."""
+    means = _means(of_seeds)
+    lrs, values = list(means), list(means.values())
+    low = high = top = max(range(len(lrs)), key=values.__getitem__)
+    while low > 0 and values[low - 1] > values[top] - 1:
+        low -= 1
+    while high < len(lrs) - 1 and values[high + 1] > values[top] - 1:
+        high += 1
+    return lrs[top], lrs[low], lrs[high]
+
+
+def _means(of_seeds: Sequence[Lines]) -> dict[float, float]:
+    """The mean of the seeds at each learning rate, in order; one at which a seed diverged has none."""
     by_lr: dict[float, list[float | None]] = {}
     for run in (run for runs in of_seeds for run in runs):
         by_lr.setdefault(run['lr'], []).append(run['value'])
-    lrs = sorted(by_lr)
-    means = [-math.inf if None in by_lr[lr] else statistics.mean(v for v in by_lr[lr] if v is not None) for lr in lrs]
-    top = max(range(len(lrs)), key=means.__getitem__)
-    low = high = top
-    while low > 0 and means[low - 1] > means[top] - 1:
-        low -= 1
-    while high < len(lrs) - 1 and means[high + 1] > means[top] - 1:
-        high += 1
-    values = ['diverged' if mean == -math.inf else f'{mean:.1f}' for mean in means]
-    values[top] = f'**{values[top]}**'
-    edge = ' (edge)' if top in (0, len(lrs) - 1) else ''
-    return [f'{lrs[0]:g} to {lrs[-1]:g}', *values, f'{lrs[top]:g}{edge}', f'x {lrs[high] / lrs[low]:g}']
+    return {
+        lr: -math.inf if None in values else statistics.mean(v for v in values if v is not None)
+        for lr, values in sorted(by_lr.items())
+    }
 
 
 def law_table(results: Results) -> str:
@@ -386,13 +400,20 @@ def _value(run: Mapping[str, Any]) -> float:
     return -math.inf if run['value'] is None else run['value']
 
 
-def rotation_finals(results: Results) -> str:
-    """What each method chose with one seed, on test data with others, and its difference to the angle per layer."""
-    head = ['task', 'method', 'lr', 'validation', 'test, new seeds', 'less angle, 95 %']
+def finals_table(results: Results, tasks: Mapping[str, rotation.Task], experiments: str, baseline: str) -> str:
+    """What each method chose with one seed, on test data with others, and its difference to one of them.
+
+    Args:
+        results (Results): The raw lines.
+        tasks (Mapping): By name.
+        experiments (str): What the names of their experiments begin with.
+        baseline (str): The method that the others are compared with.
+    """
+    head = ['task', 'method', 'lr', 'validation', 'test, new seeds', f'less {baseline}, 95 %']
     rows = [head, ['---'] * len(head)]
-    for task, about in rotation.TASKS.items():
-        name = f'rotation-{task}'
-        against = results.values(name, 'angle/test')
+    for task, about in tasks.items():
+        name = f'{experiments}-{task}'
+        against = results.values(name, f'{baseline}/test')
         for method in (*about.methods, *about.switches):
             final = results.head(name, f'{method}/test')
             searched = results.head(name, f'{method}/seed{rotation.SEEDS[0]}')
@@ -401,9 +422,32 @@ def rotation_finals(results: Results) -> str:
             values = results.values(name, f'{method}/test')
             diverged = len(results.runs(name, f'{method}/test')) - len(values)
             test = spread(values) + (f', {diverged} diverged' if diverged and values else '')
-            less = '' if method == 'angle' else difference(values, against)
+            less = '' if method == baseline else difference(values, against)
             rows.append([task, method, f'{final["point"][0]:g}', f'{searched["value"]:.1f}', test, less])
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def default_table(results: Results) -> str:
+    """The angle that nobody has tuned on test data, beside weight decay as the better of its searches has tuned it."""
+    rows = [
+        f'| task | angle {rotation.DEFAULT:g}, not tuned | weight decay, tuned | at T_max | difference, 95 % |',
+        '|---|---|---|---|---|',
+    ]
+    for task in EARLIER:
+        scanned = results.head(f'rotation-{task}', 'angle/test')
+        values = results.values('rotation-default', f'{task}/angle')
+        if scanned and scanned['point'][0] == rotation.DEFAULT:
+            values = results.values(f'rotation-{task}', 'angle/test')
+        experiment, _, bo = EARLIER[task]
+        searched = results.head(experiment, bo)
+        rivals = [(results.values(experiment, f'{bo}-test'), searched['cost'] if searched else math.nan)]
+        if scan := results.head(f'rotation-{task}', f'wd/seed{rotation.SEEDS[0]}'):
+            rivals.append((results.values(f'rotation-{task}', 'wd/test'), rivals[0][1] + scan['cost']))
+        rivals = [pair for pair in rivals if pair[0]]
+        if values and rivals:
+            rival, cost = max(rivals, key=lambda pair: statistics.mean(pair[0]))
+            rows.append(f'| {task} | {spread(values)} | {spread(rival)} | {cost:g} | {difference(values, rival)} |')
+    return '\n'.join(rows)
 
 
 #: Searches of earlier experiments on the same tasks and test data, with the seeds 1 to 5: that of FixNorm, and BO + WD.
@@ -508,9 +552,20 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'lr-tables': lr_tables.tables_text(played),
         'lr-tables-results': lr_tables.results_text(played),
     }
-    of_rotation = {'scan': scan_table(results), 'law': law_table(results), 'finals': rotation_finals(results)}
+    scratch, tuned = (rotation.TASKS, 'rotation'), (fine_tune.TASKS, 'fine-tune')
+    of_rotation = {
+        'scan': scan_table(results, *scratch),
+        'law': law_table(results),
+        'default': default_table(results),
+        'finals': finals_table(results, *scratch, 'angle'),
+    }
+    of_tuning = {
+        'fine-tune-scan': scan_table(results, *tuned),
+        'fine-tune-finals': finals_table(results, *tuned, 'wd'),
+    }
     in_short = {README: {'results': readme_table(results)}, SWEEP_PAGE: {'sweep': sweep_table(results)}}
-    return {PAGE: tables(results), ROTATION_PAGE: of_rotation, SEARCH_PAGE: of_search, **in_short}
+    own = {ROTATION_PAGE: of_rotation, TUNED_PAGE: of_tuning, SEARCH_PAGE: of_search}
+    return {PAGE: {**tables(results), 'verdicts': verdicts.verdicts_table(results)}, **own, **in_short}
 
 
 def main() -> None:

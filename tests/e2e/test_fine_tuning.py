@@ -165,6 +165,8 @@ def test_the_table_of_the_page_is_of_the_measured_lines():
     # The learning rate is the formula's; the norm at the start is the same in all of them.
     starts = [line['norm'] * (line['lr_child'] / line['lr']) ** 0.5 for line in lines]
     assert starts == pytest.approx([starts[0]] * len(lines), rel=0.01)
+    networks = [json.loads(line) for line in (DOCS.parent / 'benchmarks/lr_from_networks_cpu_202611.jsonl').open()]
+    assert benchmark['networks_table'](networks) in (DOCS / 'fine_tuning.md').read_text()
 
 
 def test_the_page_has_these_configs_and_they_are_short():

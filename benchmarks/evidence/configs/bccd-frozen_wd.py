@@ -1,7 +1,7 @@
-# Fine-tuning: the backbone of the detector of digits, its stem and first stage frozen, BN on stored statistics.
+# Fine-tuning: the backbone of pretrain_bccd.py, its stem and first stage frozen, BN on stored statistics.
 _base_ = ['./bccd_wd.py']
 
-trained = 'work_dirs/retinanet_r18-thin-fpn_wd_1xb16-1200i_digits-det/iter_1200.pth'
+trained = 'work_dirs/pretrain_bccd/epoch_10.pth'
 model = dict(
     backbone=dict(
         frozen_stages=1, norm_eval=True, init_cfg=dict(type='Pretrained', prefix='backbone.', checkpoint=trained)

@@ -115,6 +115,19 @@ def test_notice_is_followed_by_a_checkpoint_and_no_iteration_is_lost(slurm, tmp_
     assert 'told to end: the checkpoint of iteration' in (problem.trial_dir(KEY) / 'log.txt').read_text()
 
 
+def test_the_time_limit_of_a_job_is_preceded_by_notice(slurm, tmp_path, undisturbed_long):
+    """A training of more than 2 minutes in jobs of 2: Slurm itself sends the signal, 30 to 90 seconds before."""
+    slowly = [{'type': 'StampHook', 'pause_s': 1.6}]
+    settings = dict(SETTINGS, notice_s=30, time_min=2)
+    problem = real_trials.problem_in(tmp_path, settings, **{**LONG, 'custom_hooks': slowly})
+    processes = real_trials.disturbed(problem, lambda: None)
+    assert real_trials.outcomes(problem) == [(1, 'done')]
+    real_trials.assert_one_group_after_the_other(problem, processes)
+    assert real_trials.trained(problem) == undisturbed_long
+    assert len(real_trials.stamps(problem)) == 4 * 80
+    assert 'told to end: the checkpoint of iteration' in (problem.trial_dir(KEY) / 'log.txt').read_text()
+
+
 def take_all_nodes():
     options = ['--partition=urgent', '--nodes=3', '--ntasks-per-node=1', '--cpus-per-task=4', '--output=/dev/null']
     subprocess.run(['sbatch', '--wait', *options, '--wrap=true'], check=True, stdout=subprocess.DEVNULL)
