@@ -31,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.evidence.experiments import TUNED
 from benchmarks.evidence.lab import Results, config_file
-from benchmarks.evidence.report import EARLIER, top_of
+from benchmarks.evidence.report import top_of
 from benchmarks.evidence.rotation import SEEDS as SCANNED
 from benchmarks.evidence.rotation import TASKS
 
@@ -81,7 +82,7 @@ def converted(plain: Path, new: Path, checkpoint: Path, *options: str) -> tuple[
 def measure_network(task: str, work_dir: Path) -> dict[str, Any]:
     """Train one network of the evidence by tuned weight decay and convert it; return the numbers of a line."""
     results = Results()
-    experiment, _, searched = EARLIER[task]
+    experiment, _, searched = TUNED[task]
     searches = [results.head(experiment, searched), results.head(f'rotation-{task}', f'wd/seed{SCANNED[0]}')]
     best = max((head for head in searches if head), key=lambda head: head['value'])
     lr, decay = best['winner'][0], best['winner'][2] or TASKS[task].decay
@@ -170,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     work_dir = args.work_dir.absolute()
     work_dir.mkdir(parents=True, exist_ok=True)
     if args.command == 'networks':
-        lines = (measure_network(task, work_dir) for task in EARLIER)
+        lines = (measure_network(task, work_dir) for task in TUNED)
     else:
         lines = (measure(*base, seed, work_dir, args.data.absolute()) for base in BASES for seed in SEEDS)
     for line in map(json.dumps, lines):

@@ -178,7 +178,7 @@ def test_a_difference_or_spread_in_words_is_one_of_the_tables() -> None:
 def test_what_the_readme_says_in_words_of_three_trainings_and_of_the_angle() -> None:
     results = report.Results()
     below, level = [], []
-    for task, (experiment, fixnorm, _) in report.EARLIER.items():
+    for task, (experiment, fixnorm, _) in report.TUNED.items():
         values = results.values(f'lr-fit-{task}', 'test')
         other = results.values(experiment, f'{fixnorm}-test')
         ends = [float(end) for end in re.findall(r'[\[ ]([+-]\d+\.\d+)[,\]]', report.difference(values, other))]
@@ -222,7 +222,7 @@ def test_the_mean_cost_of_the_recorded_searches_is_that_of_their_table() -> None
 def test_how_much_the_usual_angle_loses_on_a_task_at_most() -> None:
     results = report.Results()
     losses = []
-    for task in report.EARLIER:
+    for task in report.TUNED:
         runs = [run for seed in rotation.SEEDS for run in results.runs(f'rotation-{task}', f'angle/seed{seed}')]
         of_lr: dict[float, list[float]] = {}
         for run in runs:

@@ -285,6 +285,6 @@ def test_an_untuned_angle_is_compared_with_the_better_search_of_weight_decay_at_
         (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     rows = [row.split(' | ') for row in report.default_table(Results(tmp_path)).splitlines()[2:]]
     assert [(row[0], row[1][:5], row[2][:5], row[3]) for row in rows] == [
-        ('| digits', '99.10', '98.10', '18'),
         ('| residual', '61.10', '60.10', '25'),
+        ('| digits', '99.10', '98.10', '18'),
     ]

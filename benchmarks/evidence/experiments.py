@@ -164,3 +164,16 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'rotation-short': rotation.short,
     **{f'lr-fit-{name}': lr_fit.task(name) for name in lr_fit.STOCK_LRS},
 }
+#: The searches of FixNorm and of weight decay on each task: their experiment and groups.
+TUNED = {
+    'residual': ('table1-residual', 'fixnorm', 'bo'),
+    'mobile': ('table1-mobile', 'fixnorm-low', 'bo-low'),
+    'digits': ('transfer-digits', 'fixnorm', 'bo'),
+    'bccd': ('transfer-bccd', 'fixnorm', 'bo'),
+    'camvid': ('transfer-camvid', 'fixnorm', 'bo'),
+}
+
+
+def marked(name: str, task: str) -> str:
+    """A name, with ‡ if the range of learning rates in :data:`TUNED` was chosen for the task after a first look."""
+    return f'{name} ‡' if task in ('mobile', 'bccd', 'camvid') else name

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from benchmarks.evidence import rotation
+from benchmarks.evidence.experiments import TUNED
 from benchmarks.evidence.lab import Results
 from mmfixnorm.plot.chart import Chart, Estimate, Panel
 
@@ -26,13 +27,7 @@ UNITS = {
     'convnext': 'CIFAR-10 5k, ConvNeXt (top-1, %)',
 }
 #: Searches of a weight decay for SGD, whose result the scans of ``rotation`` take over and so have to pay for.
-DECAYS = {
-    'residual': ('table1-residual', 'bo'),
-    'mobile': ('table1-mobile', 'bo-low'),
-    'digits': ('transfer-digits', 'bo'),
-    'bccd': ('transfer-bccd', 'bo'),
-    'camvid': ('transfer-camvid', 'bo'),
-}
+DECAYS = {task: (experiment, group) for task, (experiment, _, group) in TUNED.items()}
 #: Entry of the legend: colour (one for a family) and marker.
 STYLES = {
     'weight decay, not tuned': (1, 0),

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.evidence import fine_tune, front, lr_fit, rotation, verdicts
-from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE
+from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE, TUNED, marked
 from benchmarks.evidence.lab import Lines, Results
 from benchmarks.tuners import exact_savings, lr_tables
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
@@ -433,12 +433,12 @@ def default_table(results: Results) -> str:
         f'| task | angle {rotation.DEFAULT:g}, not tuned | weight decay, tuned | at T_max | difference, 95 % |',
         '|---|---|---|---|---|',
     ]
-    for task in EARLIER:
+    for task in TUNED:
         scanned = results.head(f'rotation-{task}', 'angle/test')
         values = results.values('rotation-default', f'{task}/angle')
         if scanned and scanned['point'][0] == rotation.DEFAULT:
             values = results.values(f'rotation-{task}', 'angle/test')
-        experiment, _, bo = EARLIER[task]
+        experiment, _, bo = TUNED[task]
         searched = results.head(experiment, bo)
         rivals = [(results.values(experiment, f'{bo}-test'), searched['cost'] if searched else math.nan)]
         if scan := results.head(f'rotation-{task}', f'wd/seed{rotation.SEEDS[0]}'):
@@ -448,16 +448,6 @@ def default_table(results: Results) -> str:
             rival, cost = max(rivals, key=lambda pair: statistics.mean(pair[0]))
             rows.append(f'| {task} | {spread(values)} | {spread(rival)} | {cost:g} | {difference(values, rival)} |')
     return '\n'.join(rows)
-
-
-#: Searches of earlier experiments on the same tasks and test data, with the seeds 1 to 5: that of FixNorm, and BO + WD.
-EARLIER = {
-    'digits': ('transfer-digits', 'fixnorm', 'bo'),
-    'bccd': ('transfer-bccd', 'fixnorm', 'bo'),
-    'camvid': ('transfer-camvid', 'fixnorm', 'bo'),
-    'residual': ('table1-residual', 'fixnorm', 'bo'),
-    'mobile': ('table1-mobile', 'fixnorm-low', 'bo-low'),
-}
 
 
 def lr_fit_table(results: Results) -> str:
@@ -473,7 +463,7 @@ def lr_fit_table(results: Results) -> str:
         untuned = results.values(name, 'stock-test')
         rows.append([task, f'{searched["cost"]:.2f}', f'{searched["winner"][0]:g}', spread(values), own])
         rows[-1] += [spread(untuned), difference(values, untuned)] if untuned else ['', '']
-        experiment, *groups = EARLIER[task]
+        experiment, *groups = TUNED[task]
         for group in groups:
             earlier = results.head(experiment, group)
             cost = f' at {earlier["cost"]:.0f}' if earlier else ''
@@ -481,13 +471,13 @@ def lr_fit_table(results: Results) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
-#: What README calls the tasks; the mark: in a range that was chosen after a first look.
+#: What README calls the tasks.
 TASK_NAMES = {
     'residual': 'CIFAR-10 5k, residual',
-    'mobile': 'CIFAR-10 5k, mobile ‡',
+    'mobile': 'CIFAR-10 5k, mobile',
     'digits': 'digits',
-    'bccd': 'blood cells ‡',
-    'camvid': 'streets ‡',
+    'bccd': 'blood cells',
+    'camvid': 'streets',
 }
 
 
@@ -501,10 +491,15 @@ def readme_table(results: Results) -> str:
     """In short: tuned weight decay, tuned FixNorm, and the angle, on test data."""
     rows = ['| task | weight decay | FixNorm | difference, 95 % | angle less weight decay |', '|---|---|---|---|---|']
     for task, name in TASK_NAMES.items():
-        experiment, fixnorm, bo = EARLIER[task]
+        experiment, fixnorm, bo = TUNED[task]
         values = [results.values(experiment, f'{group}-test') for group in (fixnorm, bo)]
         scans = [results.values(f'rotation-{task}', f'{method}/test') for method in ('angle', 'wd')]
-        cells = [name, _tested(results, experiment, bo), _tested(results, experiment, fixnorm), difference(*values)]
+        cells = [
+            marked(name, task),
+            _tested(results, experiment, bo),
+            _tested(results, experiment, fixnorm),
+            difference(*values),
+        ]
         rows.append(f'| {" | ".join([*cells, difference(*scans)])} |')
     return '\n'.join(rows)
 
@@ -513,7 +508,7 @@ def sweep_table(results: Results) -> str:
     """Bayesian optimisation of learning rate and weight decay, and the searches over FixNorm's two numbers."""
     rows = ['| task | search | T_max | test, new seeds | less BO + WD, 95 % |', '|---|---|---|---|---|']
     for task in TASK_NAMES:
-        experiment, fixnorm, bo = EARLIER[task]
+        experiment, fixnorm, bo = TUNED[task]
         against = results.values(experiment, f'{bo}-test')
         groups = [(bo, 'BO + WD'), (fixnorm, '`FixNormSearch`'), ('unimodal', '`UnimodalFixNormSearch`')]
         places = [(experiment, group, f'{group}-test', name) for group, name in groups]

@@ -91,7 +91,7 @@ class Task:
 
     Attributes:
         configs (str): Their path, with ``{method}`` for ``fixnorm`` and ``wd``.
-        lowest (dict): By the method's name up to the hyphen, of those that are not angles.
+        lowest (dict): By the method's name, or what is before its hyphen; of angles, where it is not ``ANGLES``.
         decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
         methods (dict): What is compared.
         switches (dict): What differs from the angle in one thing.
@@ -109,7 +109,8 @@ TASKS = {
         'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.4), 1e-5, switches=SWITCHES
     ),
     'camvid': Task(
-        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.5), 0.01, switches=SWITCHES
+        'camvid_{method}.py',
+        {'fixnorm': 0.05, 'wd': 0.0125, 'adamw': 1e-3, 'lars': 0.5, 'angle-set': 3.125e-4}, 0.01, switches=SWITCHES,
     ),
     'digits': Task(
         'configs/digits/resnet8_{method}_1xb64-20e_digits.py', dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4
@@ -159,6 +160,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def lowest(task: Task, method: str) -> float:
     """The lowest learning rate of a scan."""
+    if method in task.lowest:
+        return task.lowest[method]
     name = 'fixnorm' if method == 'per-layer' else method.split('-')[0]
     return ANGLES if name in ('angle', 'hyperball') else task.lowest[name]
 

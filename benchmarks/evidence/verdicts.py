@@ -15,17 +15,10 @@ from typing import NamedTuple
 
 from scipy import stats
 
+from benchmarks.evidence.experiments import TUNED, marked
 from benchmarks.evidence.lab import Results
 
 Values = Sequence[float]
-#: Experiments of the tuned methods, with their groups for FixNorm and for weight decay.
-TUNED = {
-    'residual': ('table1-residual', 'fixnorm', 'bo'),
-    'mobile ‡': ('table1-mobile', 'fixnorm-low', 'bo-low'),
-    'digits': ('transfer-digits', 'fixnorm', 'bo'),
-    'bccd ‡': ('transfer-bccd', 'fixnorm', 'bo'),
-    'camvid ‡': ('transfer-camvid', 'fixnorm', 'bo'),
-}
 
 
 class Pair(NamedTuple):
@@ -97,11 +90,12 @@ def questions(results: Results) -> Iterator[tuple[str, int, Callable[[Values, Va
     """Each question, the side that it claims, how it is measured, and on what."""
     tuned, cheaper = [], []
     for task, (experiment, *groups) in TUNED.items():
+        where = marked(task, task)
         ours, theirs = (results.values(experiment, f'{group}-test') for group in groups)
-        tuned.append(Pair(task, ours, theirs, experiment))
+        tuned.append(Pair(where, ours, theirs, experiment))
         cost, other = (head['cost'] if (head := results.head(experiment, group)) else math.nan for group in groups)
         if cost < other:
-            cheaper.append(Pair(f'{task}, at {cost:g} T_max against {other:g}', ours, theirs, experiment))
+            cheaper.append(Pair(f'{where}, at {cost:g} T_max against {other:g}', ours, theirs, experiment))
     yield '(a) Is tuned FixNorm more accurate than tuned weight decay?', 1, difference, tuned
     yield '(b) Is it cheaper to tune? Accuracy at less than half the cost', 0, difference, cheaper
     spreads = '(c) Is its winner more stable over seeds? Standard deviation, over that of weight decay'
