@@ -30,7 +30,7 @@ from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.executors.claim import claimed_pid
 from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.problem import SearchProblem, load_problem
-from mmfixnorm.search.record.study import finished_trainings, read_record
+from mmfixnorm.search.record.study import read_record
 
 FAKE = Path(__file__).parents[1] / 'tests' / 'search' / 'fake_trial.py'
 FORK = multiprocessing.get_context('fork')  # a driver without the seconds that imports take
@@ -96,7 +96,7 @@ def disturbed_search(rng: random.Random, problem: SearchProblem, most: int) -> l
 
 def count_faults(problem: SearchProblem, expected: Mapping[str, float | None]) -> tuple[int, int]:
     """Trainings that are lost and doubled, by comparison to ``{key: value}``."""
-    closed = finished_trainings(read_record(problem.work_dir).attempts)
+    closed = read_record(problem.work_dir).finished()
     ledger = Counter((problem.work_dir / 'ledger.txt').read_text().split())
     values = {c.key: c.value for c in closed}
     rows = Counter(c.key for c in closed)
@@ -111,7 +111,7 @@ def kill_searches(kills: int, seed: int, folder: str | Path) -> dict[str, Any]:
     (folder / 'config.py').write_text(CONFIG)
     problem = load_problem(folder / 'config.py', work_dir=folder / 'undisturbed')
     drive(problem)
-    expected = {c.key: c.value for c in finished_trainings(read_record(problem.work_dir).attempts)}
+    expected = {c.key: c.value for c in read_record(problem.work_dir).finished()}
     targets: list[str] = []
     begin, lost, doubled, searches = time.monotonic(), 0, 0, 0
     while len(targets) < kills:

@@ -48,7 +48,7 @@ import mmfixnorm
 from mmfixnorm.search.executors.claim import claimed_pid
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.state import search_state
-from mmfixnorm.search.record.study import fingerprint, finished_trainings, read_record
+from mmfixnorm.search.record.study import fingerprint, read_record
 
 TESTS = Path(__file__).parents[1] / 'tests' / 'search'
 KILLS_PER_ROUND = 5
@@ -243,7 +243,7 @@ class Round:
         if self.owner() is None:
             return
         record = read_record(self.work_dir)
-        self.seen |= {(record.fingerprint, c.key, c.value) for c in finished_trainings(record.attempts)}
+        self.seen |= {(record.fingerprint, c.key, c.value) for c in record.finished()}
         best = self.work_dir / 'best_config.py'
         if not best.exists():
             return
@@ -252,7 +252,7 @@ class Round:
             self.faults.append('best_config.py names no trial')
             return
         key = named.group(1)
-        points = {c.key: c.point for c in finished_trainings(record.attempts)}
+        points = {c.key: c.point for c in record.finished()}
         cfg, owner = Config.fromfile(best, import_custom_modules=False), self.fingerprints[record.fingerprint]
         found = (cfg.optim_wrapper.optimizer.lr, cfg.model.head.alpha)
         if key not in points or found != (points[key].lr, points[key].alpha):
@@ -353,7 +353,7 @@ class Round:
             'told': Counter(self.told),
             'owner': self.owner(),
             'replaced': len(list(self.work_dir.glob('replaced-*'))),
-            'trainings': len(finished_trainings(read_record(self.work_dir).attempts)),
+            'trainings': len(read_record(self.work_dir).finished()),
             'seconds': round(time.monotonic() - begin, 1),
             'faults': self.faults,
         }
@@ -382,7 +382,7 @@ class Round:
         if table != expected:
             self.faults.append(f'the table differs: {sorted(set(expected) ^ set(table))}')
         records = [record, *(read_record(p) for p in self.work_dir.glob('replaced-*') if (p / 'study.db').exists())]
-        finished = [(r.fingerprint, c.key, c.value) for r in records for c in finished_trainings(r.attempts)]
+        finished = [(r.fingerprint, c.key, c.value) for r in records for c in r.finished()]
         self.faults += [f'lost: {key} of {self.fingerprints[f]}, {v}' for f, key, v in self.seen - set(finished)]
         counted = Counter((f, key) for f, key, _ in finished)
         self.faults += [f'recorded {n} times: {key}' for (_, key), n in counted.items() if n > 1]

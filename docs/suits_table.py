@@ -55,7 +55,7 @@ ROWS = [
         '**yes**: BN stays, scales are held ([how](convert.md#bn-on-stored-statistics)); try LARS, clipped '
         'gradients, [by angle](rotation.md)',
         "a small one with trained BN on blood cells: the paper's update is unstable, by angle it gains; "
-        'frozen BN not measured',
+        'frozen BN: [as unstable](fine_tuning.md#measured-does-it-gain)',
     ),
     Row(
         'detector, frozen BN, head with GN',

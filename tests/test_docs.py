@@ -219,6 +219,22 @@ def test_the_mean_cost_of_the_recorded_searches_is_that_of_their_table() -> None
     assert f'11 T_max became {float(mean):.1f}' in (DOCS / 'why_not_a_sweep.md').read_text()
 
 
+def test_where_an_untuned_angle_is_below_tuned_weight_decay() -> None:
+    rows = report.default_table(report.Results()).splitlines()[2:]
+    highs = {row.split(' | ')[0].strip('| '): float(row.rstrip(']| ').rpartition(', ')[2]) for row in rows}
+    assert highs.keys() == report.TUNED.keys()
+    assert min(highs.values()) > 0
+    assert 'is seen below tuned weight decay on none of\n  five tasks' in README.read_text()
+
+
+def test_how_far_the_learning_rate_of_a_recipe_is_from_the_best() -> None:
+    ratios = [line['lr_child'] / line['best'] for line in lines_of('lr_from_networks_cpu_202611.jsonl')]
+    assert sum(1 / 1.2 <= ratio <= 1.2 for ratio in ratios) == 4
+    assert len(ratios) == 5
+    assert 'within a factor of 1.2 of the best on four of five networks' in page('suits')
+    assert f'it is {1 / min(ratios):.1f} times too small' in page('fine_tuning')
+
+
 def test_how_much_the_usual_angle_loses_on_a_task_at_most() -> None:
     results = report.Results()
     losses = []

@@ -43,9 +43,8 @@ def generate_batch(
     generator = torch.Generator().manual_seed(seed)
     preprocessor: Any = model.data_preprocessor
     preprocessor.batch_augments = None
-    class_counts = (getattr(module, 'num_classes', None) for module in model.modules())
-    classes = max((n for n in class_counts if isinstance(n, int)), default=1)
-    samples = [_sample(i, size, classes, dtype, generator) for i in range(images)]
+    classes, in_masks = _class_counts(model)
+    samples = [_sample(i, size, classes, in_masks, dtype, generator) for i in range(images)]
     if not any('mask' in f'{name} {type(module).__name__}'.lower() for name, module in model.named_modules()):
         for sample in samples:
             del sample.gt_instances.masks
@@ -54,8 +53,17 @@ def generate_batch(
     return dict(inputs=[*pixels], data_samples=samples)
 
 
+def _class_counts(model: nn.Module) -> tuple[int, int]:
+    """Return the numbers of classes of boxes and of a semantic mask; a head for masks (HTC's) may have more of them."""
+    counts = {name: n for name, m in model.named_modules() if isinstance(n := getattr(m, 'num_classes', None), int)}
+    of_masks = [n for name, n in counts.items() if 'semantic' in name]
+    of_boxes = [n for name, n in counts.items() if 'semantic' not in name]
+    classes = max(of_boxes or of_masks, default=1)
+    return classes, max(of_masks, default=classes)
+
+
 def _sample(
-    index: int, size: tuple[int, int], classes: int, dtype: torch.dtype, generator: torch.Generator
+    index: int, size: tuple[int, int], classes: int, in_masks: int, dtype: torch.dtype, generator: torch.Generator
 ) -> DetDataSample:
     height, width = size
     sides = torch.tensor([width, height], dtype=torch.float64)
@@ -83,7 +91,7 @@ def _sample(
     sample.gt_instances = InstanceData(bboxes=boxes.to(dtype), labels=labels, masks=BitmapMasks(masks, height, width))
     sample.proposals = InstanceData(bboxes=boxes.to(dtype), scores=boxes.new_ones(_BOXES, dtype=dtype))  # Fast R-CNN
     sample.ignored_instances = InstanceData(bboxes=boxes.new_zeros(0, 4, dtype=dtype), labels=labels[:0])
-    sample.gt_sem_seg = PixelData(sem_seg=torch.randint(classes, (1, height, width), generator=generator))
+    sample.gt_sem_seg = PixelData(sem_seg=torch.randint(in_masks, (1, height, width), generator=generator))
     return sample
 
 

@@ -79,3 +79,15 @@ def test_boxes_have_masks_where_the_model_has_something_for_masks(config, masks)
         for value in losses.values()
         for loss in (value if isinstance(value, list) else [value])
     )
+
+
+def test_a_head_for_semantic_masks_may_have_more_classes_than_the_boxes() -> None:
+    """As that of HTC on COCO: 183 of things and stuff beside boxes of 80 classes."""
+    model = nn.Module()
+    model.data_preprocessor, model.backbone = nn.Identity(), nn.Conv2d(3, 4, 3)
+    model.semantic_head, model.bbox_head = nn.Identity(), nn.Identity()
+    model.semantic_head.num_classes, model.bbox_head.num_classes = 50, 3
+    batch = generate_batch(model, images=8, size=(64, 64), dtype=torch.float32, seed=0)
+    labels = torch.cat([sample.gt_instances.labels for sample in batch['data_samples']])
+    masks = torch.stack([sample.gt_sem_seg.sem_seg for sample in batch['data_samples']])
+    assert (int(labels.max()), int(masks.max())) == (2, 49)

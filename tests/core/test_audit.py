@@ -244,6 +244,18 @@ def test_tensors_that_are_written_to_stay_what_they_are():
     assert narrow.tolist() == [5, 1, 1]
 
 
+def test_a_sparse_tensor_on_the_way_is_followed():
+    """As in FreeAnchor's loss; it has no storage by which a weight would be known."""
+
+    class Sparse(nn.Sequential):
+        def forward(self, x):
+            return torch.sparse.mm(super().forward(x).flatten(1).to_sparse(), torch.ones(4, 2, dtype=x.dtype))
+
+    images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    report = audit(Sparse(nn.Conv2d(3, 4, 8, bias=False), nn.Flatten()), images)
+    assert [(record.name, record.scale_invariant) for record in report.weights] == [('0.weight', False)]
+
+
 @pytest.mark.parametrize('light', [torch.randn(2, 3, 6, 6), torch.randn(2, 3, 1, 1)], ids=['smaller', 'too small'])
 def test_light_inputs_change_no_answer(light):
     torch.manual_seed(0)

@@ -94,6 +94,8 @@ class Trace(TorchDispatchMode):
         return ()
 
     def _digest(self, tensor: Tensor) -> Digest:
+        if tensor.layout is not torch.strided:  # a sparse tensor has no storage
+            return self._computed_digest(tensor.to_dense())
         weight = self._weights.get(tensor.untyped_storage().data_ptr())
         if weight is None:
             return self._computed_digest(tensor)

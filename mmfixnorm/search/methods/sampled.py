@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -140,14 +141,24 @@ def random_point(settings: SampledSearch, index: int) -> Point:
     Returns:
         Point: The learning rate, the one other number, and those of the space.
     """
-    ranges = settings.ranges
-    uniform = np.random.default_rng([settings.sampler_seed, index]).random(len(ranges))
-    return Point.of({name: of.at(u) for (name, of), u in zip(ranges.items(), uniform, strict=True)})
+    return _point_in(settings.ranges, settings.sampler_seed, index)
 
 
 def random_specs(settings: SampledSearch, stage: str, keys: Sequence[str], fraction: float) -> list[Spec]:
     """Make one training for each key, at the first random points."""
-    return [Spec(key, stage, random_point(settings, i), fraction) for i, key in enumerate(keys)]
+    ranges = settings.ranges
+    return [Spec(key, stage, _point_in(ranges, settings.sampler_seed, i), fraction) for i, key in enumerate(keys)]
+
+
+def _point_in(ranges: Mapping[str, Range], seed: int, index: int) -> Point:
+    return Point.of(
+        {n: of.at(u) for (n, of), u in zip(ranges.items(), _uniform(seed, index, len(ranges)), strict=True)}
+    )
+
+
+@cache  # each plan of a search draws all of its points again
+def _uniform(seed: int, index: int, count: int) -> tuple[float, ...]:
+    return tuple(np.random.default_rng([seed, index]).random(count).tolist())
 
 
 def replay(settings: RandomSearch, finished: Finished, proposed: Proposed) -> Replay:

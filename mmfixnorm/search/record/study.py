@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
@@ -72,9 +72,13 @@ class StudyRecord:
         self.identity: dict[str, str] = content.user_attrs['identity']
         self.fingerprint = fingerprint(self.identity)
         self.created = datetime.fromisoformat(content.user_attrs['created'])
-        self.attempts = [_to_attempt(row) for row in content.rows]
+        self.attempts: list[Attempt] = []
         self.proposed = _read_proposed(content.user_attrs)
-        self._ended = Counter(a.spec.key for a in self.attempts)
+        self._ended: Counter[str] = Counter()
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._finished: list[FinishedTraining] = []
+        for row in content.rows:
+            self._count(_to_attempt(row))
 
     @cached_property
     def study(self) -> optuna.Study:
@@ -87,9 +91,16 @@ class StudyRecord:
         """Write the end of an attempt."""
         attempt = Attempt(spec, result, cost, datetime.now())
         self.study.add_trial(_to_trial(attempt))
-        self.attempts.append(attempt)
-        self._ended[spec.key] += 1
+        self._count(attempt)
         return attempt
+
+    def _count(self, attempt: Attempt) -> None:
+        key = attempt.spec.key
+        self.attempts.append(attempt)
+        self._ended[key] += 1
+        self._seconds[key] += attempt.result.seconds
+        if is_finished(attempt):  # the last attempt of its trial
+            self._finished.append(_finished(attempt, self._seconds[key]))
 
     def add_proposed(self, specs: Sequence[Spec]) -> None:
         """Write a batch of proposed points, all at once, before any of them is submitted."""
@@ -102,7 +113,7 @@ class StudyRecord:
 
     def finished(self) -> list[FinishedTraining]:
         """List the trainings that need no other attempt."""
-        return finished_trainings(self.attempts)
+        return list(self._finished)
 
     def history(self) -> list[FinishedTraining | Spec]:
         """Return everything that the planner builds on: finished trainings and proposed points."""
@@ -112,15 +123,6 @@ class StudyRecord:
 def is_finished(attempt: Attempt) -> bool:
     """Return whether an attempt finished its training: done, measured or diverged."""
     return attempt.result.finished
-
-
-def finished_trainings(attempts: Iterable[Attempt]) -> list[FinishedTraining]:
-    """List the trainings that these attempts finished."""
-    attempts = list(attempts)
-    seconds: Counter[str] = Counter()
-    for attempt in attempts:
-        seconds[attempt.spec.key] += attempt.result.seconds  # type: ignore[assignment]
-    return [_finished(a, seconds[a.spec.key]) for a in attempts if is_finished(a)]
 
 
 def _finished(attempt: Attempt, seconds: float) -> FinishedTraining:
