@@ -41,6 +41,7 @@ STYLES = {
     'FixNorm, 7 lrs': (0, 2),
     'FixNorm, 7 lrs, clipped gradients': (0, 3),
     'FixNorm, Algorithm 4': (0, 1),
+    'by angle, 0.02, not tuned': (2, 0),
     'by angle, 7 lrs': (2, 2),
     'by angle per filter, 7 lrs': (2, 1),
     'by angle and SGD, 7 lrs': (2, 3),
@@ -87,7 +88,7 @@ class Tuned:
     own_range: bool = False
 
 
-def methods(task: str) -> Iterator[Tuned]:
+def methods(results: Results, task: str) -> Iterator[Tuned]:
     """Every method that is or may be measured on a task."""
     table1, transfer, fit, scans = f'table1-{task}', f'transfer-{task}', f'lr-fit-{task}', f'rotation-{task}'
 
@@ -96,6 +97,7 @@ def methods(task: str) -> Iterator[Tuned]:
 
     yield Tuned('weight decay, not tuned', (table1, 'reference-test'))
     yield Tuned('FixNorm, stock lr', (fit, 'stock-test'))
+    yield Tuned('by angle, 0.02, not tuned', rotation.where_default(results, task))
     yield Tuned('FixNorm, three trainings (LRFitSearch)', (fit, 'test'), ((fit, 'search'),))
     for ending, lower in (('', False), ('-low', True)):
         yield searched('weight decay, Bayesian search', table1, f'bo{ending}', own_range=lower)
@@ -132,7 +134,7 @@ def estimate(results: Results, of: Tuned) -> Estimate | None:
 
 def panel(results: Results, task: str) -> tuple[Panel, list[str]] | None:
     """The points of a task, and a sentence about each; None where fewer than two methods have been measured."""
-    found = [(of, point) for of in methods(task) if (point := estimate(results, of))]
+    found = [(of, point) for of in methods(results, task) if (point := estimate(results, of))]
     if len(found) < 2:
         return None
     notes = []

@@ -434,10 +434,7 @@ def default_table(results: Results) -> str:
         '|---|---|---|---|---|',
     ]
     for task in TUNED:
-        scanned = results.head(f'rotation-{task}', 'angle/test')
-        values = results.values('rotation-default', f'{task}/angle')
-        if scanned and scanned['point'][0] == rotation.DEFAULT:
-            values = results.values(f'rotation-{task}', 'angle/test')
+        values = results.values(*rotation.where_default(results, task))
         experiment, _, bo = TUNED[task]
         searched = results.head(experiment, bo)
         rivals = [(results.values(experiment, f'{bo}-test'), searched['cost'] if searched else math.nan)]

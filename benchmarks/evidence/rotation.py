@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.evidence.lab import Lab
+from benchmarks.evidence.lab import Lab, Results
 from mmfixnorm.search import Point
 
 ANGLES = 0.0025  # the lowest of seven, everywhere: 0.0025 to 0.16 rad
@@ -206,6 +206,13 @@ def default(lab: Lab) -> None:
     for name in ('residual', 'mobile'):
         config, options = trained_by(TASKS[name], 'angle')
         lab.finals(f'{name}/angle', config, Point(DEFAULT, None, None), options=options, seeds=TEST_SEEDS)
+
+
+def where_default(results: Results, name: str) -> tuple[str, str]:
+    """Experiment and group of a task's trainings with that angle, on test data."""
+    scanned = results.head(f'rotation-{name}', 'angle/test')
+    chosen = scanned is not None and scanned['point'][0] == DEFAULT
+    return (f'rotation-{name}', 'angle/test') if chosen else ('rotation-default', f'{name}/angle')
 
 
 def short(lab: Lab) -> None:
