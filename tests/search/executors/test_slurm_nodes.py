@@ -115,6 +115,7 @@ def test_notice_is_followed_by_a_checkpoint_and_no_iteration_is_lost(slurm, tmp_
     assert 'told to end: the checkpoint of iteration' in (problem.trial_dir(KEY) / 'log.txt').read_text()
 
 
+@pytest.mark.skipif('MMFIXNORM_TIME_LIMIT' not in os.environ, reason='4 minutes; set MMFIXNORM_TIME_LIMIT=1')
 def test_the_time_limit_of_a_job_is_preceded_by_notice(slurm, tmp_path, undisturbed_long):
     """A training of more than 2 minutes in jobs of 2: Slurm itself sends the signal, 30 to 90 seconds before."""
     slowly = [{'type': 'StampHook', 'pause_s': 1.6}]
