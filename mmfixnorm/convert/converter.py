@@ -130,16 +130,19 @@ def convert(
     )
     base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
     write = partial(_child, plan, base, lr_range, update=update, inherit=not is_pure_python(filename))
-    text, notes = write(schedule=schedule)
     beside = f'{out}.{os.getpid()}.tmp.py'
     try:
         os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
-        with open(beside, 'w', encoding='utf-8') as file:
-            file.write(text)
-        child = load_config(beside)
-        model = seeded_model(child)
-        again = _prefixed(progress, 'audit of the new config')
-        audited = audit_model(model, child, size=plan.size, explain=False, brief=True, progress=again)
+        while True:
+            text, notes = write(schedule=schedule)
+            with open(beside, 'w', encoding='utf-8') as file:
+                file.write(text)
+            child = load_config(beside)
+            model = seeded_model(child)
+            again = _prefixed(progress, 'audit of the new config')
+            audited = audit_model(model, child, size=plan.size, explain=False, brief=True, progress=again)
+            if not audited.failing or not plan.leave_out(audited.failing):
+                break
         if audited.failing:
             raise _not_passed(audit_model(model, child, size=plan.size, find_groups=False))
         if lr_from is not None:

@@ -174,6 +174,21 @@ class Plan:
         anchors = getattr(head, 'num_base_priors', None) or getattr(head, 'num_anchors', None) or 1
         return layer.weight.shape[0] in (head.num_classes * anchors, head.num_classes + 1)
 
+    def leave_out(self, failing: Sequence[str]) -> bool:
+        """Leave out of the set what is not scale-invariant as a weight-normalised layer either, and replace it no more.
+
+        Returns:
+            bool: Whether that is a plan again: all of it had been replaced, and alpha still has a layer to bound.
+        """
+        paths = {name.rpartition('.')[0]: name for name in failing}
+        if not paths.keys() <= self._replacements.keys():
+            return False
+        for path, name in paths.items():
+            del self._replacements[path]
+            self._held.discard(path)
+            self.left_out[name] = 'something else than its layer uses the weight as it is'
+        return bool(self.alpha_keys)
+
     @property
     def alpha_keys(self) -> list[str]:
         bounded = any(kind.startswith('FixNorm') for kind in self._replacements.values())

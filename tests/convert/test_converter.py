@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from torch import nn
 
 from mmfixnorm.config import load_config
 from mmfixnorm.convert import convert
@@ -126,6 +128,33 @@ def test_a_classifier_that_is_normalised_already_is_named(tmp_path) -> None:
     head = "dict(_delete_=True, type='ArcFaceClsHead', num_classes=10, in_channels=32)"
     message = r'layer for the classes, head.norm_product \(NormProduct\), is scale-invariant already'
     refused(tmp_path, message, f'model = dict(head={head})', size=16)
+
+
+class UsesItsWeightTwice(nn.Module):
+    """A layer whose weight something else uses as well, as K-Net does with that of its first classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(32, 32)
+
+    def forward(self, features: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        pooled = features[-1].flatten(2).mean(-1)
+        return (self.fc(pooled) + pooled @ self.fc.weight.tanh(),)
+
+
+def test_a_layer_whose_weight_something_else_uses_is_left_out_of_the_set(tmp_path) -> None:
+    from mmpretrain.registry import MODELS
+
+    MODELS.register_module(module=UsesItsWeightTwice, force=True)
+    plain = tmp_path / 'plain.py'
+    plain.write_text(f"_base_ = [{str(WD)!r}]\nmodel = dict(neck=dict(_delete_=True, type='UsesItsWeightTwice'))\n")
+    done = convert(str(plain), str(tmp_path / 'new.py'), size=16)
+    assert done.left_out == {'neck.fc.weight': 'something else than its layer uses the weight as it is'}
+    assert 'neck' not in ''.join((*done.in_set, *done.weight_normalized))
+    assert done.classifiers == ('head.fc',)
+    new = load_config(tmp_path / 'new.py')
+    assert 'swap' not in str(new.model)
+    assert new.optim_wrapper.paramwise_cfg.exclude == ['^neck.fc.weight$']
 
 
 def test_no_file_is_replaced_by_chance(tmp_path) -> None:
