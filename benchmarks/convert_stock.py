@@ -54,7 +54,7 @@ from mmfixnorm.errors import ConfigError
 
 STEPS = 20
 # Where a package is on this machine, and where it raised its error.
-_WHERE = re.compile(r' \(raised in [^()]*\)|(?<=\s)/\S*/site-packages/')
+_WHERE = re.compile(r' \(raised in [^()]*\)|(?<=[\s\'"])/\S*/site-packages/')
 # What a name says of the size of a model, the smallest first.
 _SIZES: tuple[set[str], ...] = (
     {'r18', 'resnet18', 'tiny', 'nano', 'atto', 'xxs', 't', 'b0', 's0', 'hr18s', 'r26'},

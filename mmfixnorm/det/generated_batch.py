@@ -54,10 +54,16 @@ def generate_batch(
 
 
 def _class_counts(model: nn.Module) -> tuple[int, int]:
-    """Return the numbers of classes of boxes and of a semantic mask; a head for masks (HTC's) may have more of them."""
-    counts = {name: n for name, m in model.named_modules() if isinstance(n := getattr(m, 'num_classes', None), int)}
-    of_masks = [n for name, n in counts.items() if 'semantic' in name]
-    of_boxes = [n for name, n in counts.items() if 'semantic' not in name]
+    """Return how many classes boxes and a semantic mask have; the mask may have stuff as well, or those of HTC's head."""
+
+    def counts(attribute: str) -> dict[str, int]:
+        found = ((name, getattr(module, attribute, None)) for name, module in model.named_modules())
+        return {name: count for name, count in found if isinstance(count, int)}
+
+    if things := max(counts('num_things_classes').values(), default=0):
+        return things, things + max(counts('num_stuff_classes').values(), default=0)
+    of_masks = [n for name, n in counts('num_classes').items() if 'semantic' in name]
+    of_boxes = [n for name, n in counts('num_classes').items() if 'semantic' not in name]
     classes = max(of_boxes or of_masks, default=1)
     return classes, max(of_masks, default=classes)
 

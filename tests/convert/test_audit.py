@@ -81,12 +81,26 @@ def test_boxes_have_masks_where_the_model_has_something_for_masks(config, masks)
     )
 
 
-def test_a_head_for_semantic_masks_may_have_more_classes_than_the_boxes() -> None:
-    """As that of HTC on COCO: 183 of things and stuff beside boxes of 80 classes."""
+@pytest.mark.parametrize(
+    'heads',
+    [
+        # As HTC on COCO: a mask of all 183 beside boxes of 80 classes.
+        dict(bbox_head=dict(num_classes=3), semantic_head=dict(num_classes=50)),
+        # As Panoptic FPN: what the semantic head predicts is the stuff and one class for all things.
+        dict(
+            bbox_head=dict(num_classes=3),
+            semantic_head=dict(num_classes=48, num_things_classes=3, num_stuff_classes=47),
+            panoptic_fusion_head=dict(num_classes=50, num_things_classes=3, num_stuff_classes=47),
+        ),
+    ],
+    ids=['semantic', 'panoptic'],
+)
+def test_a_semantic_mask_may_have_more_classes_than_the_boxes(heads) -> None:
     model = nn.Module()
     model.data_preprocessor, model.backbone = nn.Identity(), nn.Conv2d(3, 4, 3)
-    model.semantic_head, model.bbox_head = nn.Identity(), nn.Identity()
-    model.semantic_head.num_classes, model.bbox_head.num_classes = 50, 3
+    for name, counts in heads.items():
+        model.add_module(name, nn.Identity())
+        vars(getattr(model, name)).update(counts)
     batch = generate_batch(model, images=8, size=(64, 64), dtype=torch.float32, seed=0)
     labels = torch.cat([sample.gt_instances.labels for sample in batch['data_samples']])
     masks = torch.stack([sample.gt_sem_seg.sem_seg for sample in batch['data_samples']])
