@@ -54,7 +54,7 @@ def generate_batch(
 
 
 def _class_counts(model: nn.Module) -> tuple[int, int]:
-    """Return how many classes boxes and a semantic mask have; the mask may have stuff as well, or those of HTC's head."""
+    """Return how many classes boxes and a semantic mask have; the mask may have stuff too, or those of HTC's head."""
 
     def counts(attribute: str) -> dict[str, int]:
         found = ((name, getattr(module, attribute, None)) for name, module in model.named_modules())
