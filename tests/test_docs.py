@@ -219,6 +219,14 @@ def test_the_mean_cost_of_the_recorded_searches_is_that_of_their_table() -> None
     assert f'11 T_max became {float(mean):.1f}' in (DOCS / 'why_not_a_sweep.md').read_text()
 
 
+def test_the_times_before_and_after_are_of_their_lines() -> None:
+    for line in lines_of('convert_before_after_cpu_202611.jsonl'):
+        before, now = line['before'], line['now']
+        times = f'{before["convert_s"]:.0f} | {now["convert_s"]:.0f} | {before["convert_s"] / now["convert_s"]:.1f}'
+        memory = f'{before["peak_mb"] / 1024:.1f} | {now["peak_mb"] / 1024:.1f}'
+        assert f'| `{line["config"].split("/")[-1]}` | {times} | {memory} |' in page('convert')
+
+
 def test_where_an_untuned_angle_is_below_tuned_weight_decay() -> None:
     rows = report.default_table(report.Results()).splitlines()[2:]
     highs = {row.split(' | ')[0].strip('| '): float(row.rstrip(']| ').rpartition(', ')[2]) for row in rows}
