@@ -33,9 +33,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.evidence.experiments import TUNED
 from benchmarks.evidence.lab import Results, config_file
-from benchmarks.evidence.report import top_of
 from benchmarks.evidence.rotation import SEEDS as SCANNED
-from benchmarks.evidence.rotation import TASKS
+from benchmarks.evidence.rotation import TASKS, top_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / 'configs/digits/resnet8_wd_1xb64-20e_digits.py'

@@ -15,6 +15,7 @@ from scipy import stats
 from benchmarks.evidence import rotation
 from benchmarks.evidence.experiments import TUNED
 from benchmarks.evidence.lab import Results
+from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.plot.chart import Chart, Estimate, Panel
 
 UNITS = {
@@ -41,7 +42,7 @@ STYLES = {
     'FixNorm, 7 lrs': (0, 2),
     'FixNorm, 7 lrs, clipped gradients': (0, 3),
     'FixNorm, Algorithm 4': (0, 1),
-    'by angle, 0.02, not tuned': (2, 0),
+    f'by angle, {ANGLE:g}, not tuned': (2, 0),
     'by angle, 7 lrs': (2, 2),
     'by angle per filter, 7 lrs': (2, 1),
     'by angle and SGD, 7 lrs': (2, 3),
@@ -97,7 +98,7 @@ def methods(results: Results, task: str) -> Iterator[Tuned]:
 
     yield Tuned('weight decay, not tuned', (table1, 'reference-test'))
     yield Tuned('FixNorm, stock lr', (fit, 'stock-test'))
-    yield Tuned('by angle, 0.02, not tuned', rotation.where_default(results, task))
+    yield Tuned(f'by angle, {ANGLE:g}, not tuned', rotation.where_default(results, task))
     yield Tuned('FixNorm, three trainings (LRFitSearch)', (fit, 'test'), ((fit, 'search'),))
     for ending, lower in (('', False), ('-low', True)):
         yield searched('weight decay, Bayesian search', table1, f'bo{ending}', own_range=lower)

@@ -26,6 +26,7 @@ from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE, TUNED, marked
 from benchmarks.evidence.lab import Lines, Results
 from benchmarks.tuners import exact_savings, lr_tables
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
+from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
 from mmfixnorm.plot.png import draw_png, save_svg
 
@@ -348,37 +349,14 @@ def scan_table(results: Results, tasks: Mapping[str, rotation.Task], experiments
 
 def scan_cells(of_seeds: Sequence[Lines]) -> list[str]:
     """The ends of the range, the mean of the seeds at each learning rate, the best, and the width of the top."""
-    means = _means(of_seeds)
-    best, low, high = top_of(of_seeds)
+    means = rotation.means_of(of_seeds)
+    best, low, high = rotation.top_of(of_seeds)
     lrs = list(means)
     values = ['diverged' if mean == -math.inf else f'{mean:.1f}' for mean in means.values()]
     top = lrs.index(best)
     values[top] = f'**{values[top]}**'
     edge = ' (edge)' if top in (0, len(lrs) - 1) else ''
     return [f'{lrs[0]:g} to {lrs[-1]:g}', *values, f'{best:g}{edge}', f'x {high / low:g}']
-
-
-def top_of(of_seeds: Sequence[Lines]) -> tuple[float, float, float]:
-    """The best learning rate, and the ends of those around it whose mean is less than 1 point below its own."""
-    means = _means(of_seeds)
-    lrs, values = list(means), list(means.values())
-    low = high = top = max(range(len(lrs)), key=values.__getitem__)
-    while low > 0 and values[low - 1] > values[top] - 1:
-        low -= 1
-    while high < len(lrs) - 1 and values[high + 1] > values[top] - 1:
-        high += 1
-    return lrs[top], lrs[low], lrs[high]
-
-
-def _means(of_seeds: Sequence[Lines]) -> dict[float, float]:
-    """The mean of the seeds at each learning rate, in order; one at which a seed diverged has none."""
-    by_lr: dict[float, list[float | None]] = {}
-    for run in (run for runs in of_seeds for run in runs):
-        by_lr.setdefault(run['lr'], []).append(run['value'])
-    return {
-        lr: -math.inf if None in values else statistics.mean(v for v in values if v is not None)
-        for lr, values in sorted(by_lr.items())
-    }
 
 
 def law_table(results: Results) -> str:
@@ -430,7 +408,7 @@ def finals_table(results: Results, tasks: Mapping[str, rotation.Task], experimen
 def default_table(results: Results) -> str:
     """The angle that nobody has tuned on test data, beside weight decay as the better of its searches has tuned it."""
     rows = [
-        f'| task | angle {rotation.DEFAULT:g}, not tuned | weight decay, tuned | at T_max | difference, 95 % |',
+        f'| task | angle {ANGLE:g}, not tuned | weight decay, tuned | at T_max | difference, 95 % |',
         '|---|---|---|---|---|',
     ]
     for task in TUNED:

@@ -6,15 +6,17 @@ scanned, the weight decay, is what its own search has found on that task (``resu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.evidence.lab import Lab, Results
+from benchmarks.evidence.lab import Lab, Lines, Results
+from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.search import Point
 
 ANGLES = 0.0025  # the lowest of seven, everywhere: 0.0025 to 0.16 rad
-DEFAULT = 0.02  # what a config by angle has before anything is tuned
 SEEDS = (0, 1, 2)
 TEST_SEEDS = (3, 4, 5, 6, 7)
 
@@ -91,7 +93,7 @@ class Task:
 
     Attributes:
         configs (str): Their path, with ``{method}`` for ``fixnorm`` and ``wd``.
-        lowest (dict): By the method's name, or what is before its hyphen; of angles, where it is not ``ANGLES``.
+        lowest (dict): By the method's name up to the hyphen, of those that are not angles.
         decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
         methods (dict): What is compared.
         switches (dict): What differs from the angle in one thing.
@@ -109,8 +111,7 @@ TASKS = {
         'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.4), 1e-5, switches=SWITCHES
     ),
     'camvid': Task(
-        'camvid_{method}.py',
-        {'fixnorm': 0.05, 'wd': 0.0125, 'adamw': 1e-3, 'lars': 0.5, 'angle-set': 3.125e-4}, 0.01, switches=SWITCHES,
+        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.5), 0.01, switches=SWITCHES
     ),
     'digits': Task(
         'configs/digits/resnet8_{method}_1xb64-20e_digits.py', dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4
@@ -160,8 +161,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def lowest(task: Task, method: str) -> float:
     """The lowest learning rate of a scan."""
-    if method in task.lowest:
-        return task.lowest[method]
     name = 'fixnorm' if method == 'per-layer' else method.split('-')[0]
     return ANGLES if name in ('angle', 'hyperball') else task.lowest[name]
 
@@ -202,16 +201,16 @@ def finals(lab: Lab, of: Task, method: str) -> None:
 
 
 def default(lab: Lab) -> None:
-    """The angle that nobody has tuned, on test data, where no scan has chosen it."""
+    """The angle of a converted config, which nobody has tuned, on test data, where no scan has chosen it."""
     for name in ('residual', 'mobile'):
         config, options = trained_by(TASKS[name], 'angle')
-        lab.finals(f'{name}/angle', config, Point(DEFAULT, None, None), options=options, seeds=TEST_SEEDS)
+        lab.finals(f'{name}/angle', config, Point(ANGLE, None, None), options=options, seeds=TEST_SEEDS)
 
 
 def where_default(results: Results, name: str) -> tuple[str, str]:
     """Experiment and group of a task's trainings with that angle, on test data."""
     scanned = results.head(f'rotation-{name}', 'angle/test')
-    chosen = scanned is not None and scanned['point'][0] == DEFAULT
+    chosen = scanned is not None and scanned['point'][0] == ANGLE
     return (f'rotation-{name}', 'angle/test') if chosen else ('rotation-default', f'{name}/angle')
 
 
@@ -232,3 +231,26 @@ def law(lab: Lab) -> None:
             config, options = trained_by(TASKS['residual'], method)
             group = f'{variant}/{method}'
             lab.search(group, config, {**options, **changes}, type='GridSearch', lrs=lrs, seed=SEEDS[0])
+
+
+def top_of(of_seeds: Sequence[Lines]) -> tuple[float, float, float]:
+    """The best learning rate, and the ends of those around it whose mean is less than 1 point below its own."""
+    means = means_of(of_seeds)
+    lrs, values = list(means), list(means.values())
+    low = high = top = max(range(len(lrs)), key=values.__getitem__)
+    while low > 0 and values[low - 1] > values[top] - 1:
+        low -= 1
+    while high < len(lrs) - 1 and values[high + 1] > values[top] - 1:
+        high += 1
+    return lrs[top], lrs[low], lrs[high]
+
+
+def means_of(of_seeds: Sequence[Lines]) -> dict[float, float]:
+    """The mean of the seeds at each learning rate, in order; one at which a seed diverged has none."""
+    by_lr: dict[float, list[float | None]] = {}
+    for run in (run for runs in of_seeds for run in runs):
+        by_lr.setdefault(run['lr'], []).append(run['value'])
+    return {
+        lr: -math.inf if None in values else statistics.mean(v for v in values if v is not None)
+        for lr, values in sorted(by_lr.items())
+    }

@@ -94,7 +94,7 @@ def questions(results: Results) -> Iterator[tuple[str, int, Callable[[Values, Va
         ours, theirs = (results.values(experiment, f'{group}-test') for group in groups)
         tuned.append(Pair(where, ours, theirs, experiment))
         cost, other = (head['cost'] if (head := results.head(experiment, group)) else math.nan for group in groups)
-        if cost < other:
+        if cost < other / 2:
             cheaper.append(Pair(f'{where}, at {cost:g} T_max against {other:g}', ours, theirs, experiment))
     yield '(a) Is tuned FixNorm more accurate than tuned weight decay?', 1, difference, tuned
     yield '(b) Is it cheaper to tune? Accuracy at less than half the cost', 0, difference, cheaper

@@ -179,14 +179,15 @@ def audit_model(
     options |= dict(groups={} if in_set is None or brief else {SET: in_set}, brief=brief)
     asked = size or _fixed_size(cfg)
     side, report = asked or int(toolbox.SIZE), None
-    largest = side if asked else 2 * side
+    largest, tried = side if asked else 2 * side, set[int]()
     try:
         while report is None:
+            tried.add(side)
             try:
                 report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
             except _SizeError as err:
                 other = err.larger or _loaded_size(cfg)
-                if other is None or other == side or other > largest:
+                if other is None or other in tried or other > largest:
                     raise
                 side = other
     except ImportError as err:  # of a package that only the forward needs

@@ -9,6 +9,7 @@ from torch import nn
 
 from mmfixnorm.cls import generated_batch
 from mmfixnorm.config import load_config
+from mmfixnorm.convert import audit
 from mmfixnorm.convert.audit import audit_config, model_of
 from mmfixnorm.det.generated_batch import generate_batch, what_it_needs
 from mmfixnorm.errors import ConfigError
@@ -51,6 +52,22 @@ def test_a_model_that_refuses_every_other_size_is_measured_at_its_own() -> None:
     report = audit_config(mixer, explain=False, brief=True)
     assert report.size == 128
     assert not any(record.scale_invariant for record in report.report.weights)
+
+
+def test_a_model_that_suits_no_size_is_not_measured_for_ever(monkeypatch) -> None:
+    """Too small at what its training loads, and one size only above: each error leads to the other."""
+
+    def refuses(model, toolbox, images, side, *args, **kwargs):
+        sides.append(side)
+        raise audit._SizeError(f'{side} x {side}', None if side > 32 else 64)
+
+    sides: list[int] = []
+    lenet = load_config('mmpretrain::lenet/lenet5_mnist.py')  # trained on 32 pixels
+    monkeypatch.setattr(generated_batch, 'SIZE', 48)
+    monkeypatch.setattr(audit, '_in_its_precision', refuses)
+    with pytest.raises(ConfigError, match='64 x 64'):
+        audit_config(lenet, explain=False, brief=True)
+    assert sides == [48, 32, 64]
 
 
 class LineDetDataProcessor(nn.Module):
