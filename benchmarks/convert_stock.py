@@ -9,7 +9,7 @@ weight-normalised, and ``held`` in newer lines, those among them whose scale is 
 bound; ``left_out``, trainable weights outside the set, counted by reason; ``lines`` of the child; ``notes`` of the
 converter; ``untrained``, weights of the set that had no gradient; ``finite``, whether all losses are; ``drift``, the
 largest relative change of the norm in 20 steps; ``seconds`` of processor time to convert and to train; ``peak_mb`` of
-the process::
+the process, and in newer lines ``convert_mb`` until the child was written::
 
     python benchmarks/convert_stock.py [NAME ...] [--threads 2] [--out FILE]
     python benchmarks/convert_stock.py --families [--toolbox mmdet] --out FILE
@@ -48,7 +48,7 @@ from torch import Tensor
 
 from mmfixnorm.config import PARTS, load_config
 from mmfixnorm.convert import convert
-from mmfixnorm.convert.audit import first_epoch, norm_fixing_set, prepared_model
+from mmfixnorm.convert.audit import first_epoch, images_of, norm_fixing_set, prepared_model, with_usual_images
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 
@@ -148,7 +148,7 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
             norms.append(joint_norm(p for p, _ in with_grad))
 
     optim_wrapper.optimizer.register_step_pre_hook(before_step)
-    batches = dict(images=toolbox.IMAGES, size=(size, size), dtype=torch.float32)
+    batches = dict(images=images_of(toolbox, size), size=(size, size), dtype=torch.float32)
     with first_epoch(model):
         for step in range(STEPS):
             batch = toolbox.generate_batch(model, seed=step, **batches)
@@ -175,9 +175,10 @@ def measure(name: str, size: int | None, threads: int) -> dict[str, Any]:
             )
         except Exception as err:  # a fault of this project: the sweep is to find it, and go on
             return dict(config=name, px=size, failed=f'{type(err).__name__}: {err}')
-        converted = time.process_time()
+        converted, convert_mb = time.process_time(), peak_rss_mb()
         try:
-            run = train(load_config(out), done.size)
+            child = load_config(out)
+            run = train(child if size else with_usual_images(child), done.size)
         except Exception as err:
             return dict(config=name, px=size, failed=f'in training, {type(err).__name__}: {err}')
         trained = time.process_time()
@@ -195,6 +196,7 @@ def measure(name: str, size: int | None, threads: int) -> dict[str, Any]:
         finite=all(map(math.isfinite, run['losses'])),
         drift=max(abs(norm / run['norms'][0] - 1) for norm in run['norms']),
         seconds=dict(convert=round(converted - start, 1), train=round(trained - converted, 1)),
+        convert_mb=round(convert_mb),
         peak_mb=round(peak_rss_mb()),
         versions={package: importlib.import_module(package).__version__ for package in ('torch', name.split('/')[0])},
         machine=f'{platform.system()} {platform.machine()}, {threads} thread{"s" * (threads > 1)}',

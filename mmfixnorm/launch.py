@@ -29,7 +29,7 @@ from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.engine.evaluation import check_evaluation
 from mmfixnorm.engine.hooks.update_param_scheduler_hook import UpdateParamSchedulerHook
-from mmfixnorm.errors import ConfigError
+from mmfixnorm.errors import ConfigError, RaisedError
 from mmfixnorm.failures import explain_missing, raised_by
 from mmfixnorm.type_names import type_name
 
@@ -39,6 +39,7 @@ __all__ = [
     'build_runner',
     'build_testing',
     'build_training',
+    'initialise',
     'load_config',
     'set_work_dir',
     'use_amp',
@@ -123,6 +124,23 @@ def build_model(cfg: Config) -> nn.Module:
     with _config_errors():
         init_default_scope(cfg.get('default_scope') or 'mmengine')
         return MODELS.build(model)
+
+
+def initialise(model: Any) -> None:
+    """Give a model the weights that its classes start with, as a Runner does before the first iteration.
+
+    Raises:
+        ConfigError: If its own code cannot, such as that of a model that nothing but pretrained weights can fill.
+    """
+    if not hasattr(model, 'init_weights'):
+        return
+    try:
+        model.init_weights()
+    except Exception as err:  # of any kind: it is code of a toolbox, or of the user
+        raise RaisedError(
+            f'model: {type(model).__name__} cannot initialise its weights, without pretrained ones for instance: '
+            f'{raised_by(err)}'
+        ) from err
 
 
 def build_training(runner: Runner) -> set[str] | None:

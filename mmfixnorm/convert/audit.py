@@ -26,7 +26,7 @@ from mmfixnorm.core.layer_kinds import is_norm_layer
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import message_of, raised_by
-from mmfixnorm.launch import build_model
+from mmfixnorm.launch import build_model, initialise
 from mmfixnorm.type_names import type_name
 
 __all__ = [
@@ -35,9 +35,11 @@ __all__ = [
     'audit_config',
     'audit_model',
     'first_epoch',
+    'images_of',
     'model_of',
     'norm_fixing_set',
     'prepared_model',
+    'with_usual_images',
 ]
 
 SET = 'norm-fixing set'
@@ -126,6 +128,8 @@ def audit_config(
         ConfigError: If the toolbox is unknown, the model cannot be built, the checkpoint does not fit, or the model
             cannot run with the generated batch.
     """
+    if checkpoint is None and kwargs.get('size') is None:
+        cfg = with_usual_images(cfg)
     model = prepared_model(cfg, checkpoint).to(device)
     return audit_model(model, cfg, **kwargs)
 
@@ -149,7 +153,8 @@ def audit_model(
     Args:
         model (nn.Module): The model of ``cfg``, with its weights.
         cfg (Config): The config; names the toolbox, the image size and the norm-fixing set.
-        images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection, 4 for segmentation.
+        images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection and 4 for segmentation,
+            or 2 of a size at which more would take too much memory.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
             224 for classification, 192 for detection and 128 for segmentation, and up to twice that where those are
             too small for the model, or the size of the training's images where it takes no other.
@@ -184,7 +189,7 @@ def audit_model(
         while report is None:
             tried.add(side)
             try:
-                report = _in_its_precision(model, toolbox, images or toolbox.IMAGES, side, dtype, **options)
+                report = _in_its_precision(model, toolbox, images or images_of(toolbox, side), side, dtype, **options)
             except _SizeError as err:
                 other = err.larger or _loaded_size(cfg)
                 if other is None or other in tried or other > largest:
@@ -196,6 +201,15 @@ def audit_model(
         if preprocessor is not None:
             model.data_preprocessor = preprocessor
     return ConfigAudit(report, None if in_set is None else tuple(in_set), side)
+
+
+def images_of(toolbox: Any, side: int) -> int:
+    """Return how many images of ``side`` x ``side`` pixels a generated batch has.
+
+    No more pixels than the usual batch has at twice the usual size, but two images, without which a batch normalisation
+    behind a global pooling has one value.
+    """
+    return max(2, min(toolbox.IMAGES, toolbox.IMAGES * (2 * toolbox.SIZE) ** 2 // side**2))
 
 
 def _in_its_precision(
@@ -254,6 +268,21 @@ def _fixed_size(cfg: Config) -> int | None:
     return size if size is None or isinstance(size, int) else int(size[0])
 
 
+def with_usual_images(cfg: Config) -> Config:
+    """Let a transformer that is built for much larger images take those of the usual size, in a copy of its config.
+
+    The same layers with fewer tokens; attention between all of them takes memory with the fourth power of the size,
+    more than 21 GB for BEiT with UPerNet at 640 pixels. A config with smaller images, or with none, is returned as it
+    is. For weights of a checkpoint it does not do: some tables of positions are for one size.
+    """
+    largest, usual = _fixed_size(cfg), int(_toolbox(cfg).SIZE)
+    if largest is None or largest <= 2 * usual:
+        return cfg
+    cfg = copy.deepcopy(cfg)
+    cfg.model.backbone.img_size = usual
+    return cfg
+
+
 def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None) -> nn.Module:
     """Build the model of a config with initialised or loaded weights, without any download.
 
@@ -261,11 +290,10 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
     nothing but the pretrained weights could open its branch.
 
     Raises:
-        ConfigError: If the model cannot be built, or the checkpoint does not fit.
+        ConfigError: If the model cannot be built or initialised, or the checkpoint does not fit.
     """
     model: Any = model_of(cfg)
-    if hasattr(model, 'init_weights'):
-        model.init_weights()
+    initialise(model)
     if checkpoint is not None:
         try:
             state = load_checkpoint(model, str(checkpoint), map_location='cpu')

@@ -138,13 +138,14 @@ def convert(
             with open(beside, 'w', encoding='utf-8') as file:
                 file.write(text)
             child = load_config(beside)
-            model = seeded_model(child)
+            measured = plan.measurable(child)
+            model = seeded_model(measured)
             again = _prefixed(progress, 'audit of the new config')
-            audited = audit_model(model, child, size=plan.size, explain=False, brief=True, progress=again)
+            audited = audit_model(model, measured, size=plan.size, explain=False, brief=True, progress=again)
             if not audited.failing or not plan.leave_out(audited.failing):
                 break
         if audited.failing:
-            raise _not_passed(audit_model(model, child, size=plan.size, find_groups=False))
+            raise _not_passed(audit_model(model, measured, size=plan.size, find_groups=False))
         if lr_from is not None:
             base_lr = float(cfg.optim_wrapper.optimizer.lr)
             rate = lr_from_checkpoint(child, audited.norm_fixing_set or (), lr_from, base_lr)

@@ -20,7 +20,7 @@ from mmfixnorm.core.norms import global_norm
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.fold import read_checkpoint
-from mmfixnorm.launch import build_model
+from mmfixnorm.launch import build_model, initialise
 from mmfixnorm.type_names import type_name
 
 __all__ = ['LearningRate', 'check_lr_from', 'lr_from_checkpoint']
@@ -161,8 +161,7 @@ def _started_model(cfg: Config) -> tuple[nn.Module, str]:
     model: Any = build_model(copy.deepcopy(cfg))
     files = [*_pretrained(cfg.model), *([cfg.load_from] if cfg.get('load_from') else [])]
     try:
-        if hasattr(model, 'init_weights'):
-            model.init_weights()
+        initialise(model)
         if cfg.get('load_from'):
             load_checkpoint(model, cfg.load_from, map_location='cpu')
     except (OSError, RuntimeError, ValueError) as err:

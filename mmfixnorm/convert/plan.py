@@ -12,7 +12,7 @@ from mmengine.runner import set_random_seed
 from torch import nn
 
 from mmfixnorm.config import MODEL_TYPE, PARTS
-from mmfixnorm.convert.audit import audit_model, prepared_model
+from mmfixnorm.convert.audit import audit_model, prepared_model, with_usual_images
 from mmfixnorm.convert.classifiers import class_layers
 from mmfixnorm.convert.inherit import over_none
 from mmfixnorm.convert.patterns import patterns_for
@@ -61,6 +61,7 @@ class Plan:
         progress: Callable[[str], None] | None,
     ) -> None:
         self.cfg, self._alpha, self._keep_norm_eval, self._classifiers = cfg, alpha, keep_norm_eval, classifiers
+        self._size = size
         self._edit, self._keys_of_heads = head_edits(cfg.model, alpha, cfg.get('default_scope'))
         self._trains_bn = False
         edited = self._edited()
@@ -122,7 +123,11 @@ class Plan:
         cfg = copy.deepcopy(self.cfg)
         cfg.merge_from_dict(dict(model=over_none(copy.deepcopy(self._edit), cfg.model)))
         _load_part(cfg)
-        return cfg
+        return self.measurable(cfg)
+
+    def measurable(self, cfg: Config) -> Config:
+        """Return a config whose model is to be audited: for images of the usual size, unless a size was asked for."""
+        return cfg if self._size else with_usual_images(cfg)
 
     def _choose(self, record: WeightRecord) -> None:
         path, _, tensor = record.name.rpartition('.')

@@ -1,10 +1,12 @@
 """The audit of a config: the size of its images, and the batches that it generates."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmfixnorm.cls import generated_batch
@@ -44,6 +46,20 @@ def test_a_model_of_one_size_is_measured_with_the_images_that_it_is_trained_on()
         audit_config(lenet, explain=False, brief=True)
 
 
+@MODELS.register_module()
+class FilledByItsCheckpointAlone(nn.Module):
+    """As mmseg's SAN, which without its checkpoint calls a method that its base class does not have."""
+
+    def init_weights(self) -> None:
+        super().init_weights()
+
+
+def test_a_model_that_cannot_initialise_its_weights_is_refused_in_a_line() -> None:
+    cfg = Config(dict(default_scope='mmseg', model=dict(type='mmengine.FilledByItsCheckpointAlone')))
+    with pytest.raises(ConfigError, match=r"cannot initialise .* no attribute 'init_weights' \(raised in .*\)$"):
+        audit_config(cfg)
+
+
 def test_a_model_that_refuses_every_other_size_is_measured_at_its_own() -> None:
     mixer = copy.deepcopy(RESNET)
     mixer.model.backbone = dict(type='MlpMixer', arch=ARCH, img_size=128, patch_size=32)
@@ -52,6 +68,19 @@ def test_a_model_that_refuses_every_other_size_is_measured_at_its_own() -> None:
     report = audit_config(mixer, explain=False, brief=True)
     assert report.size == 128
     assert not any(record.scale_invariant for record in report.report.weights)
+
+
+def test_a_transformer_for_large_images_is_measured_with_those_of_the_usual_size() -> None:
+    """Its model at the size of the config would take 16 times the tokens; its config is not changed."""
+    mixer = copy.deepcopy(RESNET)
+    mixer.model.backbone = dict(type='MlpMixer', arch=ARCH, img_size=(512, 512), patch_size=32)
+    mixer.model.neck.dim = 1
+    mixer.model.head.in_channels = 16
+    small = audit.with_usual_images(mixer)
+    assert (small.model.backbone.img_size, mixer.model.backbone.img_size) == (224, (512, 512))
+    assert audit.with_usual_images(small) is small
+    assert audit_config(mixer, explain=False, brief=True).size == 224
+    assert audit_config(mixer, size=512, explain=False, brief=True).size == 512
 
 
 def test_a_model_that_suits_no_size_is_not_measured_for_ever(monkeypatch) -> None:
@@ -68,6 +97,22 @@ def test_a_model_that_suits_no_size_is_not_measured_for_ever(monkeypatch) -> Non
     with pytest.raises(ConfigError, match='64 x 64'):
         audit_config(lenet, explain=False, brief=True)
     assert sides == [48, 32, 64]
+
+
+@pytest.mark.parametrize(
+    ('usual', 'side', 'images'),
+    [
+        ((4, 128), 128, 4),
+        ((4, 128), 256, 4),
+        ((4, 128), 257, 3),
+        ((4, 128), 640, 2),  # BEiT with UPerNet takes no other size, and four images took more than 21 GB
+        ((3, 224), 448, 3),
+        ((2, 192), 1024, 2),
+    ],
+)
+def test_large_images_are_fewer_but_two(usual, side, images) -> None:
+    toolbox = SimpleNamespace(IMAGES=usual[0], SIZE=usual[1])
+    assert audit.images_of(toolbox, side) == images
 
 
 class LineDetDataProcessor(nn.Module):
