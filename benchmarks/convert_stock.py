@@ -48,7 +48,7 @@ from torch import Tensor
 
 from mmfixnorm.config import PARTS, load_config
 from mmfixnorm.convert import convert
-from mmfixnorm.convert.audit import first_epoch, images_of, norm_fixing_set, prepared_model, with_usual_images
+from mmfixnorm.convert.audit import adapt, first_epoch, images_of, norm_fixing_set, prepared_model, with_usual_images
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 
@@ -127,8 +127,7 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
     toolbox = importlib.import_module(f'{PARTS[cfg.default_scope]}.generated_batch')
     torch.manual_seed(0)
     model = revert_sync_batchnorm(prepared_model(cfg)).train()
-    if hasattr(toolbox, 'adapt'):
-        toolbox.adapt(model)
+    adapt(model, toolbox)
     cfg.optim_wrapper.optimizer.lr *= 0.1  # where a warm-up would be
     if not torch.cuda.is_available():  # mixed precision needs an accelerator
         cfg.optim_wrapper.type = 'FixNormOptimWrapper'

@@ -32,6 +32,7 @@ from mmfixnorm.type_names import type_name
 __all__ = [
     'SET',
     'ConfigAudit',
+    'adapt',
     'audit_config',
     'audit_model',
     'first_epoch',
@@ -47,6 +48,7 @@ SET = 'norm-fixing set'
 
 _SIZE_KEYS = ('scale', 'crop_size', 'size')  # of the transforms of a pipeline
 _LIGHT = 64  # pixels of the images with which single weights are measured
+_QUERIES = 50  # of a transformer's decoder
 _FAILURES = (
     AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
@@ -232,7 +234,7 @@ def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dty
             own: toolbox.generate_batch(model, images=images, size=(side, side), dtype=own, seed=options['seed'])
             for own in {dtype, torch.float32}
         }
-        return _losses(batches, getattr(toolbox, 'adapt', None))
+        return _losses(batches, toolbox)
 
     losses = losses_of(images, side)
     light = None
@@ -396,16 +398,32 @@ def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManage
     )
 
 
-def _losses(
-    batches: Mapping[torch.dtype, dict[str, Any]], adapt: Callable[[nn.Module], None] | None = None
-) -> Callable[[nn.Module], Any]:
+def adapt(model: nn.Module, toolbox: Any) -> None:
+    """Let a copy of a model work with few queries, and as its toolbox needs it, in place; again, it changes nothing.
+
+    Attention between 900 queries takes most of the time of DINO, and as many are more than a small image has points.
+    """
+    if hasattr(toolbox, 'adapt'):
+        toolbox.adapt(model)
+    for module in model.modules():
+        for name in ('num_queries', 'num_matching_queries'):
+            count = vars(module).get(name)
+            if not isinstance(count, int) or count <= _QUERIES:
+                continue
+            setattr(module, name, _QUERIES)
+            for table in module.children():
+                if isinstance(table, nn.Embedding) and table.num_embeddings == count:
+                    table.num_embeddings = _QUERIES
+                    table.weight = nn.Parameter(table.weight[:_QUERIES].detach().clone(), table.weight.requires_grad)
+
+
+def _losses(batches: Mapping[torch.dtype, dict[str, Any]], toolbox: Any) -> Callable[[nn.Module], Any]:
     def losses(model: Any) -> Any:
         dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
         # A copy, because detectors write to their samples.
         data = model.data_preprocessor(copy.deepcopy(batches[dtype]), True)
         data['inputs'] = _cast(data['inputs'], dtype)
-        if adapt:
-            adapt(model)
+        adapt(model, toolbox)
         return model._run_forward(data, mode='loss')
 
     return losses

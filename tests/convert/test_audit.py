@@ -167,3 +167,26 @@ def test_a_semantic_mask_may_have_more_classes_than_the_boxes(heads) -> None:
     labels = torch.cat([sample.gt_instances.labels for sample in batch['data_samples']])
     masks = torch.stack([sample.gt_sem_seg.sem_seg for sample in batch['data_samples']])
     assert (int(labels.max()), int(masks.max())) == (2, 49)
+
+
+class Decoder(nn.Module):
+    """The parts of a DETR that its queries have: their number, at two places, their tables, and another table."""
+
+    def __init__(self, queries: int) -> None:
+        super().__init__()
+        self.num_queries = queries
+        self.query_embed, self.class_embed = nn.Embedding(queries, 4), nn.Embedding(7, 4)
+        self.denoising = nn.Module()
+        self.denoising.num_matching_queries = queries
+
+
+@pytest.mark.parametrize(('queries', 'left'), [(900, 50), (50, 50), (20, 20)])
+def test_a_copy_works_with_few_queries(queries, left) -> None:
+    torch.manual_seed(0)
+    model = Decoder(queries).double()
+    table = model.query_embed.weight.detach().clone()
+    for _ in range(2):
+        audit.adapt(model, SimpleNamespace())
+        assert model.num_queries == model.denoising.num_matching_queries == model.query_embed.num_embeddings == left
+        assert torch.equal(model.query_embed.weight, table[:left])
+        assert model.class_embed.weight.shape == (7, 4)
