@@ -88,9 +88,10 @@ def audit(
             to True.
         follow (Collection[str], optional): The weights to follow through the forward, if ``explain``, one forward for
             each. Defaults to None: all that fail for no other reason.
-        brief (bool): Whether to leave out what decides little: the effect of the norm layers' epsilons, and a forward
-            for each weight whose identity fails clearly. Then a layer that detaches the norm it divides by, so that
-            its gradient is not the derivative, counts as not scale-invariant. Defaults to False.
+        brief (bool): Whether to leave out what decides little: the effect of the norm layers' epsilons, a forward for
+            each weight whose identity fails clearly, and, unless ``explain``, which weights are not used. Then a layer
+            that detaches the norm it divides by, so that its gradient is not the derivative, counts as not
+            scale-invariant. Defaults to False.
         light (optional): Smaller inputs, of the same kind as ``inputs``. That a failing weight has an effect, and why,
             is then measured with these, in a fraction of the time; that a weight has none is always measured with
             ``inputs``. If the model cannot take them, they are not used.
@@ -120,7 +121,7 @@ def audit(
         probe = Probe(model, inputs, dtype, seed, light)
         in_single = partial(_quick, model, (quick, inputs), seed) if quick is not None else _no_probe
         experiment = _Experiment(probe, in_single if dtype == torch.float64 else _no_probe, tuple(scales), say)
-        experiment.measure(brief=brief)
+        experiment.measure(brief=brief, find_unused=explain or not brief)
         if explain:
             experiment.explain(follow)
         say('groups of weights')
@@ -180,7 +181,7 @@ class _Experiment:
 
     # -- measuring ------------------------------------------------------------------------------------------------
 
-    def measure(self, *, brief: bool) -> None:
+    def measure(self, *, brief: bool, find_unused: bool) -> None:
         tolerance = _IDENTITY[self.probe.dtype]
         self.identity = self._identities(self.probe.base_gradients)
         flat = [n for n, value in self.identity.items() if value is not None and value <= tolerance]
@@ -197,14 +198,13 @@ class _Experiment:
             self.invariant.update(dict.fromkeys(clear, False))
             self.deviation.update(dict.fromkeys(clear, math.nan))
             alone = [name for name in alone if name not in clear]
+        unreached = [name for name in alone if self.identity[name] is None and name not in self.causes]
+        alone = [name for name in alone if name not in unreached]
         for i, name in enumerate(alone):
             self.say(f'weight {i + 1} of {len(alone)} alone')
             if not self._has_effect_lightly(name):
-                if self.identity[name] is None:
-                    self.invariant[name] = True  # as far as is known: all of these are measured below, together
-                else:
-                    self._measure_alone(name)
-        self._measure_unreached([name for name in alone if self.invariant[name] and self.identity[name] is None])
+                self._measure_alone(name)
+        self._measure_unreached(unreached, find_unused=find_unused)
 
     def _identities(self, gradients: Mapping[str, Tensor | None]) -> dict[str, float | None]:
         return {n: None if g is None else self._identity(n, g) for n, g in gradients.items()}
@@ -278,12 +278,13 @@ class _Experiment:
         if identity <= _IDENTITY[self.probe.dtype] or deviation <= _VISIBLE[self.probe.dtype]:
             self.causes[name] = disagreement(identity, deviation)
 
-    def _measure_unreached(self, names: Sequence[str]) -> None:
+    def _measure_unreached(self, names: Sequence[str], *, find_unused: bool) -> None:
         """Measure the weights that have no gradient: together, and in halves where their scale has an effect."""
+        self.invariant.update(dict.fromkeys(names, True))
         self.say(f'{len(names)} weights without a gradient')
         for name in self._not_flat_together(names):
             self.invariant[name] = False
-        unmoved = [name for name in names if self.invariant[name]]
+        unmoved = [name for name in names if self.invariant[name]] if find_unused else []
         for name in self._moved_by_noise(unmoved):
             unmoved.remove(name)
         self.causes.update(dict.fromkeys(unmoved, UNUSED))
