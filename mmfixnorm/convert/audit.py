@@ -47,7 +47,7 @@ SET = 'norm-fixing set'
 """Name of the group that holds the norm-fixing set of the config."""
 
 _SIZE_KEYS = ('scale', 'crop_size', 'size')  # of the transforms of a pipeline
-_LIGHT = 64  # pixels of the images with which single weights are measured
+_LIGHT = 64, 128  # pixels of the images with which single weights are measured
 _QUERIES = 50  # of a transformer's decoder
 _FAILURES = (
     AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError,
@@ -237,13 +237,14 @@ def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dty
         return _losses(batches, toolbox)
 
     losses = losses_of(images, side)
-    light = None
     # Smaller ones would leave the batch normalisation of the last feature maps too few values.
-    if side >= 2 * _LIGHT:
+    light = []
+    for small in _LIGHT:
         with suppress(*_FAILURES):  # a model of one size
-            light = losses_of(min(images, 2), _LIGHT)
+            if small <= side / 1.5:
+                light.append(losses_of(min(images, 2), small))
     with _double_precision(toolbox, dtype), first_epoch(model):
-        return audit(model, losses, dtype=dtype, light=light, quick=light or losses, **options)
+        return audit(model, losses, dtype=dtype, light=light, quick=light or [losses], **options)
 
 
 def model_of(cfg: Config) -> nn.Module:
@@ -448,4 +449,5 @@ def _without_pretrained(model: Any) -> None:
 
 
 def _is_pretrained(init_cfg: Mapping[str, Any]) -> bool:
-    return type_name(init_cfg.get('type'), WEIGHT_INITIALIZERS) == 'Pretrained'
+    # PVT names a checkpoint and no type.
+    return 'checkpoint' in init_cfg or type_name(init_cfg.get('type'), WEIGHT_INITIALIZERS) == 'Pretrained'

@@ -178,7 +178,7 @@ def _pretrained(node: Any) -> list[str]:
         return [file for child in node for file in _pretrained(child)]
     if not isinstance(node, Mapping):
         return []
-    found = [node['checkpoint']] if type_name(node.get('type') or '') == 'Pretrained' and 'checkpoint' in node else []
+    found = [node['checkpoint']] if isinstance(node.get('checkpoint'), str) else []  # in init_cfg; PVT's has no type
     found += [node['pretrained']] if isinstance(node.get('pretrained'), str) else []
     return list(dict.fromkeys(found + [file for child in node.values() for file in _pretrained(child)]))
 

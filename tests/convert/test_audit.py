@@ -190,3 +190,13 @@ def test_a_copy_works_with_few_queries(queries, left) -> None:
         assert model.num_queries == model.denoising.num_matching_queries == model.query_embed.num_embeddings == left
         assert torch.equal(model.query_embed.weight, table[:left])
         assert model.class_embed.weight.shape == (7, 4)
+
+
+@pytest.mark.parametrize('init_cfg', [dict(type='Pretrained', checkpoint='none.pth'), dict(checkpoint='none.pth')])
+def test_no_checkpoint_is_read_whose_initialisation_names_one_with_or_without_a_type(init_cfg) -> None:
+    """PVT's configs name no type."""
+    cfg = copy.deepcopy(RESNET)
+    cfg.model.backbone.init_cfg = init_cfg
+    audit.prepared_model(cfg)
+    cfg.model.backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), init_cfg]
+    audit.prepared_model(cfg)

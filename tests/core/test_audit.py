@@ -167,7 +167,7 @@ class InlineNorm(nn.Conv2d):
         return ((x - mean) / (variance + self.eps[0]).sqrt()).relu()
 
 
-@pytest.mark.parametrize('quick', [None, IMAGES], ids=['float64', 'float32 first'])
+@pytest.mark.parametrize('quick', [[], [IMAGES]], ids=['float64', 'float32 first'])
 @pytest.mark.parametrize(('eps', 'invariant'), [(1e-3, True), (0.1, False)])
 def test_a_small_epsilon_that_cannot_be_taken_away_is_told_from_a_scale(eps, invariant, quick):
     layer = InlineNorm(3, 4, 3)
@@ -260,7 +260,7 @@ def test_a_sparse_tensor_on_the_way_is_followed():
 def test_light_inputs_change_no_answer(light):
     torch.manual_seed(0)
     model = Branches()
-    usual, light = audit(model, IMAGES), audit(model, IMAGES, light=light, quick=light)
+    usual, light = audit(model, IMAGES), audit(model, IMAGES, light=[light], quick=[light])
     assert [(r.name, r.scale_invariant, r.cause, r.reason) for r in light.weights] == [
         (r.name, r.scale_invariant, r.cause, r.reason) for r in usual.weights
     ]
@@ -336,10 +336,16 @@ class Cached(Branches):
 
 
 def test_computed_tensors_are_copied_and_buffers_of_another_size_are_put_back():
-    report = audit(Cached(), IMAGES, light=torch.randn(2, 3, 6, 6), quick=torch.randn(2, 3, 6, 6))
+    report = audit(Cached(), IMAGES, light=[torch.randn(2, 3, 6, 6)], quick=[torch.randn(2, 3, 6, 6)])
     assert {r.name: r.scale_invariant for r in report.weights} == {
         'a.weight': False,
         'b.weight': False,
         'fc.weight': False,
     }
     assert [group.weights for group in report.groups] == [('a.weight', 'b.weight')]
+
+
+@pytest.mark.parametrize('name', ['light', 'quick'])
+def test_a_tensor_in_place_of_a_list_of_inputs_is_told(name):
+    with pytest.raises(TypeError, match=rf'{name} must be a list of inputs, such as \[tensor\], got Tensor'):
+        audit(Branches(), IMAGES, **{name: IMAGES})

@@ -60,8 +60,8 @@ def audit(
     find_groups: bool = True,
     follow: Collection[str] | None = None,
     brief: bool = False,
-    light: Any = None,
-    quick: Any = None,
+    light: Sequence[Any] = (),
+    quick: Sequence[Any] = (),
     progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
     """Measure the scale invariance of every weight of the convolutions, linear layers and attentions.
@@ -92,11 +92,11 @@ def audit(
             each weight whose identity fails clearly, and, unless ``explain``, which weights are not used. Then a layer
             that detaches the norm it divides by, so that its gradient is not the derivative, counts as not
             scale-invariant. Defaults to False.
-        light (optional): Smaller inputs, of the same kind as ``inputs``. That a failing weight has an effect, and why,
-            is then measured with these, in a fraction of the time; that a weight has none is always measured with
-            ``inputs``. If the model cannot take them, they are not used.
-        quick (optional): Inputs for forwards in float32, with ``dtype`` float64. That a weight has an effect is then
-            measured with these first, or with ``inputs`` if the model cannot take them.
+        light (Sequence): Smaller inputs, each of the same kind as ``inputs``. That a failing weight has an effect, and
+            why, is then measured with the first of these that the model can take, in a fraction of the time; that a
+            weight has none is always measured with ``inputs``.
+        quick (Sequence): Inputs for forwards in float32, with ``dtype`` float64. That a weight has an effect is then
+            measured with the first of these, or with ``inputs``, that the model can take.
         progress (Callable, optional): Is called with a few words on what is measured next.
 
     Returns:
@@ -104,7 +104,8 @@ def audit(
 
     Raises:
         ValueError: If ``scales``, ``dtype`` or a name in ``groups`` do not fit.
-        TypeError: If ``inputs`` is of an unknown kind, the model cannot be copied, or no output has a gradient.
+        TypeError: If ``inputs``, ``light`` or ``quick`` is of an unknown kind, the model cannot be copied, or no output
+            has a gradient.
         RuntimeError: If a forward gives different outputs with the same seed, or nan.
 
     Example:
@@ -115,11 +116,12 @@ def audit(
         [('0.weight', True), ('3.weight', False)]
     """
     _check(model, groups or {}, dtype, scales)
+    _check_lists(light=light, quick=quick)
     with preserve_random_state():
         say = progress or (lambda text: None)
         say('first forward and gradients')
         probe = Probe(model, inputs, dtype, seed, light)
-        in_single = partial(_quick, model, (quick, inputs), seed) if quick is not None else _no_probe
+        in_single = partial(_quick, model, (*quick, inputs), seed) if quick else _no_probe
         experiment = _Experiment(probe, in_single if dtype == torch.float64 else _no_probe, tuple(scales), say)
         experiment.measure(brief=brief, find_unused=explain or not brief)
         if explain:
@@ -156,6 +158,12 @@ def _check(model: nn.Module, groups: Mapping[str, Sequence[str]], dtype: torch.d
                 f'groups[{group!r}]: {unknown[:3]} are not weights of a convolution, linear layer or attention of '
                 f'the model, which has {[*known][:3]}, ...'
             )
+
+
+def _check_lists(**inputs: Any) -> None:
+    for name, value in inputs.items():
+        if not isinstance(value, (list, tuple)):
+            raise TypeError(f'{name} must be a list of inputs, such as [tensor], got {type(value).__name__}')
 
 
 class _Experiment:
@@ -227,21 +235,32 @@ class _Experiment:
             self.parts.setdefault(name, {})[part] = z.item() <= _IDENTITY[self.probe.dtype]
 
     def _not_flat_together(self, names: Sequence[str]) -> list[str]:
-        """Find, by halving, the weights that change the outputs although the identity holds."""
-        if not names:
-            return []
+        """Find the weights that may change the outputs, with light inputs first, of many that do so together."""
+        found: list[str] = []
+        if self._worst_together(names) > _CHANGE[self.probe.dtype]:
+            with self.probe.lightly():
+                found = self._by_halving(names)
+            found += self._by_halving([name for name in names if name not in found])
+        return found
+
+    def _worst_together(self, names: Sequence[str]) -> float:
+        """Measure the largest change of the outputs by weights that are multiplied by different factors."""
         worst = 0.0
-        for draw in range(2):
+        for draw in range(2 if names else 0):
             generator = torch.Generator().manual_seed(draw)
             picks = torch.randint(len(self.scales), (len(names),), generator=generator).tolist()
             worst = max(worst, self.probe.change_with({n: self.scales[i] for n, i in zip(names, picks, strict=True)}))
         if worst <= _CHANGE[self.probe.dtype]:
             self.deviation.update({n: max(self.deviation[n], worst) for n in names})
+        return worst
+
+    def _by_halving(self, names: Sequence[str]) -> list[str]:
+        if self._worst_together(names) <= _CHANGE[self.probe.dtype]:
             return []
-        if len(names) == 1:
+        if len(names) <= 2:  # at least one, and each is measured alone next
             return list(names)
         half = len(names) // 2
-        return self._not_flat_together(names[:half]) + self._not_flat_together(names[half:])
+        return self._by_halving(names[:half]) + self._by_halving(names[half:])
 
     def _has_effect_lightly(self, name: str) -> bool:
         """Measure a weight for which the identity does not hold: whether its scale has an effect, in the quick way.
@@ -267,10 +286,11 @@ class _Experiment:
 
     def _measure_alone(self, name: str) -> None:
         """Measure a weight for which the identity and the outputs seem to disagree, with the usual inputs."""
-        scales = self.scales if name in self.causes else (max(self.scales),)
+        scales = (min(self.scales), max(self.scales)) if name in self.causes else (max(self.scales),)
         found = {c: self.probe.outputs_with({name: c}) for c in scales}
         deviation = self.deviation[name] = max(change(outputs, self.probe.base) for outputs in found.values())
-        self.invariant[name] = self._only_epsilon(name, found, self.probe)
+        alike = name in self.causes and deviation <= _ROUNDING[self.probe.dtype]  # the other one of two suspects
+        self.invariant[name] = alike or self._only_epsilon(name, found, self.probe)
         if self.invariant[name]:
             self.causes.pop(name, None)
             return
@@ -283,7 +303,7 @@ class _Experiment:
         self.invariant.update(dict.fromkeys(names, True))
         self.say(f'{len(names)} weights without a gradient')
         for name in self._not_flat_together(names):
-            self.invariant[name] = False
+            self.invariant[name] = self._worst_together([name]) <= _CHANGE[self.probe.dtype]
         unmoved = [name for name in names if self.invariant[name]] if find_unused else []
         for name in self._moved_by_noise(unmoved):
             unmoved.remove(name)

@@ -24,6 +24,8 @@ _EPS_NAMES = ('eps', 'epsilon', 'variance_epsilon')
 _EPS_FACTOR = {torch.float64: 1e-8, torch.float32: 1e-3}
 _MEASURABLE = {torch.float64: 1e-8, torch.float32: 1e-5}
 
+_Caller = Callable[[nn.Module], Any]
+
 
 def weight_names(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return every weight tensor of the convolutions, linear layers and attentions, under each of its names."""
@@ -65,17 +67,18 @@ class Probe:
         inputs: As in :func:`mmfixnorm.core.audit`.
         dtype (torch.dtype): float64 or float32.
         seed (int): Random seed of every forward.
-        light (optional): Other inputs, with which a forward takes less time, for :meth:`lightly`.
+        light (Sequence): Other inputs, with which a forward takes less time, for :meth:`lightly`; the first that the
+            model can take.
 
     Raises:
         RuntimeError: If the forward is not repeatable, or not finite.
         TypeError: If the model cannot be copied, or if no output depends on a parameter.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, dtype: torch.dtype, seed: int, light: Any = None) -> None:
+    def __init__(self, model: nn.Module, inputs: Any, dtype: torch.dtype, seed: int, light: Sequence[Any] = ()) -> None:
         self.dtype, self.seed = dtype, seed
         self._call = _caller(inputs)
-        self._light = None if light is None else _caller(light)
+        self._lights = [_caller(own) for own in light]
         self.model = _copy(model).to(dtype)
         _enter_training(self.model, model)
         self.names = {id(p): name for name, p in self.model.named_parameters()}
@@ -98,7 +101,7 @@ class Probe:
         self.params = {name: self.model.get_parameter(name) for name in self.weights}
         self.called: set[nn.Module] = set()
         """Modules whose forward ran, other than those whose weights are used by something else."""
-        self._lightly: tuple[list[int], list[Tensor]] | None = None
+        self._lightly: tuple[_Caller, list[int], list[Tensor]] | None = None
         outputs = self._forward()
         self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
         if not self._kept:
@@ -133,29 +136,32 @@ class Probe:
 
     @contextmanager
     def lightly(self) -> Iterator[None]:
-        """Use the light inputs within the context; without them, or if the model cannot take them, the usual ones."""
-        if self._light is None:
-            yield
-            return
+        """Use light inputs within the context; without them, or if the model can take none, the usual ones."""
         usual = self._call, self._kept, self.base
-        self._call = self._light
+        while self._lightly is None and self._lights:
+            self._lightly = self._with(self._lights.pop(0))
+            self._call, self._kept, self.base = usual
+        if self._lightly is not None:
+            self._call, self._kept, self.base = self._lightly
         try:
-            if self._lightly is None:
-                try:
-                    outputs = self._forward()
-                    self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
-                    self.base = self._detached(outputs)
-                    self._check_finite()
-                    self._check_repeatable()  # without gradients a model may take another way
-                    self._lightly = self._kept, self.base
-                except Exception:  # too small for its paddings, kernels or assignments: whatever, there are the others
-                    self._light = None
-                    self._call, self._kept, self.base = usual
-            else:
-                self._kept, self.base = self._lightly
             yield
         finally:
             self._call, self._kept, self.base = usual
+
+    def _with(
+        self, call: Callable[[nn.Module], Any]
+    ) -> tuple[Callable[[nn.Module], Any], list[int], list[Tensor]] | None:
+        """Measure the outputs with other inputs, which then are in use; None if the model cannot take them."""
+        self._call = call
+        try:
+            outputs = self._forward()
+            self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
+            self.base = self._detached(outputs)
+            self._check_finite()
+            self._check_repeatable()  # without gradients a model may take another way
+        except Exception:  # too small for its paddings, kernels or assignments: whatever, there are the others
+            return None
+        return call, self._kept, self.base
 
     def _detached(self, outputs: Sequence[Tensor]) -> list[Tensor]:
         return [outputs[i].detach().to(self.dtype) for i in self._kept if i < len(outputs)]
@@ -379,7 +385,7 @@ def _enter_training(copied: nn.Module, model: nn.Module) -> None:
         copied.get_submodule(name).training = False
 
 
-def _caller(inputs: Any) -> Callable[[nn.Module], Any]:
+def _caller(inputs: Any) -> _Caller:
     if isinstance(inputs, Tensor):
         return lambda model: model(inputs)
     if isinstance(inputs, Mapping):
