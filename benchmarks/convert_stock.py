@@ -49,6 +49,7 @@ from torch import Tensor
 from mmfixnorm.config import PARTS, load_config
 from mmfixnorm.convert import convert
 from mmfixnorm.convert.audit import adapt, first_epoch, images_of, norm_fixing_set, prepared_model, with_usual_images
+from mmfixnorm.core.audit.calibration import calibrate
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 
@@ -149,6 +150,10 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
     optim_wrapper.optimizer.register_step_pre_hook(before_step)
     batches = dict(images=images_of(toolbox, size), size=(size, size), dtype=torch.float32)
     with first_epoch(model):
+        # In place of the statistics of pretrained weights, without which frozen normalisations let the loss overflow.
+        calibrate(
+            model, lambda: model(**model.data_preprocessor(toolbox.generate_batch(model, **batches), True), mode='loss')
+        )
         for step in range(STEPS):
             batch = toolbox.generate_batch(model, seed=step, **batches)
             losses.append(model.train_step(batch, optim_wrapper)['loss'].item())

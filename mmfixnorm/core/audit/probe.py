@@ -7,12 +7,15 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmfixnorm.core.audit.calibration import calibrate
+from mmfixnorm.core.audit.calibration import draw as draw_uniform
 from mmfixnorm.core.audit.precision import DoublePrecision
 from mmfixnorm.core.layer_kinds import layer_weights
 
@@ -96,11 +99,13 @@ class Probe:
             if isinstance(value := vars(module).get(name), float) and value > 0
         ]
         self._set_epsilons(_EPS_FACTOR[dtype])
-        self._buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
-        self.weights = audited_weights(self.model)
-        self.params = {name: self.model.get_parameter(name) for name in self.weights}
         self.called: set[nn.Module] = set()
         """Modules whose forward ran, other than those whose weights are used by something else."""
+        self._buffers = {name: b.detach().clone() for name, b in self.model.named_buffers()}
+        for name in calibrate(self.model, self._forward, seed):
+            self._buffers[name] = self.model.get_buffer(name).detach().clone()
+        self.weights = audited_weights(self.model)
+        self.params = {name: self.model.get_parameter(name) for name in self.weights}
         self._lightly: tuple[_Caller, list[int], list[Tensor]] | None = None
         outputs = self._forward()
         self._kept = [i for i, o in enumerate(outputs) if o.requires_grad]
@@ -315,10 +320,7 @@ class Probe:
 
     @torch.no_grad()
     def _enliven(self, generator: torch.Generator) -> None:
-        def draw(like: Tensor, low: float, high: float) -> Tensor:
-            values = torch.rand(like.shape, generator=generator, dtype=torch.float64)
-            return (low + (high - low) * values).to(like)
-
+        draw = partial(draw_uniform, generator=generator)
         for param in self.model.parameters():
             if not (param.requires_grad and param.is_floating_point() and param.numel()):
                 continue
@@ -334,11 +336,6 @@ class Probe:
                 )
             elif param.numel() > 1:
                 param.copy_(draw(param, 0.5, 1.5) * (first if abs(first) > 0.1 else 1.0))
-        for module in self.model.modules():
-            mean, var = getattr(module, 'running_mean', None), getattr(module, 'running_var', None)
-            if isinstance(mean, Tensor) and isinstance(var, Tensor) and not mean.any():
-                mean.copy_(draw(mean, -0.5, 0.5))
-                var.mul_(draw(var, 0.5, 1.5))
 
 
 @contextmanager
