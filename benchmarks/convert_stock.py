@@ -148,15 +148,16 @@ def train(cfg: Config, size: int) -> dict[str, Any]:
             norms.append(joint_norm(p for p, _ in with_grad))
 
     optim_wrapper.optimizer.register_step_pre_hook(before_step)
-    batches = dict(images=images_of(toolbox, size), size=(size, size), dtype=torch.float32)
+
+    def batch_of(step: int) -> dict[str, Any]:
+        images = images_of(toolbox, size)
+        return toolbox.generate_batch(model, images=images, size=(size, size), dtype=torch.float32, seed=step)
+
     with first_epoch(model):
         # In place of the statistics of pretrained weights, without which frozen normalisations let the loss overflow.
-        calibrate(
-            model, lambda: model(**model.data_preprocessor(toolbox.generate_batch(model, **batches), True), mode='loss')
-        )
+        calibrate(model, lambda: model._run_forward(model.data_preprocessor(batch_of(0), True), mode='loss'))
         for step in range(STEPS):
-            batch = toolbox.generate_batch(model, seed=step, **batches)
-            losses.append(model.train_step(batch, optim_wrapper)['loss'].item())
+            losses.append(model.train_step(batch_of(step), optim_wrapper)['loss'].item())
             norms.append(joint_norm(flagged(optim_wrapper.optimizer)))
     return dict(norms=norms, losses=losses, untrained=[name for name in names.values() if name not in trained])
 

@@ -50,7 +50,8 @@ _SIZE_KEYS = ('scale', 'crop_size', 'size')  # of the transforms of a pipeline
 _LIGHT = 64, 128  # pixels of the images with which single weights are measured
 _QUERIES = 50  # of a transformer's decoder
 _FAILURES = (
-    AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError, ValueError,
+    ArithmeticError, AssertionError, AttributeError, KeyError, IndexError, NotImplementedError, RuntimeError, TypeError,
+    ValueError,
 )  # fmt: skip
 # What torch says where a feature map is smaller than a kernel, its padding, or a normalisation can work with.
 _TOO_SMALL = re.compile(
@@ -158,8 +159,8 @@ def audit_model(
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection and 4 for segmentation,
             or 2 of a size at which more would take too much memory.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
-            224 for classification, 192 for detection and 128 for segmentation, and up to twice that where those are
-            too small for the model, or the size of the training's images where it takes no other.
+            224 for classification, 192 for detection and 128 for segmentation, and up to three times that where those
+            are too small for the model, or the size of the training's images where it takes no other.
         dtype (torch.dtype, optional): The dtype of the computation. Defaults to float64, or float32 if the model
             cannot run in float64; the report says which.
         seed (int): Seed of the batch and of the forwards.
@@ -186,7 +187,7 @@ def audit_model(
     options |= dict(groups={} if in_set is None or brief else {SET: in_set}, brief=brief)
     asked = size or _fixed_size(cfg)
     side, report = asked or int(toolbox.SIZE), None
-    largest, tried = side if asked else 2 * side, set[int]()
+    largest, tried = side if asked else 3 * side, set[int]()
     try:
         while report is None:
             tried.add(side)
