@@ -249,13 +249,16 @@ def _measured(model: Any, toolbox: Any, images: int, side: int, dtype: torch.dty
 
 
 def model_of(cfg: Config) -> nn.Module:
-    """Build the model of a config without any download, as its classes initialise it.
+    """Build the model of a config without any download and in one process, as its classes initialise it.
 
     Raises:
         ConfigError: If the model cannot be built.
     """
     cfg = copy.deepcopy(cfg)
     _without_pretrained(cfg.get('model'))
+    for node in dicts_in(cfg.get('model')):
+        if node.get('type') == 'MMSyncBN':  # mmcv's cannot be built outside a process group; torch's computes the same
+            node['type'] = 'SyncBN'
     return build_model(cfg)
 
 

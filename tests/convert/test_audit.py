@@ -200,3 +200,11 @@ def test_no_checkpoint_is_read_whose_initialisation_names_one_with_or_without_a_
     audit.prepared_model(cfg)
     cfg.model.backbone.init_cfg = [dict(type='Kaiming', layer='Conv2d'), init_cfg]
     audit.prepared_model(cfg)
+
+
+def test_a_norm_that_needs_a_process_group_is_built_without_one() -> None:
+    cfg = copy.deepcopy(RESNET)
+    cfg.model.backbone.norm_cfg = dict(type='MMSyncBN', requires_grad=True)
+    norms = [module for module in model_of(cfg).modules() if isinstance(module, nn.SyncBatchNorm)]
+    assert len(norms) == 20
+    assert cfg.model.backbone.norm_cfg.type == 'MMSyncBN'
