@@ -411,7 +411,7 @@ def adapt(model: nn.Module, toolbox: Any) -> None:
     if hasattr(toolbox, 'adapt'):
         toolbox.adapt(model)
     for module in model.modules():
-        for name in ('num_queries', 'num_matching_queries'):
+        for name in ('num_queries', 'num_matching_queries', 'num_proposals'):
             count = vars(module).get(name)
             if not isinstance(count, int) or count <= _QUERIES:
                 continue

@@ -177,7 +177,7 @@ class Decoder(nn.Module):
         self.num_queries = queries
         self.query_embed, self.class_embed = nn.Embedding(queries, 4), nn.Embedding(7, 4)
         self.denoising = nn.Module()
-        self.denoising.num_matching_queries = queries
+        self.denoising.num_matching_queries = self.denoising.num_proposals = queries  # the latter of Sparse R-CNN
 
 
 @pytest.mark.parametrize(('queries', 'left'), [(900, 50), (50, 50), (20, 20)])
@@ -187,7 +187,8 @@ def test_a_copy_works_with_few_queries(queries, left) -> None:
     table = model.query_embed.weight.detach().clone()
     for _ in range(2):
         audit.adapt(model, SimpleNamespace())
-        assert model.num_queries == model.denoising.num_matching_queries == model.query_embed.num_embeddings == left
+        assert model.num_queries == model.query_embed.num_embeddings == left
+        assert model.denoising.num_matching_queries == model.denoising.num_proposals == left
         assert torch.equal(model.query_embed.weight, table[:left])
         assert model.class_embed.weight.shape == (7, 4)
 
