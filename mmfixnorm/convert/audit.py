@@ -294,13 +294,16 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
     """Build the model of a config with initialised or loaded weights, without any download.
 
     Without a checkpoint, a frozen norm layer that starts at zero, as the last one of a residual block does, gets ones:
-    nothing but the pretrained weights could open its branch.
+    nothing but the pretrained weights could open its branch. A weight that its class leaves as the memory was, as the
+    convolutions of TridentNet, is drawn as torch draws those of a convolution.
 
     Raises:
         ConfigError: If the model cannot be built or initialised, or the checkpoint does not fit.
     """
-    model: Any = model_of(cfg)
-    initialise(model)
+    with _nan_where_nothing_is_set():
+        model: Any = model_of(cfg)
+        initialise(model)
+    _fill(model)
     if checkpoint is not None:
         try:
             state = load_checkpoint(model, str(checkpoint), map_location='cpu')
@@ -320,6 +323,35 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
             if hasattr(module, 'waits_for_alpha'):
                 module.waits_for_alpha = False
     return model
+
+
+@contextmanager
+def _nan_where_nothing_is_set() -> Iterator[None]:
+    """Let new tensors that nothing initialises be nan, not what is in the memory by chance; needs torch 2.2."""
+    options: Any = getattr(torch.utils, 'deterministic', None)
+    if options is None:
+        yield
+        return
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = options.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    options.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        options.fill_uninitialized_memory = fills
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+
+
+@torch.no_grad()
+def _fill(model: nn.Module) -> None:
+    for param in model.parameters():
+        if param.is_floating_point() and param.isnan().any():
+            if param.ndim > 1:
+                nn.init.kaiming_uniform_(param, a=math.sqrt(5))
+            else:
+                param.zero_()
 
 
 @contextmanager

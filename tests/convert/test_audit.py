@@ -209,3 +209,28 @@ def test_a_norm_that_needs_a_process_group_is_built_without_one() -> None:
     norms = [module for module in model_of(cfg).modules() if isinstance(module, nn.SyncBatchNorm)]
     assert len(norms) == 20
     assert cfg.model.backbone.norm_cfg.type == 'MMSyncBN'
+
+
+@MODELS.register_module()
+class LeftAsTheMemoryWas(nn.Module):
+    """As mmdet's TridentConv, which only a checkpoint fills."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.Tensor(4, 3, 3, 3)), nn.Parameter(torch.empty(4))
+        self.linear = nn.Linear(3, 2)
+
+
+@pytest.mark.skipif(not hasattr(torch.utils, 'deterministic'), reason='torch < 2.2 cannot tell what nothing has set')
+def test_a_weight_that_nothing_initialises_is_drawn() -> None:
+    cfg = Config(dict(default_scope='mmseg', model=dict(type='mmengine.LeftAsTheMemoryWas')))
+    junk = [torch.full((4, 3, 3, 3), 1e30) for _ in range(100)]
+    del junk
+    torch.manual_seed(0)
+    model = audit.prepared_model(cfg)
+    bound = 1 / (3 * 9) ** 0.5
+    assert 0.8 * bound < model.weight.abs().max() <= bound
+    assert not model.bias.any()
+    assert model.linear.weight.abs().max() <= 1 / 3**0.5
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory  # its default
