@@ -47,7 +47,8 @@ ROWS = [
         'LN: vision transformer',
         'mmpretrain/deit/deit-tiny_4xb256_in1k',
         'the same, and not by angle',
-        'a thin DeiT on CIFAR-10: level with AdamW, by angle 2.11 points below ([table](rotation.md#measured-does-it-gain))',
+        'a thin DeiT on CIFAR-10: level with AdamW, by angle 2.11 points below '
+        '([table](rotation.md#measured-does-it-gain))',
     ),
     Row(
         'detector, frozen BN, head without norm',

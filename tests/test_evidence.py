@@ -91,6 +91,8 @@ def test_points_of_one_cost_stand_beside_each_other_and_a_far_value_does_not_wid
     assert [point.x for point in front.side_by_side(points)] == [7.0, 7.5, 8.0]
     low, high = front.visible([60.0, 59.0, 58.5, 59.5, 40.0])
     assert 40 < low < 58.5 < 60 < high
+    low, high = front.visible([36.14, 36.10, 34.03], half=0.6)  # two that are equal by chance hide no third
+    assert low < 34.03 < 36.14 < high
 
 
 @pytest.mark.parametrize('file', FILES, ids=lambda file: file.stem)

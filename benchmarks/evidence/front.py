@@ -147,14 +147,18 @@ def panel(results: Results, task: str) -> tuple[Panel, list[str]] | None:
             f'{len(runs)} seeds' + (f', {diverged} diverged' if diverged else '')
         )
     points = [point for _, point in found]
-    shown = visible([point.y for point in points])
+    shown = visible([point.y for point in points], statistics.median(point.high - point.y for point in points))
     return Panel('cost of tuning (T_max)', '', [], UNITS[task], estimates=side_by_side(points), y_range=shown), notes
 
 
-def visible(means: list[float]) -> tuple[float, float]:
-    """The range of a panel: what lies far below the others stands at its lower end."""
+def visible(means: list[float], half: float = 0.0) -> tuple[float, float]:
+    """The range of a panel: what lies far below the others stands at its lower end.
+
+    Far is five times from the best to the median, or to the end of an interval of the usual length if that is more.
+    """
     best = max(means)
-    lowest = min(mean for mean in means if mean >= best - 5 * (best - statistics.median(means)))
+    far = 5 * max(best - statistics.median(means), half)
+    lowest = min(mean for mean in means if mean >= best - far)
     margin = 0.35 * (best - lowest)
     return lowest - margin, best + margin
 

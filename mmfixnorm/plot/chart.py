@@ -143,7 +143,7 @@ class Chart:
         title: Title of the figure.
         panels: Its panels, or one heat map.
         arrangement: ``'stacked'`` draws the panels below each other over one x axis, ``'row'`` side by side, ``'grid'``
-            in rows of ``GRID_COLUMNS``, with the legend in the place behind the last.
+            in rows of ``GRID_COLUMNS``, with the legend in the place behind the last, or below if there is none.
         legend: Entries in their order, for a grid; those that are not listed come last.
         notes: Sentences with the numbers, which the tools print and which appear below the HTML figure.
     """

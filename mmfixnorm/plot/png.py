@@ -51,9 +51,10 @@ def save_svg(chart: Chart, path: Path, ink: str) -> None:
 
 
 def _draw_grid(panels: Sequence[Panel], order: Sequence[str]) -> Figure:
-    rows = ceil((len(panels) + 1) / GRID_COLUMNS)
+    rows = ceil(len(panels) / GRID_COLUMNS)
     width, height = _GRID_INCHES
-    figure = Figure(figsize=(width * GRID_COLUMNS, height * rows), layout='constrained', dpi=120)
+    full = len(panels) == rows * GRID_COLUMNS
+    figure = Figure(figsize=(width * GRID_COLUMNS, height * (rows + 0.5 * full)), layout='constrained', dpi=120)
     FigureCanvasAgg(figure)
     places = [axes for row in figure.subplots(rows, GRID_COLUMNS, squeeze=False) for axes in row]
     entries: dict[str, Any] = {}
@@ -65,8 +66,12 @@ def _draw_grid(panels: Sequence[Panel], order: Sequence[str]) -> Figure:
     for axes in places[len(panels) :]:
         axes.axis('off')
     names = sorted(entries, key=lambda name: order.index(name) if name in order else len(order))
-    place = places[len(panels)]
-    place.legend([entries[name] for name in names], names, loc='center', fontsize='small', frameon=False)
+    handles = [entries[name] for name in names]
+    shown: dict[str, Any] = dict(handles=handles, labels=names, fontsize='small', frameon=False)
+    if full:
+        figure.legend(loc='outside lower center', ncols=GRID_COLUMNS, **shown)
+    else:
+        places[len(panels)].legend(loc='center', **shown)
     return figure
 
 

@@ -139,3 +139,12 @@ def test_an_svg_says_what_it_shows_and_is_the_same_each_time(tmp_path):
         save_svg(GRID, path, ink)
     assert light.read_bytes() == again.read_bytes() != dark.read_bytes()
     assert '<dc:description>60 [59, 62]</dc:description>' in light.read_text()
+
+
+def test_the_legend_of_a_full_grid_is_below_it():
+    figure = draw_png(Chart('a grid', [ESTIMATES] * 3, 'grid', legend=['near']))
+    assert len(figure.axes) == 3
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ['near', 'far']
+    figure.draw_without_rendering()
+    assert legend.get_window_extent().y1 < min(axes.get_tightbbox().y0 for axes in figure.axes)
