@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import re
@@ -203,6 +204,7 @@ def audit_model(
     finally:
         if preprocessor is not None:
             model.data_preprocessor = preprocessor
+    gc.collect()  # the copies of the model, whose hooks refer to what holds them
     return ConfigAudit(report, None if in_set is None else tuple(in_set), side)
 
 

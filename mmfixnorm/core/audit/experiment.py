@@ -192,6 +192,7 @@ class _Experiment:
     def measure(self, *, brief: bool, find_unused: bool) -> None:
         tolerance = _IDENTITY[self.probe.dtype]
         self.identity = self._identities(self.probe.base_gradients)
+        self.probe.base_gradients.clear()  # as large as the model
         flat = [n for n, value in self.identity.items() if value is not None and value <= tolerance]
         self.say(f'{len(flat)} weights together')
         if suspects := self._not_flat_together(flat):
