@@ -160,7 +160,7 @@ def audit_model(
         images (int, optional): Batch size. Defaults to 3 for classification, 2 for detection and 4 for segmentation,
             or 2 of a size at which more would take too much memory.
         size (int, optional): Height and width of the images. Defaults to the ``img_size`` of a transformer, else to
-            224 for classification, 192 for detection and 128 for segmentation, and up to three times that where those
+            224 for classification, 192 for detection and 128 for segmentation, and up to four times that where those
             are too small for the model, or the size of the training's images where it takes no other.
         dtype (torch.dtype, optional): The dtype of the computation. Defaults to float64, or float32 if the model
             cannot run in float64; the report says which.
@@ -188,7 +188,7 @@ def audit_model(
     options |= dict(groups={} if in_set is None or brief else {SET: in_set}, brief=brief)
     asked = size or _fixed_size(cfg)
     side, report = asked or int(toolbox.SIZE), None
-    largest, tried = side if asked else 3 * side, set[int]()
+    largest, tried = side if asked else 4 * side, set[int]()
     try:
         while report is None:
             tried.add(side)

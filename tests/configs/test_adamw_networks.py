@@ -49,17 +49,19 @@ def test_these_are_all():
 
 
 @each
-def test_data_and_schedule_are_those_of_resnet20(load, network, method):
+def test_data_and_schedule_are_those_of_resnet20_held_in_memory(load, network, method):
     cfg, other = load(PATHS[network, method]), load(FOLDER / 'resnet20_wd_1xb128-20e_cifar10-5k.py')
-    for key in (
-        'train_dataloader',
-        'val_dataloader',
-        'test_dataloader',
-        'param_scheduler',
-        'train_cfg',
-        'custom_hooks',
-    ):
+    for key in ('param_scheduler', 'train_cfg', 'custom_hooks'):
         assert cfg[key] == other[key]
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader, usual = cfg[key], other[key]
+        assert loader.dataset.type == 'InMemoryDataset'
+        assert (loader.batch_size, loader.sampler) == (usual.batch_size, usual.sampler)
+        own = [
+            {k: v for k, v in images.items() if k != 'pipeline'} for images in (loader.dataset.dataset, usual.dataset)
+        ]
+        assert own[0] == own[1]
+        assert loader.num_workers == 0  # a trial of a search may not start processes of its own
 
 
 @each
