@@ -61,7 +61,7 @@ def test_data_and_schedule_are_those_of_resnet20_held_in_memory(load, network, m
             {k: v for k, v in images.items() if k != 'pipeline'} for images in (loader.dataset.dataset, usual.dataset)
         ]
         assert own[0] == own[1]
-        assert loader.num_workers == 0  # a trial of a search may not start processes of its own
+        assert loader.num_workers == 0
 
 
 @each
