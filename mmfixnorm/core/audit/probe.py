@@ -140,8 +140,8 @@ class Probe:
         return self._gradients(self._forward(), draw)
 
     @contextmanager
-    def lightly(self) -> Iterator[None]:
-        """Use light inputs within the context; without them, or if the model can take none, the usual ones."""
+    def lightly(self) -> Iterator[bool]:
+        """Use light inputs within the context, and yield whether there are any that the model can take."""
         usual = self._call, self._kept, self.base
         while self._lightly is None and self._lights:
             self._lightly = self._with(self._lights.pop(0))
@@ -149,13 +149,11 @@ class Probe:
         if self._lightly is not None:
             self._call, self._kept, self.base = self._lightly
         try:
-            yield
+            yield self._lightly is not None
         finally:
             self._call, self._kept, self.base = usual
 
-    def _with(
-        self, call: Callable[[nn.Module], Any]
-    ) -> tuple[Callable[[nn.Module], Any], list[int], list[Tensor]] | None:
+    def _with(self, call: _Caller) -> tuple[_Caller, list[int], list[Tensor]] | None:
         """Measure the outputs with other inputs, which then are in use; None if the model cannot take them."""
         self._call = call
         try:
