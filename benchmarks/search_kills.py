@@ -12,6 +12,10 @@ end and is compared to an undisturbed one::
 
     python benchmarks/search_kills.py --kills 100 --seed 0 --out search_kills.jsonl
 
+With ``--config`` it is one search of that config, with its own trainings, and all the kills; nothing is edited::
+
+    python benchmarks/search_kills.py --kills 100 --config my_config.py
+
 ``--out`` gets one JSON line per round; a round that is there already is not repeated. A round's ``faults`` are
 sentences: a table that differs from the undisturbed one, a training that is lost or recorded twice, a file written by a
 trial of another search (each trial stamps its folder while it trains), a ``best_config.py`` that was not searched, a
@@ -76,6 +80,11 @@ EDITS = {
     'fake': ('search.update(lr_range=(0.3, 3.2))\n', 'train_cfg = dict(max_epochs=20)\n'),
     'real': ('search.update(lrs=[0.1, 0.3])\n', 'optim_wrapper = dict(optimizer=dict(momentum=0.8))\n'),
 }
+OWN = """
+_base_ = [{config!r}]
+search = dict(backoff_s=0, max_attempts=1000, workers=2)
+"""
+REALLY_TRAINED = ('real', 'own')
 RUN_FAKE = f"""
 import sys
 from mmfixnorm.cli.search import main
@@ -177,13 +186,13 @@ class Round:
         self.folder.mkdir()
         self.config, self.work_dir = self.folder / 'config.py', self.folder / 'work'
         self.mark = f'{os.getpid()}-{seed}-{number}'
-        self.edit = self.rng.choice(EDITS[self.kind])
+        self.edit = self.rng.choice(EDITS.get(self.kind, ('',)))
         self.kills: list[str] = []
         self.edited = 0
         self.faults: list[str] = []
         self.seen: set[tuple[str, str, float | None]] = set()
         self.told: list[str] = []
-        texts = {name: self.text(name) for name in ('given', 'edited')}
+        texts = {name: self.text(name) for name in (('given', 'edited') if self.edit else ('given',))}
         self.fingerprints = {}
         for name, text in texts.items():
             self.config.write_text(text)
@@ -202,7 +211,7 @@ class Round:
 
     def start(self, action: str, *, terminal: bool) -> Command:
         """Give one of the search commands."""
-        begin = ['-c', RUN_FAKE] if self.kind != 'real' else ['-m', 'mmfixnorm', 'search']
+        begin = how_to_begin(self.kind)
         arguments = [*begin, action, str(self.config), '--work-dir', str(self.work_dir)]
         return Command(arguments, terminal=terminal, mark=self.mark, nohup=self.rng.random() < 0.3)
 
@@ -255,7 +264,7 @@ class Round:
         points = {c.key: c.point for c in record.finished()}
         cfg, owner = Config.fromfile(best, import_custom_modules=False), self.fingerprints[record.fingerprint]
         found = (cfg.optim_wrapper.optimizer.lr, cfg.model.head.alpha)
-        if key not in points or found != (points[key].lr, points[key].alpha):
+        if key not in points or found != (points[key].lr, points[key].alpha or cfg.model.head.alpha):
             self.faults.append(f'best_config.py of the search {owner} has {found}, not the values of {key}')
 
     def kill(self, command: Command) -> Command | None:
@@ -293,7 +302,7 @@ class Round:
 
     def wait_a_while(self, command: Command) -> int | None:
         """Let it run for a random time; return its status if it ends."""
-        longest = self.rng.choice([2.0, 5.0] if self.kind != 'real' else [8.0, 16.0])
+        longest = self.rng.choice([8.0, 16.0] if self.kind in REALLY_TRAINED else [2.0, 5.0])
         return command.wait(self.rng.uniform(0.0, longest))
 
     def with_an_edit(self) -> None:
@@ -333,7 +342,7 @@ class Round:
             if status is None:
                 command = self.kill(command)
                 self.look()
-                if self.edited == 0 and len(self.kills) == edit_after:
+                if self.edit and self.edited == 0 and len(self.kills) == edit_after:
                     self.with_an_edit()
                 elif self.rng.random() < 0.4:
                     self.read()
@@ -420,6 +429,11 @@ def rows(problem: Any, record: Any) -> list[tuple[Any, ...]]:
     return [(r.key, r.stage, r.outcome, *r.point.values.items(), r.cost, r.value) for r in state.rows]
 
 
+def how_to_begin(kind: str) -> list[str]:
+    """Arguments of Python before those of the search command."""
+    return ['-m', 'mmfixnorm', 'search'] if kind in REALLY_TRAINED else ['-c', RUN_FAKE]
+
+
 _UNDISTURBED: dict[str, list[tuple[Any, ...]]] = {}
 
 
@@ -428,7 +442,7 @@ def undisturbed(disturbed: Round, name: str | None) -> list[tuple[Any, ...]]:
     text = disturbed.text(name or 'given')
     if text not in _UNDISTURBED:
         work_dir = disturbed.folder / 'undisturbed'
-        begin = ['-c', RUN_FAKE] if disturbed.kind != 'real' else ['-m', 'mmfixnorm', 'search']
+        begin = how_to_begin(disturbed.kind)
         command = Command(
             [*begin, 'run', str(disturbed.config), '--work-dir', str(work_dir)], terminal=False, mark='undisturbed'
         )
@@ -479,6 +493,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--out', default='search_kills.jsonl', help='one line per round; continued if it is there')
     parser.add_argument('--search', choices=['FixNormSearch', 'LRFitSearch'], default='FixNormSearch')
+    parser.add_argument('--config', help='a config with a `search` block: one search of it, with all the kills')
     parser.add_argument('--folder', help='keep the searches here; default: a temporary folder')
     args = parser.parse_args(argv)
     out = Path(args.out)
@@ -488,8 +503,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         while sum(len(line['kills']) for line in lines) < args.kills:
             number = len(lines)
-            kind = 'fit' if args.search == 'LRFitSearch' else None
-            lines.append({'round': number, 'seed': args.seed, **Round(number, args.seed, folder, kind=kind).run()})
+            of_one: dict[str, Any] = {'kind': 'fit'} if args.search == 'LRFitSearch' else {}
+            if args.config:
+                left = args.kills - sum(len(line['kills']) for line in lines)
+                TEXTS['own'] = OWN.format(config=str(Path(args.config).absolute()))
+                of_one = {'kind': 'own', 'kills': left}
+            lines.append({'round': number, 'seed': args.seed, **Round(number, args.seed, folder, **of_one).run()})
             with open(out, 'a', encoding='utf-8') as file:
                 file.write(json.dumps(lines[-1]) + '\n')
     counted = summary(lines)

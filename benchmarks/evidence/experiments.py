@@ -162,6 +162,8 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'rotation-law': rotation.law,
     'rotation-default': rotation.default,
     'rotation-short': rotation.short,
+    'rotation-longer': rotation.longer,
+    'rotation-clip': rotation.clip,
     **{f'lr-fit-{name}': lr_fit.task(name) for name in lr_fit.STOCK_LRS},
 }
 #: The searches of FixNorm and of weight decay on each task: their experiment and groups.

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -369,13 +368,9 @@ def law_table(results: Results) -> str:
         groups = {'nothing': around, **{v: results.runs('rotation-law', f'{v}/{method}') for v in rotation.VARIANTS}}
         for variant, runs in groups.items():
             if runs:
-                best, before = (max(of, key=_value)['lr'] for of in (runs, around))
+                best, before = (max(of, key=rotation.value_of)['lr'] for of in (runs, around))
                 rows.append([variant, method, *scan_cells([runs]), f'x {best / before:g}'])
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def _value(run: Mapping[str, Any]) -> float:
-    return -math.inf if run['value'] is None else run['value']
 
 
 def finals_table(results: Results, tasks: Mapping[str, rotation.Task], experiments: str, baseline: str) -> str:
@@ -520,7 +515,8 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'lr-fit': lr_fit_table(results),
         'exact-savings': exact_savings.table(results),
         'lr-tables': lr_tables.tables_text(played),
-        'lr-tables-results': lr_tables.results_text(played),
+        'lr-tables-results': lr_tables.results_text(played['fixnorm']),
+        'lr-tables-angle': lr_tables.results_text(played['angle']),
     }
     scratch, tuned = (rotation.TASKS, 'rotation'), (fine_tune.TASKS, 'fine-tune')
     of_rotation = {

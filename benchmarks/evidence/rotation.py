@@ -12,8 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.evidence.lab import Lab, Lines, Results
+from mmengine.config import Config
+
+from benchmarks.evidence.lab import Lab, Lines, Results, config_file
 from mmfixnorm.convert.angle import ANGLE
+from mmfixnorm.launch import load_config
 from mmfixnorm.search import Point
 
 ANGLES = 0.0025  # the lowest of seven, everywhere: 0.0025 to 0.16 rad
@@ -24,6 +27,15 @@ TEST_SEEDS = (3, 4, 5, 6, 7)
 SHORT = (0.1, 0.2)
 SHORT_METHODS = ('angle', 'fixnorm', 'wd')
 SHORT_TASKS = ('digits', 'bccd', 'camvid', 'residual', 'mobile')
+
+#: Detection and segmentation in longer trainings, as multiples of a task's schedule: is a gain one of speed?
+LONGER_TASKS = ('bccd', 'camvid')
+LONGER_METHODS = ('angle', 'wd-clip', 'lars', 'angle-filter', 'fixnorm', 'wd')
+LONGER = {3: TEST_SEEDS, 10: TEST_SEEDS[:3]}
+
+#: Norms to clip the gradients at, beside the 5 of ``wd-clip`` and ``fixnorm-clip``.
+CLIPPED = ('wd', 'fixnorm')
+CLIP_NORMS = (0.5, 1.0, 2.0, 10.0)
 
 #: Which config a method starts from, and what it changes there.
 Methods = Mapping[str, tuple[str, dict[str, Any]]]
@@ -83,6 +95,9 @@ SWITCHES: Methods = {
     ),
 }
 
+#: The plain head of OCNet begins with a projection that is zero, which has no direction to turn from.
+NO_PLAIN = {name: change for name, change in SWITCHES.items() if name != 'angle-plain'}
+
 #: Networks that are trained by AdamW have configs of their own for each method.
 TRANSFORMERS: Methods = {name: (name, {}) for name in ('angle', 'angle-sgd', 'fixnorm', 'adamw')}
 
@@ -111,7 +126,7 @@ TASKS = {
         'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.4), 1e-5, switches=SWITCHES
     ),
     'camvid': Task(
-        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.5), 0.01, switches=SWITCHES
+        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.5), 0.01, switches=NO_PLAIN
     ),
     'digits': Task(
         'configs/digits/resnet8_{method}_1xb64-20e_digits.py', dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4
@@ -200,6 +215,59 @@ def finals(lab: Lab, of: Task, method: str) -> None:
     lab.finals(f'{method}/test', config, Point(winner.lr, None, None), options=options, seeds=TEST_SEEDS)
 
 
+def longer(lab: Lab) -> None:
+    """Longer trainings: three learning rates around what the scan of the task chose, then the best on test data."""
+    for times, seeds in LONGER.items():
+        for name in LONGER_TASKS:
+            for method in LONGER_METHODS:
+                config, options = trained_by(TASKS[name], method)
+                chosen = _chosen(name, method)
+                changes = {**options, **_times(load_config(config_file(config)), times)}
+                group = f'{name}/{method}/x{times}'
+                lrs = [float(f'{chosen * 2.0**k:.6g}') for k in (-1, 0, 1)]
+                winner = lab.search(group, config, changes, type='GridSearch', lrs=lrs, seed=SEEDS[0])
+                lab.finals(f'{group}/test', config, Point(winner.lr, None, None), options=changes, seeds=seeds)
+
+
+def clip(lab: Lab) -> None:
+    """Gradients clipped at other norms, each with all learning rates; the best of all norms on test data."""
+    for name in LONGER_TASKS:
+        for method in CLIPPED:
+            config, options = trained_by(TASKS[name], f'{method}-clip')
+            lrs = seven(lowest(TASKS[name], method))
+            best: tuple[float, float, dict[str, Any]] | None = None
+            for norm in CLIP_NORMS:
+                changes = {**options, 'optim_wrapper.clip_grad': dict(max_norm=norm)}
+                group = f'{name}/{method}/{norm:g}'
+                winner = lab.search(group, config, changes, type='GridSearch', lrs=lrs, seed=SEEDS[0])
+                value = max(value_of(run) for run in lab.lines if run['group'] == group and 'kind' not in run)
+                if best is None or value > best[0]:
+                    best = (value, winner.lr, changes)
+            if best is not None:
+                point = Point(best[1], None, None)
+                lab.finals(f'{name}/{method}/test', config, point, options=best[2], seeds=TEST_SEEDS)
+
+
+def _chosen(name: str, method: str) -> float:
+    """The learning rate that the scan of a task chose with seed 0."""
+    head = Results().head(f'rotation-{name}', f'{method}/seed{SEEDS[0]}')
+    if head is None:
+        raise SystemExit(f'{method} has no scan yet; run rotation-{name} first')
+    return float(head['winner'][0])
+
+
+def _times(cfg: Config, times: int) -> dict[str, Any]:
+    """The keys that make a training by iterations so many times as long; its warm-up stays."""
+    length = cfg.train_cfg.max_iters * times
+    warm_up, cosine = cfg.param_scheduler
+    return {
+        'train_cfg.max_iters': length,
+        'train_cfg.val_interval': length,
+        'default_hooks.checkpoint.interval': length,
+        'param_scheduler': [dict(warm_up), dict(cosine, end=length, T_max=length - warm_up.end)],
+    }
+
+
 def default(lab: Lab) -> None:
     """The angle of a converted config, which nobody has tuned, on test data, where no scan has chosen it."""
     for name in ('residual', 'mobile'):
@@ -243,6 +311,11 @@ def top_of(of_seeds: Sequence[Lines]) -> tuple[float, float, float]:
     while high < len(lrs) - 1 and values[high + 1] > values[top] - 1:
         high += 1
     return lrs[top], lrs[low], lrs[high]
+
+
+def value_of(run: Mapping[str, Any]) -> float:
+    """The value of a training; one that diverged is worse than any other."""
+    return -math.inf if run['value'] is None else run['value']
 
 
 def means_of(of_seeds: Sequence[Lines]) -> dict[float, float]:

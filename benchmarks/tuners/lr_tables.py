@@ -1,14 +1,14 @@
 """Play the searches over the learning rate alone on what real trainings gave, from the raw lines of the evidence.
 
-Each task of ``benchmarks/evidence`` becomes a table: the FixNorm trainings on validation data by their learning rate,
-at full length and at a fifth of it. Between two learning rates the values are interpolated on a log scale; what is
-asked for beyond them is trained at the end of the table, and the share of such trainings is told. Most learning rates
-have one seed, so the table itself has the luck of one draw at each of them. To each training comes noise of the
-standard deviation that new seeds had at the learning rates that were chosen (on test data, pooled)::
+Each task of ``benchmarks/evidence`` becomes two tables, of the paper's update and of that by angle: seven learning
+rates a factor of 2 apart, trained at full length and at a fifth of it with each of three seeds, on validation data. A
+training that a search asks for gives what one of the seeds gave, drawn by the shuffle. Between two learning rates the
+values are interpolated on a log scale; what is asked for beyond them is trained at the end of the table, and the share
+of such trainings is told::
 
     python benchmarks/tuners/lr_tables.py --shuffles 200 --gp-shuffles 50
 
-A search is judged by the table's value, without the noise, at the learning rate that it chose. What was played is in
+A search is judged by the mean over the seeds at the learning rate that it chose. What was played is in
 ``results/lr_tables.json``; ``benchmarks/evidence/report.py`` writes the tables of ``docs/tuning.md`` from it.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import statistics
 import sys
 import zlib
@@ -31,24 +30,29 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.evidence.lab import Lines, Results, read_lines
+from benchmarks.evidence.lab import Results, read_lines
 from benchmarks.evidence.lr_fit import STOCK_LRS
+from benchmarks.evidence.rotation import SEEDS
 from benchmarks.tuners.replay import Played, play
 from benchmarks.tuners.replay_report import Curve, regrets
 from benchmarks.tuners.surfaces import Surface
+from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.search._utils.space import Range
 from mmfixnorm.search.methods import METHODS, bayesian
 from mmfixnorm.search.methods.base import Spec
 from mmfixnorm.search.methods.bayesian import BayesianSearch
 from mmfixnorm.search.methods.fixnorm import FixNormSearch
+from mmfixnorm.search.methods.grid import GridSearch
+from mmfixnorm.search.methods.halving import SuccessiveHalvingSearch
 from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.methods.sampled import RandomSearch, SampledSearch
-from mmfixnorm.search.settings import SearchSettings
+from mmfixnorm.search.settings import ANGLE_RANGE, SearchSettings
 
 HERE = Path(__file__).parent
 RESULT = HERE / 'results/lr_tables.json'
 RAMPS = HERE.parent / 'lr_range_cpu_202611.jsonl'
 BUDGETS = (3, 5, 11)
+UPDATES = ('fixnorm', 'angle')
 RULE = 'greater'
 _SHORT = 0.2
 _OWN_ALPHA = 1.0  # of the FixNorm config of every task
@@ -60,19 +64,6 @@ RANGES = {
     'residual': (0.2, 3.2),
     'mobile': (0.05, 0.8),
 }
-#: Experiments of a task on validation data, and the groups of FixNorm there; then those on test data with new seeds.
-SCANS = {
-    task: (
-        (f'rotation-{task}', 'fixnorm/seed'),
-        *(('rotation-short', f'{task}/fixnorm/x{_SHORT:g}/seed'), (f'lr-fit-{task}', 'search')),
-        *((table, group) for group in ('fixnorm', 'fixnorm-low', 'unimodal')),
-    )
-    for task, table in {
-        **{task: f'transfer-{task}' for task in ('digits', 'bccd', 'camvid')},
-        **{task: f'table1-{task}' for task in ('residual', 'mobile')},
-    }.items()
-}
-FINALS = ('fixnorm/test', 'test', 'fixnorm-test', 'fixnorm-low-test', 'unimodal-test')
 
 
 class _NoWidth(Range):
@@ -106,87 +97,72 @@ def one_number_search() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class LRTable:
-    """One task over its learning rates.
+    """One task and update over its learning rates.
 
     Attributes:
-        name: Of the task.
-        surfaces: By length, 1 and a fifth, of one alpha and one seed; each has learning rates of its own.
-        seeds: How many seeds each learning rate at full length has.
-        noise: Standard deviation of a training between seeds, in points.
+        task: Its name.
+        update: ``fixnorm``, the paper's, or ``angle``.
+        surface: Full length and a fifth of it, with one alpha.
     """
 
-    name: str
-    surfaces: Mapping[float, Surface]
-    seeds: Mapping[float, int]
-    noise: float
+    task: str
+    update: str
+    surface: Surface
+
+    @property
+    def own_lr(self) -> float:
+        """What the config has that no one has tuned: the stock recipe's learning rate, or the converter's angle."""
+        return ANGLE if self.update == 'angle' else STOCK_LRS[self.task]
+
+    @property
+    def told(self) -> tuple[float, float]:
+        """The range that searches are told."""
+        return ANGLE_RANGE if self.update == 'angle' else RANGES[self.task]
 
     @cached_property
     def best(self) -> float:
-        """The best value of the table at full length."""
-        return self.surfaces[1.0].best(RULE)[0]
+        """The best mean of the table at full length."""
+        return self.surface.best(RULE)[0]
 
-    def clamped(self, lr: float, fraction: float) -> float:
+    def clamped(self, lr: float) -> float:
         """Return the nearest learning rate that the table reaches."""
-        lrs = self.surfaces[fraction].lrs
-        return min(max(lr, lrs[0]), lrs[-1])
-
-    def value(self, lr: float, fraction: float = 1.0) -> float | None:
-        """Return what a training gives without noise; None if it diverges."""
-        return self.surfaces[fraction].answer(self.clamped(lr, fraction), _OWN_ALPHA, fraction, 0)
+        return min(max(lr, self.surface.lrs[0]), self.surface.lrs[-1])
 
     def drawn(self, spec: Spec, shuffle: int) -> float | None:
-        """Return what a training gives with the noise of a shuffle."""
-        value = self.value(spec.point.lr, spec.fraction)
-        noise = np.random.default_rng([shuffle, zlib.crc32(spec.key.encode())]).normal(0.0, self.noise)
-        return None if value is None else value + noise
+        """Return what a training gives, with the seed that a shuffle draws for it; None if it diverges."""
+        draw = np.random.default_rng([shuffle, zlib.crc32(spec.key.encode())])
+        seed = int(draw.integers(self.surface.num_seeds))
+        return self.surface.answer(self.clamped(spec.point.lr), _OWN_ALPHA, spec.fraction, seed)
 
     def judged(self, lr: float) -> float:
-        """Return the value at a learning rate that was chosen; one that diverges counts as the worst of the table."""
-        value = self.value(lr)
-        return float(np.nanmin(self.surfaces[1.0].values[1.0])) if value is None else value
+        """Return the mean over the seeds at a learning rate; one that diverges counts as the worst of the table."""
+        return self.surface.mean(self.clamped(lr), _OWN_ALPHA, RULE)
 
 
-def read_table(results: Results, task: str) -> LRTable:
-    """Make the table of a task from the raw lines.
+def read_table(results: Results, task: str, update: str) -> LRTable:
+    """Make a table from the raw lines, of all seeds with all of its trainings.
 
-    At a learning rate with several alphas the one nearest to the config's own counts; several seeds are averaged, and a
-    learning rate at which one diverged is one that diverges.
+    Raises:
+        ValueError: There is no such seed.
     """
-    found: dict[float, dict[float, dict[int, tuple[float, float]]]] = {1.0: {}, _SHORT: {}}
-    for experiment, group in SCANS[task]:
-        for line in _runs(results, experiment, group):
-            if line['fraction'] not in found or line['key'] == 'ramp':
-                continue
-            off = abs(math.log((line['alpha'] or _OWN_ALPHA) / _OWN_ALPHA))
-            of_lr = found[line['fraction']].setdefault(line['lr'], {})
-            value = math.nan if line['value'] is None else line['value']
-            if line['seed'] not in of_lr or off < of_lr[line['seed']][0]:
-                of_lr[line['seed']] = (off, value)
-    surfaces = {}
-    for fraction, of_lrs in found.items():
-        lrs = tuple(sorted(of_lrs))
-        means = [statistics.fmean(value for _, value in of_lrs[lr].values()) for lr in lrs]
-        surfaces[fraction] = Surface(lrs, (_OWN_ALPHA,), {fraction: np.array(means).reshape(1, -1, 1)})
-    seeds = {lr: len(of_lr) for lr, of_lr in sorted(found[1.0].items())}
-    return LRTable(task, surfaces, seeds, noise_of(results, task))
-
-
-def noise_of(results: Results, task: str) -> float:
-    """Pool the standard deviation over new seeds of all learning rates that were chosen on a task."""
-    groups = [
-        values
-        for experiment in dict(SCANS[task])
-        for group in FINALS
-        if len(values := results.values(experiment, group)) > 1
-    ]
-    freedom = sum(len(values) - 1 for values in groups)
-    return math.sqrt(sum((len(values) - 1) * statistics.variance(values) for values in groups) / freedom)
-
-
-def _runs(results: Results, experiment: str, group: str) -> Lines:
-    if not group.endswith('seed'):
-        return results.runs(experiment, group)
-    return [line for seed in range(5) for line in results.runs(experiment, f'{group}{seed}')]
+    groups = {
+        1.0: (f'rotation-{task}', f'{update}/seed'),
+        _SHORT: ('rotation-short', f'{task}/{update}/x{_SHORT:g}/seed'),
+    }
+    found = {
+        (fraction, seed): {line['lr']: line['value'] for line in results.runs(experiment, f'{group}{seed}')}
+        for fraction, (experiment, group) in groups.items()
+        for seed in SEEDS
+    }
+    whole = [seed for seed in SEEDS if found[1.0, seed] and found[1.0, seed].keys() == found[_SHORT, seed].keys()]
+    if not whole:
+        raise ValueError(f'{task}, {update}: no seed was trained at both lengths; run rotation-{task} rotation-short')
+    lrs = tuple(sorted(found[1.0, whole[0]]))
+    values = {
+        fraction: np.array([[found[fraction, seed][lr] for lr in lrs] for seed in whole], dtype=float)[:, :, None]
+        for fraction in groups
+    }
+    return LRTable(task, update, Surface(lrs, (_OWN_ALPHA,), values))
 
 
 class Entry(NamedTuple):
@@ -203,22 +179,31 @@ class Entry(NamedTuple):
     at: int | None = None
 
 
-def entries(task: str) -> dict[str, Entry]:
+def entries(table: LRTable) -> dict[str, Entry]:
     """List the methods by the names of their rows."""
-    told: dict[str, Any] = dict(lr_range=RANGES[task])
-    fit: dict[str, Any] = dict(own_lr=STOCK_LRS[task], alphas=(_OWN_ALPHA,))
-    ramps = [line for line in read_lines(RAMPS) if line['task'] == task]
-    found: dict[str, Entry] = {}
+    told: dict[str, Any] = dict(lr_range=table.told)
+    fit: dict[str, Any] = dict(own_lr=table.own_lr, alphas=(_OWN_ALPHA,))
+    grid: dict[str, Any] = dict(alphas=(_OWN_ALPHA,))
+    ramps = [line for line in read_lines(RAMPS) if line['task'] == table.task and table.update == 'fixnorm']
+    costs = tuple(ramp['part'] for ramp in ramps)
+    found = {"the config's own": Entry((GridSearch(lrs=(table.own_lr,), **grid),))}
+    if ramps:
+        ends = tuple(GridSearch(lrs=(ramp['end'] / 10,), **grid) for ramp in ramps)
+        found["a tenth of the ramp's end"] = Entry(ends, costs)
     for n in BUDGETS:
         name = f'`LRFitSearch`, {n} trainings'
-        settings = LRFitSearch(num_trainings=n, **fit)
-        measured = tuple(dataclasses.replace(settings, lr_range=tuple(ramp['lr_range'])) for ramp in ramps)
-        found[f"{name}, `lr_range='auto'`"] = Entry(measured, tuple(ramp['part'] for ramp in ramps))
-        found[name] = Entry((LRFitSearch(num_trainings=n, **fit, **told),))
+        settings = LRFitSearch(num_trainings=n, **fit, **told)
+        if ramps:
+            measured = tuple(dataclasses.replace(settings, lr_range=tuple(ramp['lr_range'])) for ramp in ramps)
+            found[f"{name}, `lr_range='auto'`"] = Entry(measured, costs)
+        found[name] = Entry((settings,))
     for n in (3, 5, 6):
         settings4 = FixNormSearch(alphas=(_OWN_ALPHA,), budget=n, **told)
         found[f'Algorithm 4 over lr, {"whole" if n == 6 else f"budget {n}"}'] = Entry((settings4,))
-    sampled: dict[str, Any] = dict(alpha_range=(_OWN_ALPHA, 2 * _OWN_ALPHA), num_trials=max(BUDGETS), **told)
+    sampled: dict[str, Any] = dict(alpha_range=(_OWN_ALPHA, 2 * _OWN_ALPHA), **told)
+    halving = SuccessiveHalvingSearch(num_trials=9, reduction_factor=3, schedule_fractions=(_SHORT, 1.0), **sampled)
+    found['halving, the best 3 of 9 short ones'] = Entry((halving,))
+    sampled['num_trials'] = max(BUDGETS)
     rivals = {
         'random': RandomSearch(**sampled),
         'BO, TPE': OneNumberSearch(sampler='tpe', num_startup_trials=2, **sampled),
@@ -258,8 +243,8 @@ def outcome(table: LRTable, search: Played, ramp: float, at: int | None) -> Outc
         return None
     chosen = table.judged(next(t for t in finished if t.key == key).point.lr)
     curve = Curve([0.0], [chosen])
-    beyond = statistics.fmean(table.clamped(s.point.lr, s.fraction) != s.point.lr for s in specs)
-    own = table.judged(STOCK_LRS[table.name])
+    beyond = statistics.fmean(table.clamped(s.point.lr) != s.point.lr for s in specs)
+    own = table.judged(table.own_lr)
     return Outcome(
         cost=sum(spec.fraction for spec in specs) + ramp,
         regret=float(regrets(curve, table.best, RULE)[0]),
@@ -285,7 +270,7 @@ def summarise(outcomes: Sequence[Outcome | None]) -> dict[str, float | int]:
 def play_task(table: LRTable, shuffles: int, gp_shuffles: int) -> Iterator[tuple[str, dict[str, float | int]]]:
     """Play every method on one table; yield its summary."""
     kept: dict[tuple[SearchSettings, int], Played] = {}
-    for name, entry in entries(table.name).items():
+    for name, entry in entries(table).items():
         outcomes = []
         for shuffle in range(gp_shuffles if name.startswith('BO, GP') else shuffles):
             settings, ramp = entry.settings[shuffle % len(entry.settings)], entry.ramps[shuffle % len(entry.ramps)]
@@ -297,45 +282,37 @@ def play_task(table: LRTable, shuffles: int, gp_shuffles: int) -> Iterator[tuple
 
 def about(table: LRTable) -> dict[str, Any]:
     """What is told of a table beside the results."""
-    full = table.surfaces[1.0]
+    best, best_lr, _ = table.surface.best(RULE)
+    at = table.surface.lrs.index(best_lr)
+    full = table.surface.values[1.0][:, at, 0]
     return {
-        'lrs': list(full.lrs),
-        'short_lrs': list(table.surfaces[_SHORT].lrs),
-        'with_one_seed': sum(n == 1 for n in table.seeds.values()),
-        'noise': round(table.noise, 3),
-        'best': round(table.best, 3),
-        'best_lr': full.best(RULE)[1],
-        'own_lr': STOCK_LRS[table.name],
-        'own_regret': round(table.best - table.judged(STOCK_LRS[table.name]), 3),
-        'told': list(RANGES[table.name]),
+        'lrs': list(table.surface.lrs),
+        'seeds': table.surface.num_seeds,
+        'best': round(best, 3),
+        'best_lr': best_lr,
+        'sd': round(float(full.std(ddof=1)), 3) if len(full) > 1 else None,
+        'own_lr': table.own_lr,
+        'own_regret': round(best - table.judged(table.own_lr), 3),
+        'told': list(table.told),
     }
 
 
 def tables_text(data: Mapping[str, Any]) -> str:
     """One row for each table: what it is made of."""
-    head = [
-        'task',
-        'learning rates',
-        'of them with one seed',
-        'noise',
-        'best',
-        'at lr',
-        'stock lr',
-        'its regret',
-        'told',
-    ]
+    head = ['task', 'update', 'learning rates', 'seeds', 'best', 'at lr', "the config's own lr", 'its regret', 'told']
     rows = [head, ['---'] * len(head)]
-    for task, of in data.items():
-        t = of['table']
-        lrs = f'{len(t["lrs"])} from {t["lrs"][0]:g} to {t["lrs"][-1]:g}'
-        numbers = [f'{t["noise"]:.2f}', f'{t["best"]:.2f}', f'{t["best_lr"]:g}', f'{t["own_lr"]:g}']
-        told = f'{t["told"][0]:g} to {t["told"][1]:g}'
-        rows.append([task, lrs, str(t['with_one_seed']), *numbers, f'{t["own_regret"]:.2f}', told])
+    for update, of_tasks in data.items():
+        for task, of in of_tasks.items():
+            t = of['table']
+            lrs = f'{t["lrs"][0]:g} to {t["lrs"][-1]:g}'
+            spread = '' if t['sd'] is None else f' (sd {t["sd"]:.2f})'
+            numbers = [f'{t["best"]:.2f}{spread}', f'{t["best_lr"]:g}', f'{t["own_lr"]:g}', f'{t["own_regret"]:.2f}']
+            rows.append([task, update, lrs, str(t['seeds']), *numbers, f'{t["told"][0]:g} to {t["told"][1]:g}'])
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
 def results_text(data: Mapping[str, Any]) -> str:
-    """One row for each method: mean and worst regret on each task, and the share worse than the stock lr."""
+    """One row for each method of one update: mean and worst regret on each task, and the share worse than no search."""
     head = ['method', 'T_max', *data, 'beyond the table']
     rows = [head, ['---'] * len(head)]
     for name in next(iter(data.values()))['methods']:
@@ -351,19 +328,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--shuffles', type=int, default=200)
     parser.add_argument('--gp-shuffles', type=int, default=50, help='a Gaussian process is slow (default: %(default)s)')
     parser.add_argument('--tasks', nargs='+', default=list(RANGES), choices=list(RANGES))
+    parser.add_argument('--updates', nargs='+', default=list(UPDATES), choices=UPDATES)
     parser.add_argument('--out', type=Path, default=RESULT)
     args = parser.parse_args(argv)
     results = Results()
     data: dict[str, Any] = {}
-    for task in args.tasks:
-        table = read_table(results, task)
-        methods = {}
-        for name, summary in play_task(table, args.shuffles, args.gp_shuffles):
-            methods[name] = summary
-            print(task, name, summary, flush=True)
-        data[task] = {'table': about(table), 'methods': methods}
-        args.out.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
-    print(f'{tables_text(data)}\n\n{results_text(data)}')
+    for update in args.updates:
+        for task in args.tasks:
+            table = read_table(results, task, update)
+            methods = {}
+            for name, summary in play_task(table, args.shuffles, args.gp_shuffles):
+                methods[name] = summary
+                print(task, update, name, summary, flush=True)
+            data.setdefault(update, {})[task] = {'table': about(table), 'methods': methods}
+            args.out.write_text(json.dumps(data, indent=1) + '\n', encoding='utf-8')
+    print(tables_text(data), *map(results_text, data.values()), sep='\n\n')
     return 0
 
 

@@ -1,5 +1,6 @@
 """Kills of the driver, of trials and of the terminal at random, by the benchmarks' own code."""
 
+import json
 import runpy
 
 import pytest
@@ -50,3 +51,15 @@ def test_kills_at_a_terminal_and_an_edit_mix_nothing(pytestconfig, tmp_path, kin
         stamps.write(f'another {key} 1 1 step\n')
     disturbed.check()
     assert disturbed.faults == [f"work/{key}: written by trials of ['another'], it belongs to {owner}"]
+
+
+@pytest.mark.slow
+def test_all_kills_can_disturb_one_search_of_a_config_of_ones_own(pytestconfig, tmp_path):
+    benchmark = runpy.run_path(str(pytestconfig.rootpath / 'benchmarks' / 'search_kills.py'))
+    config = tmp_path / 'own.py'
+    base = str(pytestconfig.rootpath / 'tests/search/toy_config.py')
+    config.write_text(f'_base_ = [{base!r}]\nsearch = dict(lrs=[0.1, 0.2])\n')
+    out = tmp_path / 'kills.jsonl'
+    assert benchmark['main'](['--config', str(config), '--kills', '2', '--out', str(out)]) == 0
+    (line,) = map(json.loads, out.read_text().splitlines())
+    assert (len(line['kills']), line['edited'], line['trainings'], line['faults']) == (2, 0, 2, [])
