@@ -1,13 +1,13 @@
-"""A curve of the metric over the learning rate, fitted to a few trainings whose noise is known.
+r"""A curve of the metric over the learning rate, fitted to a few trainings whose noise is known.
 
 Accuracy over the logarithm of the learning rate is a flat top with a slope on the left and a cliff on the right. Here:
 
-.. math:: f(x) = A - \\min(B, s\\, ((x - m) / w)^2),
+.. math:: f(x) = A - B\, \min(1, c\, (x - m)^2),
 
-with x in octaves, :math:`w` one number left of the top and a smaller or equal one right of it, and B the best value:
-more cannot be lost. The place of the top, both widths and the depth :math:`s` have a prior on a grid, and :math:`A` is
-near the best value; noise grows down the slopes, where seeds differ most. So a few values give a posterior by a sum,
-without any optimisation that could fail.
+with x in octaves, :math:`c` one number left of the top and a larger or equal one right of it, and B the best value:
+more cannot be lost. The place of the top and both curvatures have a prior on a grid, and :math:`A` is near the best
+value; noise grows down the slopes, where seeds differ most. So a few values give a posterior by a sum, without any
+optimisation that could fail.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 _OCTAVES = np.arange(-6.0, 6.01, 0.25)  # of the top, around the middle of the range
-_LEFT, _RIGHT = (2.0, 3.5, 6.0), (0.75, 1.5, 3.0)  # octaves in which the depth is lost
-_DEPTHS = (0.1, 0.3, 1.0)  # in units of the best value
+_LEFT, _RIGHT = (0.004, 0.012, 0.036, 0.1), (0.03, 0.1, 0.3, 1.0)  # parts of the best value that are lost in an octave
+_CENTRE, _SPREAD = 0.5, 1.5  # octaves, mean and standard deviation of the top around the middle of the range
 _STEEP, _MORE_NOISE = 0.3, 3.0  # a training that has lost so much of the best value has so much more noise
 _HEADROOM = 0.3  # of the best value: how far the top is above it, or below
 _SURPRISE = 4.0  # nats at most for a top that is farther away: all values so far may be bad ones
-_SPREAD = 1.25  # octaves, standard deviation of the top around the middle of the range
 
 
 class Estimate(NamedTuple):
@@ -58,9 +57,8 @@ class LRCurve:
         y = np.array([worst if v is None else self._sign * v for v in values])
         self.noise = noise * self._unit
         self._middle = math.log2(middle)
-        grid = [(m, left, right, s) for m, left, right, s in product(_OCTAVES, _LEFT, _RIGHT, _DEPTHS) if right <= left]
-        self._top, self._left, self._right, self._depth = (np.array(column) for column in zip(*grid, strict=True))
-        self._depth = self._depth * self._unit
+        grid = [(m, left, right) for m, left, right in product(_OCTAVES, _LEFT, _RIGHT) if right >= left]
+        self._top, self._left, self._right = (np.array(column) for column in zip(*grid, strict=True))
         drops = np.stack([self._drop(lr) for lr in lrs], axis=1)  # (hypotheses, trainings)
         on_slope = np.minimum(1.0, drops / (_STEEP * self._unit))
         precision = (self.noise * (1 + _MORE_NOISE * on_slope)) ** -2
@@ -69,7 +67,7 @@ class LRCurve:
         self._height = (precision * heights).sum(axis=1) / total
         error = (precision * (heights - self._height[:, None]) ** 2).sum(axis=1)
         log = -0.5 * error + 0.5 * np.log(precision).sum(axis=1) - 0.5 * np.log(total)
-        log -= 0.5 * (self._top / _SPREAD) ** 2
+        log -= 0.5 * ((self._top - _CENTRE) / _SPREAD) ** 2
         above = (self._height - max(y)) / (_HEADROOM * self._unit)
         log -= np.minimum(_SURPRISE, 0.5 * above**2)
         weights = np.exp(log - log.max())
@@ -77,8 +75,7 @@ class LRCurve:
 
     def _drop(self, lr: float) -> NDArray[np.float64]:
         off = math.log2(lr) - self._middle - self._top
-        drop = self._depth * (off / np.where(off < 0, self._left, self._right)) ** 2
-        return np.minimum(self._unit, drop)
+        return self._unit * np.minimum(1.0, np.where(off < 0, self._left, self._right) * off**2)
 
     def _heights(self, lr: float) -> NDArray[np.float64]:
         return self._height - self._drop(lr)

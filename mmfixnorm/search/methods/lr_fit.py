@@ -3,13 +3,14 @@
 The first trainings are the config's own learning rate and the middle of the range; each later one is where a curve
 through the values so far, see :mod:`mmfixnorm.search._utils.lr_curve`, promises most over what is trained. The winner
 is the training whose *fitted* value is best: a lucky value beside worse neighbours does not win. It can be the config's
-own.
+own, and none that is more than five times the noise below the best value: there the curve does not fit.
 
 Decided here:
 
 - there are no short trainings: on small tasks they have learnt nothing, or prefer other learning rates, see
   ``docs/tuning.md``;
 - the two first trainings are at least 0.75 octaves apart;
+- of the learning rates that promise nearly as much as the best one, that which is nearest to the best training is next;
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
   it;
 - while all trainings diverged, the next learning rate is a quarter of the lowest;
@@ -55,7 +56,9 @@ from mmfixnorm.search.settings import AUTO, SearchSettings
 _APART = 0.75  # octaves between the two first learning rates
 _NEAR = 0.4  # octaves: so close to a training another one says nothing new
 _REACH = (-3.0, 2.5)  # octaves around the middle of the range in which trainings are proposed
+_NEARLY = 0.9  # of the largest gain: the nearest learning rate with so much is tried, as the curve may be wrong
 _WORTH = 0.25  # of the noise: less is not worth a training
+_LUCK = 5.0  # of the noise: no luck makes up for more, so the curve is wrong where it says so
 _OPEN = 0.2  # probability of being the best from which a training is a rival of the winner
 _SURE = 0.7  # probability that the top is beyond what was tried, from which that is told
 
@@ -254,17 +257,22 @@ def _next_lr(course: _Course, trained: Sequence[FinishedTraining]) -> float | No
     candidates = [course.middle * 2.0**octave for octave in octaves]
     candidates = [lr for lr in candidates if all(abs(math.log2(lr / t.point.lr)) > _NEAR for t in trained)]
     over = max((t.point.lr for t in trained), key=curve.rank)
-    gain, lr = max(((curve.gain(lr, over), -lr) for lr in candidates), default=(0.0, 0.0))
-    return _rounded(-lr) if gain > _WORTH * curve.noise else None
+    gains = {lr: curve.gain(lr, over) for lr in candidates}
+    most = max(gains.values(), default=0.0)
+    if most <= _WORTH * curve.noise:
+        return None
+    good = [lr for lr, gain in gains.items() if gain >= _NEARLY * most]
+    return _rounded(min(good, key=lambda lr: abs(math.log2(lr / over))))
 
 
 def _fitted_best(settings: LRFitSearch, trained: Sequence[FinishedTraining]) -> Best | None:
-    """Return the training whose fitted value is best, of those that did not diverge."""
+    """Return the training whose fitted value is best, of those whose own value could be so by luck."""
     curve = curve_of(settings, trained) if trained else None
-    if curve is None:
+    top = best_of(settings.rule, trained)
+    if curve is None or top is None:
         return None
-    best = max((t for t in trained if t.value is not None), key=lambda t: curve.rank(t.point.lr))
-    return best_of(settings.rule, [best])
+    near = [t for t in trained if t.value is not None and abs(t.value - top.value) <= _LUCK * curve.noise]
+    return best_of(settings.rule, [max(near, key=lambda t: curve.rank(t.point.lr))])
 
 
 def _beyond_noise(settings: LRFitSearch, first: Best, other: Best | None) -> Best:

@@ -26,21 +26,21 @@ def naive(lrs, values, middle, noise):
     y = np.array([worst if v is None else v for v in values])
     wide = (1e2 * best) ** 2
     weights, heights, hypotheses = [], [], []
-    for m, left, right, part in product(lr_curve._OCTAVES, lr_curve._LEFT, lr_curve._RIGHT, lr_curve._DEPTHS):
-        if right > left:
+    for m, left, right in product(lr_curve._OCTAVES, lr_curve._LEFT, lr_curve._RIGHT):
+        if right < left:
             continue
         drops = []
         for lr in lrs:
             off = math.log2(lr / middle) - m
-            drops.append(min(best, part * best * (off / (left if off < 0 else right)) ** 2))
+            drops.append(min(best, best * (left if off < 0 else right) * off**2))
         drops = np.array(drops)
         variances = (noise * best * (1 + 3 * np.minimum(1, drops / (0.3 * best)))) ** 2
         height = np.average(y + drops, weights=1 / variances)
         log = stats.multivariate_normal(-drops, np.diag(variances) + wide).logpdf(y)
-        log += stats.norm(0, lr_curve._SPREAD).logpdf(m) + max(-4.0, -0.5 * ((height - max(y)) / (0.3 * best)) ** 2)
+        log += stats.norm(0.5, 1.5).logpdf(m) + max(-4.0, -0.5 * ((height - max(y)) / (0.3 * best)) ** 2)
         weights.append(log)
         heights.append(height)
-        hypotheses.append((m, left, right, part * best))
+        hypotheses.append((m, left, right))
     weights = np.exp(np.array(weights) - max(weights))
     return weights / weights.sum(), np.array(heights), hypotheses
 
@@ -52,12 +52,12 @@ def test_the_curve_is_the_sum_over_its_hypotheses(lrs, values):
     best = max(v for v in values if v is not None)
     for lr in (0.1, 0.3, 0.9):
         of_each = []
-        for height, (m, left, right, depth) in zip(heights, hypotheses, strict=True):
+        for height, (m, left, right) in zip(heights, hypotheses, strict=True):
             off = math.log2(lr / 0.3) - m
-            of_each.append(height - min(best, depth * (off / (left if off < 0 else right)) ** 2))
+            of_each.append(height - min(best, best * (left if off < 0 else right) * off**2))
         of_each = np.array(of_each)
         mean = weights @ of_each
-        assert curve.at(lr).mean == pytest.approx(mean, rel=1e-4)
+        assert curve.at(lr).mean == pytest.approx(mean, rel=1e-4, abs=1e-6 * best)
         assert curve.at(lr).sd == pytest.approx(math.sqrt(weights @ (of_each - mean) ** 2), rel=1e-2)
     above = weights[[m > math.log2(0.6 / 0.3) for m, *_ in hypotheses]].sum()
     assert curve.chance_beyond(0.6) == pytest.approx(above, abs=1e-4)
@@ -100,3 +100,10 @@ def test_what_is_trained_gains_nothing_over_itself():
     curve = LRCurve(*CASES['three values'], 0.3, 'greater', 0.02)
     assert curve.gain(0.4, 0.4) == 0
     assert curve.chance_better(0.4, 0.4) == 0
+
+
+@pytest.mark.parametrize(('lrs', 'values'), [([0.1, 0.583], [47.7, 57.9]), ([0.1, 0.2], [49.2, 49.9])])
+def test_where_values_still_rise_the_next_promise_is_above_not_between(lrs, values):
+    low, high = lrs
+    curve = LRCurve(lrs, values, high, 'greater', 0.02)
+    assert curve.gain(2 * high, high) > curve.gain(math.sqrt(low * high), high)

@@ -88,6 +88,13 @@ def test_the_conclusion_says_what_the_fit_expects_and_how_sure_it_is():
     assert '100%' in conclusion
 
 
+def test_no_curve_makes_a_training_win_that_is_far_below_the_best_value():
+    far_off = {'lr-0': -222.0, 'lr-1': -176.0, 'lr-2': -65.0}  # a slope that is no part of the best value
+    asked, _, step = play(search(own_lr=0.1), lambda spec: far_off[spec.key])
+    assert [s.key for s in asked] == list(far_off)
+    assert step.best.key == 'lr-2'
+
+
 def replay_of(settings, asked, values):
     proposals = [s for s in asked if s.key not in ('lr-0', 'lr-1')]
     return replay(settings, [*map(closed, asked, values), *proposals])
