@@ -2,7 +2,8 @@
 
     python benchmarks/lr_range.py --seeds 0 1 2 3 4 --out benchmarks/lr_range_cpu_202611.jsonl
 
-A line for each ramp; what is in the file is not measured again. Prints the table of ``docs/tuning.md``.
+A line for each ramp; what is in the file is not measured again. Prints the table of ``docs/tuning.md``. The scans are
+those of ``benchmarks/evidence/run.py``: of ``rotation-*`` for the tasks there, of ``lr-range`` for the other networks.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.evidence.lab import RESULTS, config_file, read_lines
 from benchmarks.evidence.lr_fit import STOCK_LRS
-from benchmarks.evidence.rotation import TASKS
+from benchmarks.evidence.rotation import OTHER_NETWORKS, TASKS
+
+#: The stock learning rate of each network: of mmdet's schedules for 8 images, and as in ``lr_fit`` else.
+STOCK = {**STOCK_LRS, 'resnet18': 0.1, 'gfl': 0.01, 'faster-rcnn': 0.01, 'pspnet': 0.01}
 
 
 def ramp(task: str, seed: int) -> dict[str, Any]:
     """Run the command on the FixNorm config of a task; return its line."""
-    config = config_file(TASKS[task].configs.format(method='fixnorm'))
+    config = config_file(TASKS[task].configs.format(method='fixnorm') if task in TASKS else f'{task}_fixnorm.py')
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, 'ramp.json')
         command = [sys.executable, '-m', 'mmfixnorm', 'lr-range', str(config), '--seed', str(seed), '--json', str(file)]
-        command += ['--cfg-options', f'optim_wrapper.optimizer.lr={STOCK_LRS[task]}']
+        command += ['--cfg-options', f'optim_wrapper.optimizer.lr={STOCK[task]}']
         begin = time.monotonic()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         measured = json.loads(file.read_text())
@@ -47,8 +51,9 @@ def ramp(task: str, seed: int) -> dict[str, Any]:
 def scanned(task: str) -> dict[float, float]:
     """The mean value of each learning rate of the scans, over their seeds."""
     of_lr: dict[float, list[float]] = {}
-    for line in read_lines(RESULTS / f'rotation-{task}.jsonl'):
-        if 'key' in line and line['group'].startswith('fixnorm/seed'):
+    name, group = ('lr-range', task) if task in OTHER_NETWORKS else (f'rotation-{task}', 'fixnorm')
+    for line in read_lines(RESULTS / f'{name}.jsonl'):
+        if 'key' in line and line['group'].startswith(f'{group}/seed'):
             of_lr.setdefault(line['lr'], []).append(0.0 if line['value'] is None else line['value'])
     return {lr: sum(values) / len(values) for lr, values in of_lr.items()}
 
@@ -84,7 +89,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what is missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--tasks', nargs='+', choices=list(STOCK_LRS), default=list(STOCK_LRS))
+    parser.add_argument('--tasks', nargs='+', choices=list(STOCK), default=list(STOCK))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--out', type=Path, required=True)
     args = parser.parse_args(argv)

@@ -86,7 +86,7 @@ class Lab:
         options: Mapping[str, Any] | None = None,
         seeds: Sequence[int] = (1, 2, 3, 4, 5),
     ) -> None:
-        """Train with new seeds what a search has chosen, and look at the test set once.
+        """Train with new seeds what a search has chosen, and look at the test set once; seeds that are there stay.
 
         Args:
             group (str): Its name in the file.
@@ -95,7 +95,12 @@ class Lab:
             options (Mapping): Dotted keys of the config to change.
             seeds (Sequence[int]): None of them may be that of the search, which is 0.
         """
-        if self._group(group) is not None:
+        head = self._group(group)
+        if head is not None and head['point'] != numbers_of(point):
+            raise SystemExit(f'{group}: was trained at {head["point"]}, now {numbers_of(point)} is asked for')
+        trained = {line['seed'] for line in self.lines if line['group'] == group and 'kind' not in line}
+        seeds = [seed for seed in seeds if seed not in trained]
+        if not seeds:
             return
         cfg = load_config(config_file(config))
         changed = dict(options or {})
@@ -114,8 +119,10 @@ class Lab:
                 raise SystemExit(f'{group}: {outcome.kind}: {outcome.message}')
             record = read_record(problem.work_dir)
             runs += [run_line(group, a, seed) | logged(problem, a) for a in record.attempts if is_finished(a)]
-        head = dict(kind='finals', point=numbers_of(point))
-        self._write(group, config, problem, record, head, runs)
+        if head is not None:
+            self._append(group, runs)
+        else:
+            self._write(group, config, problem, record, dict(kind='finals', point=numbers_of(point)), runs)
 
     def _problem(self, group: str, config: str, options: Mapping[str, Any]) -> SearchProblem:
         own = copy.deepcopy(dict(options))  # merging takes `_delete_` out of it
@@ -149,12 +156,17 @@ class Lab:
             {'group': group, **head, **about},
             *(runs or [run_line(group, a, seed) for a in record.attempts if is_finished(a)]),
         ]
+        self._append(group, lines)
+        return lines[0]
+
+    def _append(self, group: str, lines: Lines) -> None:
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self.file.open('a', encoding='utf-8') as f:
             f.write(''.join(json.dumps(line) + '\n' for line in lines))
         self.lines += lines
-        print(f'{self.file.stem} {group}: {len(lines) - 1} trainings; {head}', flush=True)
-        return lines[0]
+        about = {key: lines[0][key] for key in ('kind', 'winner', 'point', 'value') if key in lines[0]}
+        trainings = sum('kind' not in line for line in lines)
+        print(f'{self.file.stem} {group}: {trainings} trainings; {about}', flush=True)
 
 
 def named(config: str) -> dict[str, Any]:

@@ -1,28 +1,41 @@
 """Three trainings from no range: what ``LRFitSearch`` chooses on each task, on test data and with new seeds.
 
-The config's own learning rate is that of the stock recipe of its toolbox, so nothing here knows the task.
+The config's own learning rate is that of the stock recipe of its toolbox, so nothing here knows the task; by angle it
+is what the converter writes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.evidence.lab import Lab
-from benchmarks.evidence.rotation import TASKS, TEST_SEEDS
+from benchmarks.evidence.rotation import TASKS, TEST_SEEDS, trained_by
+from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.search import Point
 
 #: Learning rates of mmpretrain's CIFAR-10 schedule, mmdet's schedule_1x for 8 images and mmseg's schedules.
 STOCK_LRS = {'digits': 0.1, 'bccd': 0.01, 'camvid': 0.01, 'residual': 0.1, 'mobile': 0.1}
 
 
+def own_lr(task: str, update: str) -> float:
+    """What a config has that no one has tuned: the stock recipe's learning rate, or the converter's angle."""
+    return ANGLE if update == 'angle' else STOCK_LRS[task]
+
+
 def task(name: str) -> Callable[[Lab], None]:
-    """One search with ``lr_range='auto'``, its winner and the stock learning rate on test data."""
-    config = TASKS[name].configs.format(method='fixnorm')
-    options = {'optim_wrapper.optimizer.lr': STOCK_LRS[name]}
+    """Searches with ``lr_range='auto'`` by both updates, their winners and the stock learning rate on test data."""
+
+    def search(lab: Lab, update: str, group: str) -> tuple[str, dict[str, Any], float]:
+        config, options = trained_by(TASKS[name], update)
+        own = {**options, 'optim_wrapper.optimizer.lr': own_lr(name, update)}
+        return config, options, lab.search(group, config, own, type='LRFitSearch', seed=0).lr
 
     def run(lab: Lab) -> None:
-        winner = lab.search('search', config, options, type='LRFitSearch', seed=0)
-        for group, lr in (('test', winner.lr), ('stock-test', STOCK_LRS[name])):
-            lab.finals(group, config, Point(lr, None, None), seeds=TEST_SEEDS)
+        config, options, winner = search(lab, 'fixnorm', 'search')
+        for group, lr in (('test', winner), ('stock-test', STOCK_LRS[name])):
+            lab.finals(group, config, Point(lr, None, None), options=options, seeds=TEST_SEEDS)
+        config, options, winner = search(lab, 'angle', 'angle-search')
+        lab.finals('angle-test', config, Point(winner, None, None), options=options, seeds=TEST_SEEDS)
 
     return run

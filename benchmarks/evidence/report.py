@@ -421,23 +421,31 @@ def default_table(results: Results) -> str:
 
 
 def lr_fit_table(results: Results) -> str:
-    """What three trainings chose without a range, beside the stock learning rate and the searches with one."""
-    head = ['task', 'T_max', 'lr', 'test, new seeds', 'stock lr', 'its test', 'gain, 95 %']
+    """What three trainings chose without a range, beside the learning rate of the config and the searches with one."""
+    head = ['task', 'update', 'T_max', 'lr', 'test, new seeds', "the config's own lr", 'its test', 'gain, 95 %']
     head += ['Algorithm 4, a given range', 'BO + WD']
     rows = [head, ['---'] * len(head)]
-    for task, stock in lr_fit.STOCK_LRS.items():
-        name = f'lr-fit-{task}'
-        searched, values, own = results.head(name, 'search'), results.values(name, 'test'), f'{stock:g}'
-        if searched is None or not values:
-            continue  # not trained yet
-        untuned = results.values(name, 'stock-test')
-        rows.append([task, f'{searched["cost"]:.2f}', f'{searched["winner"][0]:g}', spread(values), own])
-        rows[-1] += [spread(untuned), difference(values, untuned)] if untuned else ['', '']
-        experiment, *groups = TUNED[task]
-        for group in groups:
-            earlier = results.head(experiment, group)
-            cost = f' at {earlier["cost"]:.0f}' if earlier else ''
-            rows[-1].append(f'{spread(results.values(experiment, f"{group}-test"))}{cost}')
+    for task in lr_fit.STOCK_LRS:
+        for update, prefix in (('fixnorm', ''), ('angle', 'angle-')):
+            name, own = f'lr-fit-{task}', lr_fit.own_lr(task, update)
+            searched, values = results.head(name, f'{prefix}search'), results.values(name, f'{prefix}test')
+            if searched is None or not values:
+                continue  # not trained yet
+            untuned = results.values(name, 'stock-test')
+            if update == 'angle':
+                untuned = (
+                    values if searched['winner'][0] == own else results.values(*rotation.where_default(results, task))
+                )
+            rows.append(
+                [task, update, f'{searched["cost"]:.2f}', f'{searched["winner"][0]:g}', spread(values), f'{own:g}']
+            )
+            gain = difference(values, untuned) if untuned and untuned != values else ''
+            rows[-1] += [spread(untuned) if untuned else '', gain]
+            experiment, *groups = TUNED[task]
+            for group in groups:
+                earlier = results.head(experiment, group)
+                cost = f' at {earlier["cost"]:.0f}' if earlier else ''
+                rows[-1].append(f'{spread(results.values(experiment, f"{group}-test"))}{cost}')
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 

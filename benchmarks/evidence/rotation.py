@@ -22,6 +22,7 @@ from mmfixnorm.search import Point
 ANGLES = 0.0025  # the lowest of seven, everywhere: 0.0025 to 0.16 rad
 SEEDS = (0, 1, 2)
 TEST_SEEDS = (3, 4, 5, 6, 7)
+MORE_SEEDS = (8, 9, 10, 11, 12)
 
 #: Shorter trainings, as fractions of a task's schedule, and of what.
 SHORT = (0.1, 0.2)
@@ -112,6 +113,7 @@ class Task:
         decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
         methods (dict): What is compared.
         switches (dict): What differs from the angle in one thing.
+        decided (tuple): Methods whose choice is trained with twice as many seeds, as its intervals decide something.
     """
 
     configs: str
@@ -119,14 +121,19 @@ class Task:
     decay: float = 0.0
     methods: Methods = field(default_factory=lambda: METHODS)
     switches: Methods = field(default_factory=dict)
+    decided: tuple[str, ...] = ()
 
+
+DECIDED = ('angle', 'wd-clip', 'lars', 'angle-filter', 'wd')
 
 TASKS = {
     'bccd': Task(
-        'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.4), 1e-5, switches=SWITCHES
+        'bccd_{method}.py', dict(fixnorm=0.005, wd=0.005, adamw=5e-4, lars=0.4), 1e-5,
+        switches=SWITCHES, decided=DECIDED,
     ),
     'camvid': Task(
-        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.5), 0.01, switches=NO_PLAIN
+        'camvid_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=1e-3, lars=0.5), 0.01,
+        switches=NO_PLAIN, decided=DECIDED,
     ),
     'digits': Task(
         'configs/digits/resnet8_{method}_1xb64-20e_digits.py', dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4
@@ -145,6 +152,10 @@ TASKS = {
     ),
 }  # fmt: skip
 
+
+#: FixNorm as the converter wrote it for other networks, and the lowest of seven learning rates: does a measured range
+#: hold the best of them?
+OTHER_NETWORKS = {'resnet18': 0.1, 'gfl': 0.005, 'faster-rcnn': 0.01, 'pspnet': 0.05}
 
 #: Five learning rates each, whose middle is the best of the residual network as it is.
 BESIDE = {'angle': [0.01, 0.02, 0.04, 0.08, 0.16], 'fixnorm': [0.4, 0.8, 1.6, 3.2, 6.4]}
@@ -194,6 +205,8 @@ def task(name: str) -> Callable[[Lab], None]:
     def run(lab: Lab) -> None:
         for method in (*of.methods, *of.switches):
             finals(lab, of, method)
+        for method in of.decided:
+            finals(lab, of, method, (*TEST_SEEDS, *MORE_SEEDS))
         for seed in SEEDS[1:]:
             for method in of.methods:
                 scan(lab, of, method, seed)
@@ -208,11 +221,18 @@ def scan(lab: Lab, of: Task, method: str, seed: int, *, fraction: float = 1.0, g
     return lab.search(group or f'{method}/seed{seed}', config, options, type='GridSearch', **block)
 
 
-def finals(lab: Lab, of: Task, method: str) -> None:
+def finals(lab: Lab, of: Task, method: str, seeds: Sequence[int] = TEST_SEEDS) -> None:
     """The first scan, and its best on test data with seeds that no scan has."""
     config, options = trained_by(of, method)
     winner = scan(lab, of, method, SEEDS[0])
-    lab.finals(f'{method}/test', config, Point(winner.lr, None, None), options=options, seeds=TEST_SEEDS)
+    lab.finals(f'{method}/test', config, Point(winner.lr, None, None), options=options, seeds=seeds)
+
+
+def other_networks(lab: Lab) -> None:
+    """One scan of each of the other networks."""
+    for name, lowest_lr in OTHER_NETWORKS.items():
+        group, lrs = f'{name}/seed{SEEDS[0]}', seven(lowest_lr)
+        lab.search(group, f'{name}_fixnorm.py', type='GridSearch', lrs=lrs, seed=SEEDS[0])
 
 
 def longer(lab: Lab) -> None:

@@ -31,12 +31,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks.evidence.lab import Results, read_lines
-from benchmarks.evidence.lr_fit import STOCK_LRS
+from benchmarks.evidence.lr_fit import own_lr
 from benchmarks.evidence.rotation import SEEDS
 from benchmarks.tuners.replay import Played, play
 from benchmarks.tuners.replay_report import Curve, regrets
 from benchmarks.tuners.surfaces import Surface
-from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.search._utils.space import Range
 from mmfixnorm.search.methods import METHODS, bayesian
 from mmfixnorm.search.methods.base import Spec
@@ -112,7 +111,7 @@ class LRTable:
     @property
     def own_lr(self) -> float:
         """What the config has that no one has tuned: the stock recipe's learning rate, or the converter's angle."""
-        return ANGLE if self.update == 'angle' else STOCK_LRS[self.task]
+        return own_lr(self.task, self.update)
 
     @property
     def told(self) -> tuple[float, float]:
@@ -197,6 +196,12 @@ def entries(table: LRTable) -> dict[str, Entry]:
             measured = tuple(dataclasses.replace(settings, lr_range=tuple(ramp['lr_range'])) for ramp in ramps)
             found[f"{name}, `lr_range='auto'`"] = Entry(measured, costs)
         found[name] = Entry((settings,))
+    for budget in (2, 3, 5):
+        settings = LRFitSearch(num_trainings=max(BUDGETS), **fit)
+        left = [(tuple(ramp['lr_range']), budget - ramp['part']) for ramp in ramps]
+        if ramps:
+            kept = tuple(dataclasses.replace(settings, lr_range=range_, budget=rest) for range_, rest in left)
+            found[f"`LRFitSearch`, budget {budget}, `lr_range='auto'`"] = Entry(kept, costs)
     for n in (3, 5, 6):
         settings4 = FixNormSearch(alphas=(_OWN_ALPHA,), budget=n, **told)
         found[f'Algorithm 4 over lr, {"whole" if n == 6 else f"budget {n}"}'] = Entry((settings4,))
