@@ -212,15 +212,15 @@ def _child(
     notes = _notes_on(plan.report)
     excluded = plan.excluded()
     wrapper, wrapper_comments = optim_wrapper_edit(plan.cfg, excluded, decay=bool(plan.left_out), rate=rate)
-    search_comments = []
+    search_comments, method = [], 'FixNormSearch'
     if by_angle := update == 'angle':
         wrapper, angle_comments = wrapper_by_angle(plan.cfg, wrapper)
         wrapper_comments += angle_comments
-        lr_range = lr_range or ANGLE_RANGE
-        search_comments = ['lr_range is in radians.']
+        lr_range, method = lr_range or ANGLE_RANGE, 'LRFitSearch'
+        search_comments = ['lr_range is in radians. Three trainings over it: by angle these come as near as more do.']
     schedulers = plan.cfg.get('param_scheduler') if schedule is None else schedule
     linked = keys_of_lr(schedulers, plan.cfg.get('default_scope'))
-    search = search_block(plan.cfg, plan.alpha_keys, lr_range, linked=linked)
+    search = search_block(plan.cfg, plan.alpha_keys, lr_range, method=method, linked=linked)
     if linked:
         search_comments.append('linked_keys keep their ratio to the learning rate.')
     if not has_warm_up(schedulers, plan.cfg.get('default_scope')):

@@ -153,9 +153,14 @@ def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
 
 
 def search_block(
-    cfg: Config, alpha_keys: Sequence[str], lr_range: Sequence[float] | None = None, *, linked: Sequence[str] = ()
+    cfg: Config,
+    alpha_keys: Sequence[str],
+    lr_range: Sequence[float] | None = None,
+    *,
+    method: str = 'FixNormSearch',
+    linked: Sequence[str] = (),
 ) -> dict[str, Any] | None:
-    """Write the ``search`` block: Algorithm 4 around the config's learning rate; None if its metric is unknown.
+    """Write the ``search`` block, around the config's learning rate; None if its metric is unknown.
 
     A search of the plain config is replaced: its weight decay or its learning rates are not those of the child. What it
     says of the metric and of how trials are run stays.
@@ -164,6 +169,7 @@ def search_block(
         cfg (Config): The plain config.
         alpha_keys (Sequence[str]): Where alpha is.
         lr_range (Sequence[float], optional): Instead of half to 8 times the config's learning rate.
+        method (str): ``type`` of the search.
         linked (Sequence[str]): Keys of the numbers that move with the learning rate.
 
     Raises:
@@ -176,7 +182,7 @@ def search_block(
         return None
     lr = float(cfg.optim_wrapper.optimizer.lr)
     low, high = lr_range or (float(f'{lr * factor:.3g}') for factor in _LR_FACTORS)
-    block = {'type': 'FixNormSearch', 'lr_range': (low, high), 'metric': metric, 'rule': 'greater', **own}
+    block = {'type': method, 'lr_range': (low, high), 'metric': metric, 'rule': 'greater', **own}
     block['alpha_key'] = alpha_keys[0] if len(alpha_keys) == 1 else list(alpha_keys)
     if linked:
         block['linked_keys'] = list(linked)

@@ -51,7 +51,7 @@ def test_by_angle_it_becomes_the_config_by_angle_that_was_written_by_hand(tmp_pa
     assert new.optim_wrapper == by_hand.optim_wrapper
     assert new.param_scheduler == by_hand.param_scheduler
     settings, expected = parse_settings(new.search), parse_settings(by_hand.search)
-    assert (settings.lr_range, settings.alpha_keys) == (expected.lr_range, expected.alpha_keys)
+    assert (settings.lr_range, settings.alpha_key) == (expected.lr_range, expected.alpha_key)
     assert '# lr is an angle: each layer of the set turns by it' in done.text
     assert '# lr_range is in radians.' in done.text
 

@@ -153,7 +153,9 @@ def test_the_tool_says_what_it_did_and_names_the_key_of_a_mistake(convert, capsy
     assert load_config('new.py').search.lr_range == (0.1, 1.6)
     assert convert(wd, '-o', 'angle.py', '--size', 16, '--update', 'angle') == 0
     assert load_config('angle.py').optim_wrapper.optimizer.lr == 0.02
-    assert load_config('angle.py').search.lr_range == (0.005, 0.08)
+    by_angle = load_config('angle.py').search
+    assert (by_angle.type, by_angle.lr_range) == ('LRFitSearch', (0.005, 0.08))
+    assert load_config('new.py').search.type == 'FixNormSearch'
     assert 'new.py' not in capsys.readouterr().out
     # A relative path is kept relative, so that both files can move together.
     Path('plain.py').write_text(f'_base_ = [{str(wd)!r}]')

@@ -9,7 +9,8 @@ Decided here:
 
 - there are no short trainings: on small tasks they have learnt nothing, or prefer other learning rates, see
   ``docs/tuning.md``;
-- the two first trainings are at least 0.75 octaves apart;
+- the two first trainings are at least 0.75 octaves apart; a budget with room for one alone has the middle of the
+  range, or the config's own learning rate where that is as near as this;
 - of the learning rates that promise nearly as much as the best one, that which is nearest to the best training is next;
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
   it;
@@ -138,11 +139,14 @@ class _Course:
         return math.floor(self.settings.budget_t_max + 1e-9) - planned
 
     def opening(self) -> list[Spec]:
-        """The first trainings: as many of the two as the budget allows."""
+        """The first trainings; where the budget has room for one alone, the middle of the range if the own is far."""
         other = self.middle
-        if abs(math.log2(self.own / self.middle)) < _APART:
+        if near := abs(math.log2(self.own / self.middle)) < _APART:
             other = self.own * (2.0 if self.own <= self.middle else 0.5)
-        return [self.spec(i, lr) for i, lr in enumerate((self.own, _rounded(other)))][: min(2, self.left(0))]
+        lrs = [self.own, _rounded(other)]
+        if self.left(0) == 1:
+            lrs = lrs[:1] if near else lrs[1:]
+        return [self.spec(i, lr) for i, lr in enumerate(lrs)]
 
     def spec(self, number: int, lr: float) -> Spec:
         return Spec(f'lr-{number}', f'lr {number + 1}', Point(lr, self.alpha), 1.0)

@@ -49,6 +49,11 @@ def test_the_first_two_are_the_configs_own_and_one_near_the_middle(own, lrs):
     assert {s.fraction for s in specs} == {1.0}
 
 
+@pytest.mark.parametrize(('own', 'lr'), [(0.01, 0.283), (0.25, 0.25), (0.3, 0.3), (5.0, 0.283)])
+def test_a_budget_with_room_for_one_trains_the_middle_unless_the_configs_own_is_near(own, lr):
+    assert [s.point.lr for s in plan(search(own_lr=own, budget=1.9), []).specs] == [lr]
+
+
 @pytest.mark.parametrize('top', [0.15, 0.2, 0.4, 0.6])
 @pytest.mark.parametrize('own', [0.05, 0.1, 0.3, 0.6])
 def test_three_trainings_come_near_the_top_and_not_below_the_configs_own(top, own):
