@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.evidence.lab import RESULTS, config_file, read_lines
+from benchmarks.evidence.lab import Results, config_file, read_lines
 from benchmarks.evidence.lr_fit import STOCK_LRS
-from benchmarks.evidence.rotation import OTHER_NETWORKS, TASKS
+from benchmarks.evidence.rotation import OTHER_NETWORKS, SEEDS, TASKS
 
 #: The stock learning rate of each network: of mmdet's schedules for 8 images, and as in ``lr_fit`` else.
 STOCK = {**STOCK_LRS, 'resnet18': 0.1, 'gfl': 0.01, 'faster-rcnn': 0.01, 'pspnet': 0.01}
@@ -52,9 +52,9 @@ def scanned(task: str) -> dict[float, float]:
     """The mean value of each learning rate of the scans, over their seeds."""
     of_lr: dict[float, list[float]] = {}
     name, group = ('lr-range', task) if task in OTHER_NETWORKS else (f'rotation-{task}', 'fixnorm')
-    for line in read_lines(RESULTS / f'{name}.jsonl'):
-        if 'key' in line and line['group'].startswith(f'{group}/seed'):
-            of_lr.setdefault(line['lr'], []).append(0.0 if line['value'] is None else line['value'])
+    results = Results()
+    for line in (line for seed in SEEDS for line in results.runs(name, f'{group}/seed{seed}')):
+        of_lr.setdefault(line['lr'], []).append(0.0 if line['value'] is None else line['value'])
     return {lr: sum(values) / len(values) for lr, values in of_lr.items()}
 
 
@@ -69,6 +69,7 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         'T_max',
         'best of a scan',
         'in',
+        'lost at most',
     )
     rows = [f'| {" | ".join(head)} |', '|' + '---|' * len(head)]
     for task in dict.fromkeys(line['task'] for line in lines):
@@ -77,11 +78,14 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
         values = scanned(task)
         best = max(values, key=lambda lr: values[lr], default=math.nan)
         holds = sum(line['lr_range'][0] <= best <= line['lr_range'][1] for line in of_task)
-        low, high = of_task[0]['lr_range']
+        ranges = [line['lr_range'] for line in of_task]
+        inside = [max((v for lr, v in values.items() if low <= lr <= high), default=math.nan) for low, high in ranges]
+        lost = max(values[best] - value for value in inside) if values else math.nan
+        low, high = ranges[0]
         rows.append(
             f'| {task} | {len(of_task)} | {low:g} to {high:g} | {max(ends) / min(ends):.2f} '
             f'| {min(line["iterations"] for line in of_task)} to {max(line["iterations"] for line in of_task)} '
-            f'| {max(line["part"] for line in of_task):.2g} | {best:g} | {holds} of {len(of_task)} |'
+            f'| {max(line["part"] for line in of_task):.2g} | {best:g} | {holds} of {len(of_task)} | {lost:.2f} |'
         )
     return '\n'.join(rows)
 

@@ -9,7 +9,14 @@ project = 'mmfixnorm'
 author = 'mmfixnorm maintainers'
 version = release = scope['__version__']
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.mathjax', 'sphinx_design', 'sphinx-mathjax-offline']
+extensions = [
+    'myst_parser',
+    'sphinx.ext.autodoc',
+    'sphinx.ext.napoleon',
+    'sphinx.ext.mathjax',
+    'sphinx-mathjax-offline',  # formulas without a network
+    'sphinx_design',
+]
 myst_enable_extensions = ['dollarmath', 'amsmath', 'colon_fence']
 myst_heading_anchors = 3
 exclude_patterns = ['_build']

@@ -113,6 +113,9 @@ def test_the_winner_is_the_best_of_full_length_and_tests_have_seeds_that_no_sear
             assert all(run['seed'] != 0 for run in runs)
             assert len({run['seed'] for run in runs}) == len(runs)
             continue
+        if head['method'] == 'LRFitSearch':  # chooses by its curve, not by values
+            assert head['value'] in [run['value'] for run in runs if run['lr'] == head['winner'][0]]
+            continue
         longest = max(run['fraction'] for run in runs)
         best = max(run['value'] for run in runs if run['value'] is not None and run['fraction'] == longest)
         assert head['value'] == best
@@ -289,4 +292,24 @@ def test_an_untuned_angle_is_compared_with_the_better_search_of_weight_decay_at_
     assert [(row[0], row[1][:5], row[2][:5], row[3]) for row in rows] == [
         ('| residual', '61.10', '60.10', '25'),
         ('| digits', '99.10', '98.10', '18'),
+    ]
+
+
+def test_longer_trainings_stand_below_those_of_the_usual_length_where_both_were_run(tmp_path):
+    def finals(group, value, lr=0.02):
+        head = dict(group=group, kind='finals', point=[lr, None, None])
+        return [head, *(dict(group=group, seed=i, value=value + 0.1 * i) for i in range(3))]
+
+    files = {
+        'rotation-bccd': [*finals('angle/test', 70.0), *finals('wd-clip/test', 60.0), *finals('lars/test', 65.0)],
+        'rotation-longer': [*finals('bccd/angle/x3/test', 80.0, 0.01), *finals('bccd/wd-clip/x3/test', 79.0, 0.04)],
+    }
+    for name, lines in files.items():
+        (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    rows = [row.split(' | ') for row in report.longer_table(Results(tmp_path)).splitlines()[2:]]
+    assert [(row[1], row[2], row[3], row[4][:5], row[6][:6]) for row in rows] == [
+        ('x 1', 'angle', '0.02', '70.10', ' |'),
+        ('x 1', 'wd-clip', '0.02', '60.10', '-10.00'),
+        ('x 3', 'angle', '0.01', '80.10', ' |'),
+        ('x 3', 'wd-clip', '0.04', '79.10', '-1.00 '),
     ]

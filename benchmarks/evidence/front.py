@@ -43,6 +43,7 @@ STYLES = {
     'FixNorm, 7 lrs, clipped gradients': (0, 3),
     'FixNorm, Algorithm 4': (0, 1),
     f'by angle, {ANGLE:g}, not tuned': (2, 0),
+    'by angle, three trainings (LRFitSearch)': (2, 4),
     'by angle, 7 lrs': (2, 2),
     'by angle per filter, 7 lrs': (2, 1),
     'by angle and SGD, 7 lrs': (2, 3),
@@ -100,6 +101,7 @@ def methods(results: Results, task: str) -> Iterator[Tuned]:
     yield Tuned('FixNorm, stock lr', (fit, 'stock-test'))
     yield Tuned(f'by angle, {ANGLE:g}, not tuned', rotation.where_default(results, task))
     yield Tuned('FixNorm, three trainings (LRFitSearch)', (fit, 'test'), ((fit, 'search'),))
+    yield Tuned('by angle, three trainings (LRFitSearch)', (fit, 'angle-test'), ((fit, 'angle-search'),))
     for ending, lower in (('', False), ('-low', True)):
         yield searched('weight decay, Bayesian search', table1, f'bo{ending}', own_range=lower)
         yield searched('FixNorm, Algorithm 4', table1, f'fixnorm{ending}', own_range=lower)

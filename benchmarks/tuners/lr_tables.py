@@ -290,7 +290,10 @@ def about(table: LRTable) -> dict[str, Any]:
     best, best_lr, _ = table.surface.best(RULE)
     at = table.surface.lrs.index(best_lr)
     full = table.surface.values[1.0][:, at, 0]
+    short = table.surface.lrs[int(np.nanargmax(table.surface.values[_SHORT].mean(axis=0)[:, 0]))]
     return {
+        'short_best_lr': short,
+        'short_regret': round(best - table.judged(short), 3),
         'lrs': list(table.surface.lrs),
         'seeds': table.surface.num_seeds,
         'best': round(best, 3),
@@ -316,6 +319,17 @@ def tables_text(data: Mapping[str, Any]) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
+def short_text(data: Mapping[str, Any]) -> str:
+    """One row for each table: what the best learning rate of a fifth of the schedule is worth at full length."""
+    head = ['task', 'update', 'best lr in a fifth', 'best lr', 'lost at full length by the first']
+    rows = [head, ['---'] * len(head)]
+    for update, of_tasks in data.items():
+        for task, of in of_tasks.items():
+            t = of['table']
+            rows.append([task, update, f'{t["short_best_lr"]:g}', f'{t["best_lr"]:g}', f'{t["short_regret"]:.2f}'])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def results_text(data: Mapping[str, Any]) -> str:
     """One row for each method of one update: mean and worst regret on each task, and the share worse than no search."""
     head = ['method', 'T_max', *data, 'beyond the table']
@@ -334,10 +348,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--gp-shuffles', type=int, default=50, help='a Gaussian process is slow (default: %(default)s)')
     parser.add_argument('--tasks', nargs='+', default=list(RANGES), choices=list(RANGES))
     parser.add_argument('--updates', nargs='+', default=list(UPDATES), choices=UPDATES)
-    parser.add_argument('--out', type=Path, default=RESULT)
+    parser.add_argument('--out', type=Path, default=RESULT, help='tables of other tasks and updates in it stay')
     args = parser.parse_args(argv)
     results = Results()
-    data: dict[str, Any] = {}
+    data: dict[str, Any] = json.loads(args.out.read_text(encoding='utf-8')) if args.out.exists() else {}
     for update in args.updates:
         for task in args.tasks:
             table = read_table(results, task, update)
