@@ -1,4 +1,4 @@
-"""Five questions that the evidence is for, each answered by intervals.
+"""Six questions that the evidence is for, each answered by intervals.
 
 The answer follows from the numbers by one rule: *yes* where every interval is on the claimed side, *no* where one is on
 the other side, *in part* where some are on the claimed side and the others contain the value of no difference, and
@@ -110,3 +110,9 @@ def questions(results: Results) -> Iterator[tuple[str, int, Callable[[Values, Va
     ours, theirs = (results.values('fig2-fit', f'{name}-test') for name in ('fixnorm', 'wn-fc'))
     bound = [Pair('fitted training set, less the same without a bound', ours, theirs, 'fig2-fit')]
     yield '(e) Where the bound acts, does it help accuracy?', 1, difference, bound
+    three = []
+    for task, (experiment, _, bo) in TUNED.items():
+        cost = head['cost'] if (head := results.head(experiment, bo)) else math.nan
+        ours, theirs = results.values(f'lr-fit-{task}', 'angle-test'), results.values(experiment, f'{bo}-test')
+        three.append(Pair(f'{task}, at 3 T_max against {cost:g}', ours, theirs, f'lr-fit-{task} {experiment}'))
+    yield '(f) Are three trainings by angle as accurate as tuned weight decay?', 0, difference, three
