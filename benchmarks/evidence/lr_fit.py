@@ -14,8 +14,9 @@ from benchmarks.evidence.rotation import TASKS, TEST_SEEDS, trained_by
 from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.search import Point
 
-#: Learning rates of mmpretrain's CIFAR-10 schedule, mmdet's schedule_1x for 8 images and mmseg's schedules.
-STOCK_LRS = {'digits': 0.1, 'bccd': 0.01, 'camvid': 0.01, 'residual': 0.1, 'mobile': 0.1}
+#: Learning rates of mmpretrain's CIFAR-10 schedule, mmdet's schedule_1x for 8 images and mmseg's schedules, and of the
+#: config with AdamW.
+STOCK_LRS = {'digits': 0.1, 'bccd': 0.01, 'camvid': 0.01, 'residual': 0.1, 'mobile': 0.1, 'deit': 0.002}
 
 
 def own_lr(task: str, update: str) -> float:

@@ -461,6 +461,11 @@ def lr_fit_table(results: Results) -> str:
             )
             gain = difference(values, untuned) if untuned and untuned != values else ''
             rows[-1] += [spread(untuned) if untuned else '', gain]
+            if task not in TUNED:  # no search of these but a scan of AdamW
+                adamw = f'rotation-{task}'
+                scan, rival = results.head(adamw, 'adamw/seed0'), results.values(adamw, 'adamw/test')
+                rows[-1] += ['', f'{spread(rival)} at {scan["cost"]:.0f}, AdamW' if scan and rival else '']
+                continue
             experiment, *groups = TUNED[task]
             for group in groups:
                 earlier = results.head(experiment, group)

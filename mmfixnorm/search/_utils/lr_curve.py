@@ -1,6 +1,6 @@
 r"""A curve of the metric over the learning rate, fitted to a few trainings whose noise is known.
 
-Accuracy over the logarithm of the learning rate is a flat top with a slope on the left and a cliff on the right. Here:
+Accuracy over the logarithm of the learning rate falls on both sides of its top, more steeply on the right. Here:
 
 .. math:: f(x) = A - B\, \min(1, c\, (x - m)^2),
 
