@@ -35,7 +35,7 @@ ROWS = [
         'BN and SE blocks',
         'mmpretrain/mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k',
         '**yes**: the layers of the blocks become WN',
-        'not with SE; MobileNetV2 in small needs lower learning rates ([table](evidence.md))',
+        'not with SE; a small MobileNetV2 is best at 0.4 ([table](rotation.md#measured-where-is-the-best-learning-rate))',
     ),
     Row(
         'LN: ConvNeXt',
@@ -55,7 +55,7 @@ ROWS = [
         'mmdet/retinanet/retinanet_r18_fpn_1x_coco',
         '**yes**: BN stays, scales are held ([how](convert.md#bn-on-stored-statistics)); try LARS, clipped '
         'gradients, [by angle](rotation.md)',
-        "a small one with trained BN on blood cells: the paper's update is unstable, by angle it gains; "
+        "a small one with trained BN on blood cells: the winner of Algorithm 4 is unstable, by angle it gains; "
         'frozen BN: [as unstable](fine_tuning.md#measured-does-it-gain)',
     ),
     Row(

@@ -126,7 +126,7 @@ def comparison(results: Results, methods: Mapping[str, tuple[str, str]], baselin
         baseline (str): The row that the others are compared with.
     """
     against_name = row_name(baseline, methods[baseline][0]).removesuffix(' (chosen afterwards)')
-    rows = [f'| method | T_max | chosen | val | test, new seeds | less {against_name}, 95 % |', '|' + '---|' * 6]
+    rows = [f'| method | T_max | chosen | val | test, new seeds | minus {against_name}, 95 % |', '|' + '---|' * 6]
     tested = {name: (e, f'{g}-test' if results.head(e, f'{g}-test') else g) for name, (e, g) in methods.items()}
     against = results.values(*tested[baseline])
     for name, place in methods.items():
@@ -181,7 +181,7 @@ def fig4_table(results: Results) -> str:
 def claims(results: Results, methods: Mapping[str, tuple[str, str]], baseline: str) -> str:
     """Methods on test data: accuracy, scale of the classifier and risk at the end."""
     rows = [
-        f'| method | lr | test | less {NAMES[baseline]}, 95 % | `g` or norm of W | MCBR, test | train loss |',
+        f'| method | lr | test | minus {NAMES[baseline]}, 95 % | `g` or norm of W | MCBR, test | train loss |',
         '|---|---|---|---|---|---|---|',
     ]
     against = results.values(*methods[baseline])
@@ -382,7 +382,7 @@ def finals_table(results: Results, tasks: Mapping[str, rotation.Task], experimen
         experiments (str): What the names of their experiments begin with.
         baseline (str): The method that the others are compared with.
     """
-    head = ['task', 'method', 'lr', 'validation', 'test, new seeds', f'less {baseline}, 95 %']
+    head = ['task', 'method', 'lr', 'validation', 'test, new seeds', f'minus {baseline}, 95 %']
     rows = [head, ['---'] * len(head)]
     for task, about in tasks.items():
         name = f'{experiments}-{task}'
@@ -402,7 +402,7 @@ def finals_table(results: Results, tasks: Mapping[str, rotation.Task], experimen
 
 def longer_table(results: Results) -> str:
     """Detection and segmentation in longer trainings: what each method chose of three learning rates, on test data."""
-    head = ['task', 'length', 'method', 'lr', 'test, new seeds', 'n', 'less angle, 95 %']
+    head = ['task', 'length', 'method', 'lr', 'test, new seeds', 'n', 'minus angle, 95 %']
     rows = [head, ['---'] * len(head)]
     for task in rotation.LONGER_TASKS:
         for times in (1, *rotation.LONGER):
@@ -493,7 +493,7 @@ def _tested(results: Results, experiment: str, group: str, test: str) -> str:
 def readme_table(results: Results) -> str:
     """In short: tuned weight decay, tuned FixNorm, and three trainings by angle, on test data."""
     rows = [
-        '| task | weight decay | FixNorm | less weight decay | by angle, at 3 | less weight decay |',
+        '| task | weight decay | FixNorm | minus weight decay | by angle, at 3 | minus weight decay |',
         '|---|---|---|---|---|---|',
     ]
     for task, name in TASK_NAMES.items():
@@ -511,7 +511,7 @@ def readme_table(results: Results) -> str:
 
 def sweep_table(results: Results) -> str:
     """Bayesian optimisation of learning rate and weight decay, and the searches over FixNorm's two numbers."""
-    rows = ['| task | search | T_max | test, new seeds | less BO + WD, 95 % |', '|---|---|---|---|---|']
+    rows = ['| task | search | T_max | test, new seeds | minus BO + WD, 95 % |', '|---|---|---|---|---|']
     for task in TASK_NAMES:
         experiment, fixnorm, bo = TUNED[task]
         against = results.values(experiment, f'{bo}-test')

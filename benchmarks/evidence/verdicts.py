@@ -100,7 +100,7 @@ def questions(results: Results) -> Iterator[tuple[str, int, Callable[[Values, Va
     yield '(b) Is it cheaper to tune? Accuracy at less than half the cost', 0, difference, cheaper
     spreads = '(c) Is its winner more stable over seeds? Standard deviation, over that of weight decay'
     yield spreads, -1, ratio_of_spreads, tuned
-    rivals = {'wd': 'less weight decay', 'wd-clip': 'less weight decay with clipped gradients', 'lars': 'less LARS'}
+    rivals = {'wd': 'minus weight decay', 'wd-clip': 'minus weight decay with clipped gradients', 'lars': 'minus LARS'}
     angle = []
     for task in ('bccd', 'camvid'):
         for rival, words in rivals.items():
@@ -108,7 +108,7 @@ def questions(results: Results) -> Iterator[tuple[str, int, Callable[[Values, Va
             angle.append(Pair(f'{task}, {words}', ours, theirs, f'rotation-{task}'))
     yield '(d) Is the update by angle (per layer) better on detection and segmentation?', 1, difference, angle
     ours, theirs = (results.values('fig2-fit', f'{name}-test') for name in ('fixnorm', 'wn-fc'))
-    bound = [Pair('fitted training set, less the same without a bound', ours, theirs, 'fig2-fit')]
+    bound = [Pair('fitted training set, minus the same without a bound', ours, theirs, 'fig2-fit')]
     yield '(e) Where the bound acts, does it help accuracy?', 1, difference, bound
     three = []
     for task, (experiment, _, bo) in TUNED.items():
