@@ -417,6 +417,8 @@ def longer_table(results: Results) -> str:
                 less = '' if method == 'angle' else difference(values, against)
                 lr = f'{final["point"][0]:g}'
                 rows.append([task, f'x {times}', method, lr, spread(values), str(len(values)), less])
+    if len(rows) == 2:
+        return '*Not run yet:* `python benchmarks/evidence/run.py rotation-longer`.'
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 

@@ -217,7 +217,7 @@ def _child(
         wrapper, angle_comments = wrapper_by_angle(plan.cfg, wrapper)
         wrapper_comments += angle_comments
         lr_range, method = lr_range or ANGLE_RANGE, 'LRFitSearch'
-        search_comments = ['lr_range is in radians. Three trainings over it: by angle these come as near as more do.']
+        search_comments = ['lr_range is in radians. The search is three trainings.']
     schedulers = plan.cfg.get('param_scheduler') if schedule is None else schedule
     linked = keys_of_lr(schedulers, plan.cfg.get('default_scope'))
     search = search_block(plan.cfg, plan.alpha_keys, lr_range, method=method, linked=linked)
