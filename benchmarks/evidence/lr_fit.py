@@ -34,8 +34,9 @@ def task(name: str) -> Callable[[Lab], None]:
 
     def run(lab: Lab) -> None:
         config, options, winner = search(lab, 'fixnorm', 'search')
-        for group, lr in (('test', winner), ('stock-test', STOCK_LRS[name])):
-            lab.finals(group, config, Point(lr, None, None), options=options, seeds=TEST_SEEDS)
+        for group, lr in {'test': winner, 'stock-test': STOCK_LRS[name]}.items():
+            if group == 'test' or lr != winner:  # the same trainings
+                lab.finals(group, config, Point(lr, None, None), options=options, seeds=TEST_SEEDS)
         config, options, winner = search(lab, 'angle', 'angle-search')
         lab.finals('angle-test', config, Point(winner, None, None), options=options, seeds=TEST_SEEDS)
 

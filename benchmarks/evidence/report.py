@@ -453,11 +453,12 @@ def lr_fit_table(results: Results) -> str:
             searched, values = results.head(name, f'{prefix}search'), results.values(name, f'{prefix}test')
             if searched is None or not values:
                 continue  # not trained yet
-            untuned = results.values(name, 'stock-test')
-            if update == 'angle':
-                untuned = (
-                    values if searched['winner'][0] == own else results.values(*rotation.where_default(results, task))
-                )
+            if searched['winner'][0] == own:
+                untuned = values
+            elif update == 'angle':
+                untuned = results.values(*rotation.where_default(results, task))
+            else:
+                untuned = results.values(name, 'stock-test')
             rows.append(
                 [task, update, f'{searched["cost"]:.2f}', f'{searched["winner"][0]:g}', spread(values), f'{own:g}']
             )

@@ -92,7 +92,7 @@ NOT_RUN = {
     'benchmarks/evidence/run.py': 'hours: several hundred trainings',
     'benchmarks/figures.sh': '45 minutes; its syntax is checked',
     'benchmarks/lr_from.py': 'a quarter of an hour: 45 trainings of the digits',
-    'benchmarks/lr_range.py': 'a quarter of an hour: ramps of five networks',
+    'benchmarks/lr_range.py': 'a quarter of an hour: ramps of nine networks',
     'benchmarks/negative_scale.py': 'half an hour: three trainings of ResNet-18',
     'benchmarks/train_iteration.py': 'its processes build ResNet-50 24 times; minutes at the least',
     'benchmarks/tuners/make_table.py': 'hours: 1086 trainings',
