@@ -35,7 +35,8 @@ ROWS = [
         'BN and SE blocks',
         'mmpretrain/mobilenet_v3/mobilenet-v3-small-050_8xb128_in1k',
         '**yes**: the layers of the blocks become WN',
-        'not with SE; a small MobileNetV2 is best at 0.4 ([table](rotation.md#measured-where-is-the-best-learning-rate))',
+        'not with SE; a small MobileNetV2 is best at 0.4 '
+        '([table](rotation.md#measured-where-is-the-best-learning-rate))',
     ),
     Row(
         'LN: ConvNeXt',
