@@ -56,7 +56,7 @@ ROWS = [
         'mmdet/retinanet/retinanet_r18_fpn_1x_coco',
         '**yes**: BN stays, scales are held ([how](convert.md#bn-on-stored-statistics)); try LARS, clipped '
         'gradients, [by angle](rotation.md)',
-        "a small one with trained BN on blood cells: the winner of Algorithm 4 is unstable, by angle it gains; "
+        'a small one with trained BN on blood cells: the winner of Algorithm 4 is unstable, by angle it gains; '
         'frozen BN: [as unstable](fine_tuning.md#measured-does-it-gain)',
     ),
     Row(
