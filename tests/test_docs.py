@@ -34,6 +34,11 @@ def test_the_site_builds_and_a_warning_is_an_error(tmp_path: Path) -> None:
     assert first.count('sd-card-title') == first.count('sd-stretched-link') > 0
 
 
+def test_what_builds_the_site_is_installed_for_the_tests() -> None:
+    of = {name: (DOCS.parent / f'requirements/{name}.txt').read_text().splitlines() for name in ('docs', 'test')}
+    assert [line for line in of['docs'] if not line.startswith('#') and line not in of['test']] == []
+
+
 def test_the_page_of_the_api_has_what_the_packages_export_and_nothing_else() -> None:
     page = (DOCS / 'api.md').read_text()
     listed = re.findall(r'^\.\. auto(?:class|function):: mmfixnorm\.(\S+)$', page, re.MULTILINE)
