@@ -1,7 +1,7 @@
 """The learning rates worth a search, from one short ramp: ``search.lr_range='auto'`` and ``mmfixnorm lr-range``.
 
-The learning rate rises from iteration to iteration, in a training of its own, until a step turns the weights by 0.05
-rad or the loss explodes. The best learning rate of a whole training lies below that point, by a factor that depends on
+The learning rate rises from iteration to iteration, in a training of its own, until steps turn all weights by 0.05 rad,
+or one layer by 0.2 rad, or the loss explodes. The best learning rate of a whole training lies below that point, by a factor that depends on
 the task much less than the learning rate does; ``docs/tuning.md`` has the measurements.
 
 Source: the ramp is the range test of Smith, "Cyclical learning rates for training neural networks", 2017
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -26,10 +26,10 @@ from mmfixnorm.launch import build_runner, build_training
 __all__ = ['LRRamp', 'measure_lr_range', 'ramp_end']
 
 MAX_ITERS = 100
-#: Where the ramp ends: the angle of a step of all weights as one vector, in radians.
-END_ANGLE = 0.05
+#: Where the ramp ends: the angle of a step of all weights as one vector, or of the layer that it turns most, in radians.
+END_ANGLE, END_LAYER_ANGLE = 0.05, 0.2
 #: The range, in units of the learning rate at the end of the ramp.
-BELOW_THE_END = (0.1, 0.8)
+RANGE_OF_THE_END = (0.15, 1.2)
 _WINDOW = 5  # iterations whose median is taken
 _EXPLODED = 1.5  # times the loss at the beginning
 _ENDLESS = 10**6
@@ -42,7 +42,7 @@ class LRRamp:
     Attributes:
         lr_range: The learning rates worth a search; None if the ramp did not come to its end.
         end: The learning rate at the end of the ramp; None if it did not come to it.
-        steps: ``[lr, loss, angle]`` of each step.
+        steps: ``[lr, loss, angle, largest]`` of each step, see :class:`~mmfixnorm.engine.hooks.lr_ramp_hook.RampStep`.
         iterations: Iterations that it took.
         part: These over the iterations of the whole training.
     """
@@ -96,7 +96,7 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
     with suppress(RampEndedError):
         runner.train()
     end = ramp_end(hook.steps)
-    found = None if end is None else (_rounded(end * BELOW_THE_END[0]), _rounded(end * BELOW_THE_END[1]))
+    found = None if end is None else (_rounded(end * RANGE_OF_THE_END[0]), _rounded(end * RANGE_OF_THE_END[1]))
     total = length * (len(runner.train_dataloader) if unit == 'epochs' else 1)
     return LRRamp(found, end, [list(step) for step in hook.steps], hook.iterations, hook.iterations / total)
 
@@ -104,8 +104,9 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
 def ramp_end(steps: Sequence[RampStep]) -> float | None:
     """Return the learning rate at which a ramp ends; None if it has not yet.
 
-    Where the steps turn the weights by :data:`END_ANGLE`, as the median of five; or, if that is earlier, where the loss
-    explodes: the median of five is half as high again as that of the first five, or a loss is not finite.
+    Where the steps turn all weights by :data:`END_ANGLE` or one layer by :data:`END_LAYER_ANGLE`, as the median of five;
+    or, if that is earlier, where the loss explodes: the median of five is half as high again as that of the first five,
+    or a loss is not finite.
 
     Args:
         steps (Sequence[RampStep]): The ramp, or its beginning.
@@ -118,11 +119,15 @@ def ramp_end(steps: Sequence[RampStep]) -> float | None:
         if i + 1 < _WINDOW:
             continue
         window = range(i + 1 - _WINDOW, i + 1)
-        angles = [angle for angle in (steps[k].angle for k in window) if angle is not None]
-        turned = bool(angles) and median(angles) > END_ANGLE
+        turned = _median(steps[k].angle for k in window) > END_ANGLE
+        turned |= _median(steps[k].largest for k in window) > END_LAYER_ANGLE
         if turned or median(losses[k] for k in window) > _EXPLODED * first:
             return steps[i - _WINDOW // 2].lr
     return None
+
+
+def _median(angles: Iterable[float | None]) -> float:
+    return median([angle for angle in angles if angle is not None] or [0.0])
 
 
 def _rounded(value: float) -> float:

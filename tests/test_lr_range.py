@@ -10,13 +10,14 @@ import pytest
 from mmfixnorm.engine.hooks.lr_ramp_hook import RampStep
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import load_config
-from mmfixnorm.lr_range import END_ANGLE, MAX_ITERS, measure_lr_range, ramp_end
+from mmfixnorm.lr_range import END_ANGLE, END_LAYER_ANGLE, MAX_ITERS, RANGE_OF_THE_END, measure_lr_range, ramp_end
 
 TOY = Path(__file__).parent / 'search'
 
 
-def steps(losses, angles):
-    return [RampStep(2.0**i, loss, angle) for i, (loss, angle) in enumerate(zip(losses, angles, strict=True))]
+def steps(losses, angles, largest=None):
+    columns = zip(losses, angles, largest or angles, strict=True)
+    return [RampStep(2.0**i, *of_step) for i, of_step in enumerate(columns)]
 
 
 SMALL, LARGE = END_ANGLE / 10, END_ANGLE * 2
@@ -39,6 +40,12 @@ ENDS = {
 @pytest.mark.parametrize(('losses', 'angles', 'end'), ENDS.values(), ids=ENDS)
 def test_where_a_ramp_ends(losses, angles, end):
     assert ramp_end(steps(losses, angles)) == end
+
+
+@pytest.mark.parametrize(('over', 'end'), [(0.9, None), (1.1, 2.0**6)])
+def test_a_ramp_ends_where_one_layer_turns_far_and_all_together_do_not(over, end):
+    largest = [SMALL] * 6 + [END_LAYER_ANGLE * over] * 3
+    assert ramp_end(steps([2.3] * 9, [SMALL] * 9, largest)) == end
 
 
 def test_the_end_is_found_as_soon_as_it_is_there_and_stays():
@@ -68,14 +75,15 @@ def test_a_ramp_ends_where_steps_are_large_and_changes_nothing_of_the_config(toy
     before = copy.deepcopy(toy.to_dict())
     ramp = measure_lr_range(toy, 0.1)
     assert toy.to_dict() == before
-    lrs, losses, angles = zip(*ramp.steps, strict=True)
+    lrs, losses, angles, largest = zip(*ramp.steps, strict=True)
+    assert all(angle <= layer for angle, layer in zip(angles, largest, strict=True))
     assert all(b > a for a, b in pairwise(lrs))
     assert lrs[0] == pytest.approx(0.1 * 1e-4)
-    assert ramp.lr_range == pytest.approx((ramp.end / 10, ramp.end * 0.8), rel=1e-2)
+    assert ramp.lr_range == pytest.approx([ramp.end * factor for factor in RANGE_OF_THE_END], rel=1e-2)
     assert len(lrs) < MAX_ITERS
     assert ramp.part == pytest.approx(len(lrs) / (4 * 8))
     near = min(range(len(lrs)), key=lambda i: abs(lrs[i] - ramp.end))
-    assert angles[near] > END_ANGLE / 2 or max(losses) > 1.5 * losses[0]
+    assert angles[near] > END_ANGLE / 2 or largest[near] > END_LAYER_ANGLE / 2 or max(losses) > 1.5 * losses[0]
 
 
 @pytest.mark.parametrize('factor', [0.01, 100.0])
@@ -90,7 +98,7 @@ def test_with_accumulated_gradients_a_step_takes_more_iterations_and_the_end_is_
     toy.optim_wrapper.accumulative_counts = 4
     ramp = measure_lr_range(toy, 0.1)
     assert ramp.iterations == 4 * len(ramp.steps) > len(single.steps)
-    assert all(angle is not None for _, _, angle in ramp.steps)
+    assert all(angle is not None for _, _, angle, _ in ramp.steps)
     assert ramp.part == pytest.approx(ramp.iterations / 32)
     assert ramp.end == pytest.approx(single.end, rel=1.0)
 

@@ -147,6 +147,13 @@ def transfer(configs: str, lr_range: tuple[float, float] | None = None) -> Calla
     return run
 
 
+def deit(lab: Lab) -> None:
+    """AdamW on the small transformer, its learning rate and weight decay tuned as those of SGD are on the others."""
+    config = 'configs/cifar10/deit-thin_adamw_1xb128-20e_cifar10-5k.py'
+    winner = lab.search('bo', config, **{**BO, 'lr_range': (2.5e-4, 0.016), 'weight_decay_range': (1e-3, 1.0)})
+    lab.finals('bo-test', config, winner, seeds=rotation.TEST_SEEDS)
+
+
 EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'table1-residual': table1('residual', RESIDUAL, Point(0.4, None, 1e-4)),
     'fig4': fig4,
@@ -156,6 +163,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'transfer-digits': transfer('configs/digits/resnet8_{method}_1xb64-20e_digits.py'),
     'transfer-bccd': transfer('bccd_{method}.py', lr_range=(0.01, 0.2)),
     'transfer-camvid': transfer('camvid_{method}.py', lr_range=(0.05, 1.0)),
+    'transfer-deit': deit,
     **{f'fine-tune-{name}': fine_tune.task(name) for name in fine_tune.TASKS},
     'beyond': beyond,
     'ablations': ablations,

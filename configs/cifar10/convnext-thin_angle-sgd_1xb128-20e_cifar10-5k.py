@@ -6,4 +6,4 @@ optim_wrapper = dict(
     per='layer',
     optimizer=dict(_delete_=True, type='SGD', lr=0.02, momentum=0.9, nesterov=True, weight_decay=0.0),
 )
-search = dict(lr_range=(0.005, 0.08))
+search = dict(lr_range=(0.004, 0.064))

@@ -3,4 +3,4 @@
 _base_ = ['./deit-thin_fixnorm_1xb128-20e_cifar10-5k.py']
 
 optim_wrapper = dict(update='angle', per='layer', other_lr=0.1, optimizer=dict(lr=0.02))
-search = dict(lr_range=(0.005, 0.08))
+search = dict(lr_range=(0.004, 0.064))

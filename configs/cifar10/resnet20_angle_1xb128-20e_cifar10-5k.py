@@ -2,4 +2,4 @@
 _base_ = ['./resnet20_fixnorm_1xb128-20e_cifar10-5k.py']
 
 optim_wrapper = dict(update='angle', per='layer', optimizer=dict(lr=0.02))
-search = dict(lr_range=(0.005, 0.08))
+search = dict(lr_range=(0.004, 0.064))

@@ -2,4 +2,4 @@
 _base_ = ['./retinanet_r50-fpn_fixnorm_8xb2-cosine-90k_coco.py']
 
 optim_wrapper = dict(update='angle', per='layer', optimizer=dict(lr=0.02))
-search = dict(lr_range=(0.005, 0.08))
+search = dict(lr_range=(0.004, 0.064))

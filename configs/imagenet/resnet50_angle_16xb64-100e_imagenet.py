@@ -2,4 +2,4 @@
 _base_ = ['./resnet50_fixnorm_16xb64-100e_imagenet.py']
 
 optim_wrapper = dict(update='angle', per='layer', optimizer=dict(lr=0.02))
-search = dict(lr_range=(0.005, 0.08))
+search = dict(lr_range=(0.004, 0.064))

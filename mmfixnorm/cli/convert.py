@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=('LO', 'HI'),
-        help="learning rates to search (default: half to 8 times the config's; 0.005 to 0.08 with --update angle)",
+        help="learning rates to search (default: half to 8 times the config's; 0.004 to 0.064 with --update angle)",
     )
     parser.add_argument(
         '--lr-from',

@@ -88,7 +88,7 @@ def convert(
         out (str): The file to write.
         alpha (float): Bound on the scale of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
         lr_range (Sequence[float], optional): ``(lr_min, lr_max)`` of the search. Defaults to None: half to 8 times
-            the config's learning rate, or with ``update='angle'`` 0.005 to 0.08.
+            the config's learning rate, or with ``update='angle'`` 0.004 to 0.064.
         keep_norm_eval (bool): Whether to leave the layers before batch normalisations on stored statistics as they
             are and out of the set. Defaults to False.
         train_bn (bool): Whether to train such batch normalisations on batch statistics instead. Defaults to False.

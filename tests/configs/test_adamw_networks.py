@@ -25,8 +25,8 @@ PATHS = {
 EXPECTED = {
     'adamw': ('AdamW', 2e-3, 'GridSearch', (2.5e-4, 0.016)),
     'fixnorm': ('AdamW', 2e-3, 'FixNormSearch', (2.5e-4, 0.016)),
-    'angle-sgd': ('SGD', 0.02, 'FixNormSearch', (0.005, 0.08)),
-    'angle': ('AdamW', 0.02, 'FixNormSearch', (0.005, 0.08)),
+    'angle-sgd': ('SGD', 0.02, 'FixNormSearch', (0.004, 0.064)),
+    'angle': ('AdamW', 0.02, 'FixNormSearch', (0.004, 0.064)),
 }
 #: Learning rate of the parameters outside the set, in parts of that of the set.
 OTHER_LR = {'adamw': 1.0, 'fixnorm': 1.0, 'angle-sgd': 20.0, 'angle': 0.1}

@@ -193,7 +193,7 @@ def test_the_search_is_the_paper_s(path):
     settings = parse_settings(cfg.search)
     assert settings.metric == 'accuracy/top1'
     if name.method in ('fixnorm', 'angle'):
-        lr_range = (0.005, 0.08) if name.method == 'angle' else (0.2, 3.2)
+        lr_range = (0.004, 0.064) if name.method == 'angle' else (0.2, 3.2)
         assert (settings.kind, settings.lr_range, settings.num_rounds) == ('FixNormSearch', lr_range, 2)
         assert settings.alphas == (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
         assert cfg.model.head.alpha in settings.alphas

@@ -178,7 +178,7 @@ def test_its_search_block_is_valid_and_its_own_lr_and_alpha_lie_inside(path, fla
     settings = parse_settings(cfg.search)
     assert settings.kind == 'FixNormSearch'
     assert (settings.num_rounds, settings.num_splits, settings.schedule_fractions) == (2, 5, (0.2, 1.0))
-    assert settings.lr_range == ((0.005, 0.08) if '_angle_' in path.stem else (0.005, 0.1))
+    assert settings.lr_range == ((0.004, 0.064) if '_angle_' in path.stem else (0.005, 0.1))
     assert settings.lr_range[0] <= cfg.optim_wrapper.optimizer.lr <= settings.lr_range[1]
     assert settings.metric == METRIC[path.parent.name]
     assert settings.alpha_keys == ALPHAS[path.parent.name]

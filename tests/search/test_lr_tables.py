@@ -87,7 +87,7 @@ def test_every_method_is_played_and_costs_what_it_is_named_for(table):
 
 def test_by_angle_nothing_is_measured_first_and_the_converters_angle_is_the_configs_own(table):
     angle = lr_tables.LRTable('residual', 'angle', table.surface)
-    assert (angle.own_lr, angle.told) == (0.02, (0.005, 0.08))
+    assert (angle.own_lr, angle.told) == (0.02, (0.004, 0.064))
     assert not any('auto' in name or 'ramp' in name for name in lr_tables.entries(angle))
 
 

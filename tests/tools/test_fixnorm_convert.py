@@ -154,7 +154,7 @@ def test_the_tool_says_what_it_did_and_names_the_key_of_a_mistake(convert, capsy
     assert convert(wd, '-o', 'angle.py', '--size', 16, '--update', 'angle') == 0
     assert load_config('angle.py').optim_wrapper.optimizer.lr == 0.02
     by_angle = load_config('angle.py').search
-    assert (by_angle.type, by_angle.lr_range) == ('LRFitSearch', (0.005, 0.08))
+    assert (by_angle.type, by_angle.lr_range) == ('LRFitSearch', (0.004, 0.064))
     assert load_config('new.py').search.type == 'FixNormSearch'
     assert 'new.py' not in capsys.readouterr().out
     # A relative path is kept relative, so that both files can move together.

@@ -21,11 +21,17 @@ __all__ = ['LRRampHook', 'RampEndedError', 'RampStep']
 
 
 class RampStep(NamedTuple):
-    """One step of a ramp: its learning rate, the loss, and its angle in radians; None where the loss is not finite."""
+    """One step of a ramp: its learning rate and loss, and its angles in radians; None where the loss is not finite.
+
+    Attributes:
+        angle: Of all weights as one vector.
+        largest: Of the weight that the step turned most.
+    """
 
     lr: float
     loss: float
     angle: float | None
+    largest: float | None
 
 
 class RampEndedError(Exception):
@@ -100,10 +106,11 @@ class LRRampHook(Hook):
         everywhere = torch.as_tensor((outputs or {}).get('loss', math.nan)).detach().float().clone()
         all_reduce(everywhere, 'mean')  # all processes end, or none
         measured = self._meter.read()
-        loss, angle = float(everywhere), None if measured is None else measured.joint
+        loss = float(everywhere)
+        angle, largest = (None, None) if measured is None else (measured.joint, measured.layers[measured.largest])
         self.iterations += 1
         if angle is not None or not math.isfinite(loss):
-            self.steps.append(RampStep(self._lr, loss, angle))
+            self.steps.append(RampStep(self._lr, loss, angle, largest))
         at_most = self._max_iters * getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if not math.isfinite(loss) or self.iterations >= at_most or self._is_over(self.steps):
             raise RampEndedError

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 _OCTAVES = np.arange(-6.0, 6.01, 0.25)  # of the top, around the middle of the range
 _LEFT, _RIGHT = (0.004, 0.012, 0.036, 0.1), (0.03, 0.1, 0.3, 1.0)  # parts of the best value that are lost in an octave
-_CENTRE, _SPREAD = 0.5, 1.5  # octaves, mean and standard deviation of the top around the middle of the range
+_SPREAD = 1.5  # octaves, standard deviation of the top around the middle of the range
 _STEEP, _MORE_NOISE = 0.3, 3.0  # a training that has lost so much of the best value has so much more noise
 _HEADROOM = 0.3  # of the best value: how far the top is above it, or below
 _SURPRISE = 4.0  # nats at most for a top that is farther away: all values so far may be bad ones
@@ -67,7 +67,7 @@ class LRCurve:
         self._height = (precision * heights).sum(axis=1) / total
         error = (precision * (heights - self._height[:, None]) ** 2).sum(axis=1)
         log = -0.5 * error + 0.5 * np.log(precision).sum(axis=1) - 0.5 * np.log(total)
-        log -= 0.5 * ((self._top - _CENTRE) / _SPREAD) ** 2
+        log -= 0.5 * (self._top / _SPREAD) ** 2
         above = (self._height - max(y)) / (_HEADROOM * self._unit)
         log -= np.minimum(_SURPRISE, 0.5 * above**2)
         weights = np.exp(log - log.max())

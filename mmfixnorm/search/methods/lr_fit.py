@@ -9,7 +9,8 @@ Decided here:
 
 - there are no short trainings: on small tasks they have learnt nothing, or prefer other learning rates, see
   ``docs/tuning.md``;
-- the two first trainings are at least 0.75 octaves apart; a budget with room for one alone has the middle of the
+- the two first trainings are at least 0.75 octaves apart: where the middle of the range is nearer, it is replaced by
+  twice the config's own learning rate, which says more than half of it as the curve is steeper there; a budget with room for one alone has the middle of the
   range, or the config's own learning rate where that is as near as this;
 - of the learning rates that promise nearly as much as the best one, that which is nearest to the best training is next;
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
@@ -142,7 +143,7 @@ class _Course:
         """The first trainings; where the budget has room for one alone, the middle of the range if the own is far."""
         other = self.middle
         if near := abs(math.log2(self.own / self.middle)) < _APART:
-            other = self.own * (2.0 if self.own <= self.middle else 0.5)
+            other = self.own * (2.0 if self.own * 2.0 <= self.lr_range[1] else 0.5)
         lrs = [self.own, _rounded(other)]
         if self.left(0) == 1:
             lrs = lrs[:1] if near else lrs[1:]

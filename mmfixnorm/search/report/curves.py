@@ -108,11 +108,15 @@ class ValidationCurve(NamedTuple):
 
 
 class RampCurve(NamedTuple):
-    """A ramp of the learning rate: loss and angle (in radians; None: no step) of each iteration, and its range."""
+    """A ramp of the learning rate: loss and angles (in radians; None: no step) of each iteration, and its range.
+
+    The angle of all weights, and that of the layer that turned most, which ramps of before version 0.2 have not.
+    """
 
     lrs: list[float]
     losses: list[float]
     angles: list[float | None]
+    largest: list[float | None]
     lr_range: tuple[float, float] | None
 
 
@@ -206,9 +210,11 @@ def ramp_curve(attempts: Sequence[Attempt]) -> RampCurve | None:
     """Return the ramp of a search; None if there was none."""
     for attempt in attempts:
         if attempt.result.ramp:
-            lrs, losses, angles = (list(column) for column in zip(*attempt.result.ramp['steps'], strict=True))
+            lrs, losses, angles, *largest = (list(column) for column in zip(*attempt.result.ramp['steps'], strict=True))
             low_high = attempt.result.ramp['lr_range']
-            return RampCurve(lrs, losses, angles, (low_high[0], low_high[1]) if low_high else None)
+            return RampCurve(
+                lrs, losses, angles, largest[0] if largest else [], (low_high[0], low_high[1]) if low_high else None
+            )
     return None
 
 

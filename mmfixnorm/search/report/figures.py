@@ -99,8 +99,10 @@ def draw_ramp(ramp: RampCurve) -> go.Figure:
     _use_log_axis(figure, ramp.lrs)
     hover = f'lr %{{x:.4g}}: {_VALUE}'
     figure.add_scatter(x=ramp.lrs, y=ramp.losses, name='loss', line_color=colour(0), hovertemplate=hover)
-    angle = dict(x=ramp.lrs, y=ramp.angles, name='angle per step', line_color=colour(1), hovertemplate=hover)
-    figure.add_scatter(yaxis='y2', **angle)
+    angles = {'angle per step': ramp.angles, 'of the layer that turns most': ramp.largest}
+    for k, (name, angle) in enumerate((name, angle) for name, angle in angles.items() if angle):
+        line = dict(x=ramp.lrs, y=angle, name=name, line_color=colour(1 + k))
+        figure.add_scatter(yaxis='y2', hovertemplate=hover, **line)
     if ramp.lr_range:
         low, high = ramp.lr_range
         figure.add_vrect(x0=low, x1=high, fillcolor='grey', opacity=0.2, line_width=0, annotation_text='range')

@@ -37,7 +37,7 @@ def naive(lrs, values, middle, noise):
         variances = (noise * best * (1 + 3 * np.minimum(1, drops / (0.3 * best)))) ** 2
         height = np.average(y + drops, weights=1 / variances)
         log = stats.multivariate_normal(-drops, np.diag(variances) + wide).logpdf(y)
-        log += stats.norm(0.5, 1.5).logpdf(m) + max(-4.0, -0.5 * ((height - max(y)) / (0.3 * best)) ** 2)
+        log += stats.norm(0.0, 1.5).logpdf(m) + max(-4.0, -0.5 * ((height - max(y)) / (0.3 * best)) ** 2)
         weights.append(log)
         heights.append(height)
         hypotheses.append((m, left, right))
