@@ -25,7 +25,7 @@ from benchmarks.evidence.lr_fit import STOCK_LRS
 from benchmarks.evidence.rotation import OTHER_NETWORKS, SEEDS, TASKS
 
 #: The stock learning rate of each network: of mmdet's schedules for 8 images, and as in ``lr_fit`` else.
-STOCK = {**STOCK_LRS, 'resnet18': 0.1, 'gfl': 0.01, 'faster-rcnn': 0.01, 'pspnet': 0.01}
+STOCK = {**STOCK_LRS, 'resnet18': 0.1, **dict.fromkeys(['gfl', 'faster-rcnn', 'fcos', 'pspnet', 'uper'], 0.01)}
 
 
 def ramp(task: str, seed: int) -> dict[str, Any]:

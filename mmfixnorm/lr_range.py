@@ -1,8 +1,8 @@
 """The learning rates worth a search, from one short ramp: ``search.lr_range='auto'`` and ``mmfixnorm lr-range``.
 
 The learning rate rises from iteration to iteration, in a training of its own, until steps turn all weights by 0.05 rad,
-or one layer by 0.2 rad, or the loss explodes. The best learning rate of a whole training lies below that point, by a factor that depends on
-the task much less than the learning rate does; ``docs/tuning.md`` has the measurements.
+or one layer by 0.2 rad, or the loss explodes. The best learning rate of a whole training lies near that point, by a
+factor that depends on the task much less than the learning rate does; ``docs/tuning.md`` has the measurements.
 
 Source: the ramp is the range test of Smith, "Cyclical learning rates for training neural networks", 2017
 (`arXiv:1506.01186 <https://arxiv.org/abs/1506.01186>`_); the angle is that of :mod:`mmfixnorm.core.angles`.
@@ -26,7 +26,7 @@ from mmfixnorm.launch import build_runner, build_training
 __all__ = ['LRRamp', 'measure_lr_range', 'ramp_end']
 
 MAX_ITERS = 100
-#: Where the ramp ends: the angle of a step of all weights as one vector, or of the layer that it turns most, in radians.
+#: Where the ramp ends, in radians: the angle of a step of all weights as one vector, or of the layer that turns most.
 END_ANGLE, END_LAYER_ANGLE = 0.05, 0.2
 #: The range, in units of the learning rate at the end of the ramp.
 RANGE_OF_THE_END = (0.15, 1.2)
@@ -104,9 +104,9 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
 def ramp_end(steps: Sequence[RampStep]) -> float | None:
     """Return the learning rate at which a ramp ends; None if it has not yet.
 
-    Where the steps turn all weights by :data:`END_ANGLE` or one layer by :data:`END_LAYER_ANGLE`, as the median of five;
-    or, if that is earlier, where the loss explodes: the median of five is half as high again as that of the first five,
-    or a loss is not finite.
+    Where the steps turn all weights by :data:`END_ANGLE`, or one layer by :data:`END_LAYER_ANGLE`, as the median of
+    five; or, if that is earlier, where the loss explodes: the median of five is half as high again as that of the first
+    five, or a loss is not finite.
 
     Args:
         steps (Sequence[RampStep]): The ramp, or its beginning.

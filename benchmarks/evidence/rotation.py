@@ -155,7 +155,7 @@ TASKS = {
 
 #: FixNorm as the converter wrote it for other networks, and the lowest of seven learning rates: does a measured range
 #: hold the best of them?
-OTHER_NETWORKS = {'resnet18': 0.1, 'gfl': 0.005, 'faster-rcnn': 0.01, 'pspnet': 0.05}
+OTHER_NETWORKS = {'resnet18': 0.1, 'gfl': 0.005, 'faster-rcnn': 0.01, 'pspnet': 0.05, 'fcos': 0.005, 'uper': 0.05}
 
 #: Five learning rates each, whose middle is the best of the residual network as it is.
 BESIDE = {'angle': [0.01, 0.02, 0.04, 0.08, 0.16], 'fixnorm': [0.4, 0.8, 1.6, 3.2, 6.4]}

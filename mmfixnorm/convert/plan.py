@@ -237,8 +237,8 @@ class Plan:
         if trained := [kind for name, kind in self._replacements.items() if name not in self._held]:
             plain = sum(kind.startswith('WN') for kind in trained)
             comments.append(
-                f'{len(trained)} layers are replaced while the model is built: no norm takes their scale out and no '
-                f'config key reaches them ({plain} weight-normalised, {len(trained) - plain} with a bound).'
+                f'Replaced while the model is built, as no norm takes their scale out and no config key reaches them: '
+                f'{plain} weight-normalised, {len(trained) - plain} with a bound.'
             )
         return comments
 

@@ -109,7 +109,7 @@ def main(mode, trial_dir):
     }
     if spec.get('is_ramp'):
         ramp = {'lr_range': None if mode == 'endless' else [0.2, 3.2], 'end': 4.0, 'part': 0.04}
-        ramp['steps'] = [[0.1 * 2**i, 2.3, 0.001 * 2**i] for i in range(6)]
+        ramp['steps'] = [[0.1 * 2**i, 2.3, 0.001 * 2**i, 0.01 * 2**i] for i in range(6)]
         result |= {'outcome': 'measured', 'value': None, 'ramp': ramp}
     temporary = os.path.join(trial_dir, 'result.tmp')
     with open(temporary, 'w') as f:

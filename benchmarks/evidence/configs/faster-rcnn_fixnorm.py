@@ -2,8 +2,8 @@
 _base_ = ['faster-rcnn_wd.py']
 custom_imports = dict(imports=['mmfixnorm.det'])
 
-# 7 layers are replaced while the model is built: no norm takes their scale out and no config key reaches them (6
-# weight-normalised, 1 with a bound).
+# Replaced while the model is built, as no norm takes their scale out and no config key reaches them: 6 weight-
+# normalised, 1 with a bound.
 model = dict(
     neck=dict(conv_cfg=dict(type='WNConv2d')),
     type='FixNormModel',

@@ -9,9 +9,9 @@ Decided here:
 
 - there are no short trainings: on small tasks they have learnt nothing, or prefer other learning rates, see
   ``docs/tuning.md``;
-- the two first trainings are at least 0.75 octaves apart: where the middle of the range is nearer, it is replaced by
-  twice the config's own learning rate, which says more than half of it as the curve is steeper there; a budget with room for one alone has the middle of the
-  range, or the config's own learning rate where that is as near as this;
+- the two first trainings are at least 0.75 octaves apart: a middle of the range that is nearer is replaced by twice the
+  config's own learning rate, which says more than half of it, as the curve is steeper there; a budget with room for one
+  alone has the middle of the range, or the config's own learning rate where that is as near as this;
 - of the learning rates that promise nearly as much as the best one, that which is nearest to the best training is next;
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
   it;

@@ -1,5 +1,6 @@
 """Curves, tables and files about a search."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mmfixnorm.search.record.state import duration, ledger, search_state, stage_
 from mmfixnorm.search.report import trials as report_trials
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.report.curves import alpha_curves, fit_curve, lr_curves, ramp_curve, validation_curves
+from mmfixnorm.search.report.figures import draw_ramp
 from mmfixnorm.search.report.trials import end_of, shown_rows
 from mmfixnorm.search.report.winner import winner_diff
 from mmfixnorm.search.trial.folder import read_angles
@@ -171,6 +173,7 @@ def test_the_report_shows_the_ramp_and_the_fit_with_its_band(make_search):
     state = search_state(problem, record)
     ramp, fit = ramp_curve(record.attempts), fit_curve(problem.settings, state)
     assert (ramp.lr_range, len(ramp.lrs)) == ((0.2, 3.2), 6)
+    assert ramp.largest == pytest.approx([10 * angle for angle in ramp.angles])
     lr = state.best.point.lr
     near = min(range(len(fit.lrs)), key=lambda i: abs(fit.lrs[i] - lr))
     assert fit.low[near] <= fit.means[near] <= fit.high[near]
@@ -179,6 +182,17 @@ def test_the_report_shows_the_ramp_and_the_fit_with_its_band(make_search):
     assert 'ramp of the learning rate' in page
     assert 'fit, one standard deviation' in page
     assert 'by the fit' in page  # how sure the choice is
+
+
+def test_the_ramp_of_an_older_search_has_no_angle_of_a_layer(make_search):
+    search = make_search("type='LRFitSearch'")
+    search.run()
+    attempts = search.record().attempts
+    assert len(draw_ramp(ramp_curve(attempts)).data) == 3  # loss, angle of all weights, that of a layer
+    first = next(attempt for attempt in attempts if attempt.result.ramp)
+    ramp = {**first.result.ramp, 'steps': [step[:3] for step in first.result.ramp['steps']]}
+    older = ramp_curve([replace(first, result=replace(first.result, ramp=ramp))])
+    assert (older.largest, len(draw_ramp(older).data)) == ([], 2)
 
 
 def test_other_searches_have_neither_ramp_nor_fit(searched):
