@@ -23,10 +23,12 @@ DEMO_REPORT := work_dirs/resnet8_fixnorm_1xb64-20e_digits_search/report.html
 QUICK := $(addprefix tests/,analysis cli cls convert core det engine peers search seg test_docstrings.py test_walls.py)
 QUICK_WITHOUT := $(patsubst %,--ignore-glob='*/test_*%*.py',driver kills ledger makespan ray slurm)
 
-.PHONY: help demo test test-quick test-classic lint types docs dist notes clean
+.PHONY: help env demo test test-quick test-classic lint types docs dist notes clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env: $(VENV)/all  ## the complete environment, with mmdet, mmseg and mmcv's ops, into .venv
 
 demo: $(VENV)/cls data/digits  ## the main job on the default data set, from nothing, with a report
 	$(BIN)/python -m mmfixnorm search run $(DEMO_CONFIG) --workers 2

@@ -3,6 +3,7 @@
 Mistakes of the user become a :class:`~mmfixnorm.errors.ConfigError`.
 """
 
+import difflib
 import importlib.metadata
 import importlib.util
 import os
@@ -28,6 +29,14 @@ HOOK_NAMES = {
     'WeightNormLoggerHook': ['WeightNormLoggerHook', 'WeightNormHook'],
     'WNScaleInitHook': ['WNScaleInitHook', 'ScaleInitHook'],
 }
+# What a config may have at its top, for mmengine's Runner and for this package.
+_TOP_LEVEL = (
+    *('model', 'data_preprocessor', 'optim_wrapper', 'param_scheduler', 'auto_scale_lr', 'default_scope', 'search'),
+    *(f'{mode}_{part}' for mode in ('train', 'val', 'test') for part in ('dataloader', 'cfg', 'evaluator')),
+    *('default_hooks', 'custom_hooks', 'custom_imports', 'visualizer', 'vis_backends', 'log_processor', 'log_level'),
+    *('work_dir', 'load_from', 'resume', 'launcher', 'env_cfg', 'randomness', 'experiment_name', 'model_wrapper_cfg'),
+    *('find_unused_parameters', 'compile', 'runner_type', 'strategy', 'tta_model', 'tta_pipeline', 'fixnorm'),
+)
 # How mmengine lets a config name one of an installed package.
 _NAMED_BY_PACKAGE = re.compile(r'\w+::\w+/')
 # Type of a model with a block `fixnorm`; `mmfixnorm.engine` registers it.
@@ -65,15 +74,38 @@ def load_config(
     _drop_helpers(cfg)
     _drop_scopes(cfg._cfg_dict)
     if cfg_options:
+        _check_names(cfg, cfg_options)
         try:
             cfg.merge_from_dict(dict(cfg_options))
-        except (KeyError, TypeError, AssertionError) as err:
+        except (KeyError, TypeError, AssertionError, AttributeError) as err:
             raise ConfigError(f'--cfg-options {dict(cfg_options)}: {message_of(err)}') from err
     move_fixnorm_into_model(cfg)
     scope = cfg.get('default_scope')
     if scope in PACKAGES and importlib.util.find_spec(scope) is None:
         raise ConfigError(f"default_scope = '{scope}': {how_to_install(scope)}")
     return cfg
+
+
+def _check_names(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Refuse an option whose key is not in the config, but for an underscore, an s or the case.
+
+    Nothing would read it, and nothing would be changed by it.
+    """
+    for option in options:
+        node, done = cfg._cfg_dict, ''
+        for name in option.split('.'):
+            if not isinstance(node, Mapping):
+                break
+            names = [*node, *([] if done else _TOP_LEVEL)]
+            alike = difflib.get_close_matches(name, names, n=1, cutoff=0.8) if not done else []
+            alike += [other for other in names if _spelling(other) == _spelling(name)]
+            if name not in names and alike:
+                raise ConfigError(f'--cfg-options: {option!r}: no such key, did you mean {done + alike[0]!r}?')
+            node, done = node.get(name), f'{done}{name}.'
+
+
+def _spelling(name: str) -> str:
+    return name.replace('_', '').lower().removesuffix('s')
 
 
 def config_path(filename: str | os.PathLike[str]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     'PACKAGES',
     'explain_failure',
     'explain_missing',
+    'failed_download',
     'how_to_install',
     'last_own_line',
     'message_of',
@@ -87,7 +88,7 @@ def explain_failure(err: BaseException) -> str:
     """Say what was raised and where: the last line of the user's own code, and the line that raised."""
     missing = explain_missing(err)
     text = missing or f'{type(err).__name__}: {message_of(err)}'.removesuffix(': ')
-    if any(isinstance(cause, URLError) for cause in _chain(err)):
+    if failed_download(err):
         text = f'a file is downloaded, which failed: {text}'
     raised = traceback.extract_tb(err.__traceback__)[-1]
     where = f'raised in {raised.filename}:{raised.lineno}'
@@ -95,6 +96,11 @@ def explain_failure(err: BaseException) -> str:
     if own and own != (raised.filename, raised.lineno):
         where = f'from {own[0]}:{own[1]}, {where}'
     return f'{text} ({where})'
+
+
+def failed_download(err: BaseException) -> URLError | None:
+    """Return what a download failed with; None if an error is about something else."""
+    return next((cause for cause in _chain(err) if isinstance(cause, URLError)), None)
 
 
 def raised_by(err: BaseException) -> RaisedError:

@@ -30,7 +30,7 @@ from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.engine.evaluation import check_evaluation
 from mmfixnorm.engine.hooks.update_param_scheduler_hook import UpdateParamSchedulerHook
 from mmfixnorm.errors import ConfigError, RaisedError
-from mmfixnorm.failures import explain_missing, raised_by
+from mmfixnorm.failures import explain_missing, failed_download, raised_by
 from mmfixnorm.type_names import type_name
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     'initialise',
     'load_config',
     'set_work_dir',
+    'train',
     'use_amp',
 ]
 
@@ -167,6 +168,27 @@ def build_training(runner: Runner) -> set[str] | None:
     return check_evaluation(runner, 'val')
 
 
+def train(runner: Runner) -> None:
+    """Train.
+
+    Raises:
+        ConfigError: Pretrained weights cannot be downloaded; the message names their config key. All other errors of
+            a training keep their traceback.
+    """
+    try:
+        runner.train()
+    except Exception as err:
+        reason, starts = failed_download(err), _pretrained(runner)
+        if reason is None or not starts:
+            raise
+        names = ', '.join(f'{key}={checkpoint!r}' for key, checkpoint in starts.items())
+        raise ConfigError(
+            f'{names}: pretrained weights that cannot be downloaded ({reason}). Put the file into '
+            f'{os.path.join(torch.hub.get_dir(), "checkpoints")!r}, from a machine with a network, or give the path of '
+            f'a local one; to train from scratch, set {" and ".join(starts)} to None'
+        ) from err
+
+
 def build_testing(runner: Runner) -> None:
     """Build ahead the loop and data that ``runner.test()`` needs, as :func:`build_training` does."""
     if _build_loop(runner, 'test') is None:
@@ -206,6 +228,22 @@ def _build_loop(runner: Runner, mode: str) -> Any:
         if '.data_prefix' in key and not (mode == 'test' and 'seg' in key.rsplit('.', 1)[-1]):
             check_exists(key, path)
     return loop
+
+
+def _pretrained(runner: Runner) -> dict[str, str]:
+    """Return the addresses from which the model gets its first weights, by their config keys."""
+    found = {}
+    for key, value in _leaves(runner.cfg.get('model'), 'model'):
+        if isinstance(value, str) and '://' in value and key.rsplit('.', 1)[-1] in ('checkpoint', 'pretrained'):
+            found[key.removesuffix('.checkpoint')] = value
+    return found
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    yield key, node
+    for name, child in children:
+        yield from _leaves(child, f'{key}.{name}')
 
 
 def _check_work_dir(work_dir: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmfixnorm.engine.hooks.lr_ramp_hook import LRRampHook, RampEndedError, RampStep
-from mmfixnorm.launch import build_runner, build_training
+from mmfixnorm.launch import build_runner, build_training, train
 
 __all__ = ['LRRamp', 'measure_lr_range', 'ramp_end']
 
@@ -94,7 +94,7 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
     hook = LRRampHook(lr, lambda steps: ramp_end(steps) is not None, max_iters)
     runner.register_hook(hook)
     with suppress(RampEndedError):
-        runner.train()
+        train(runner)
     end = ramp_end(hook.steps)
     found = None if end is None else (_rounded(end * RANGE_OF_THE_END[0]), _rounded(end * RANGE_OF_THE_END[1]))
     total = length * (len(runner.train_dataloader) if unit == 'epochs' else 1)

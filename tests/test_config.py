@@ -50,6 +50,34 @@ def test_a_package_of_another_name_is_found_by_its_module(write, tmp_path, monke
     assert done.stdout == '1\n', done.stderr
 
 
+OPTIONS = {  # of a config with `a = dict(max_epochs=3, x=[dict(b=1)])` -> what is meant; None: it is taken
+    'serch.type': 'search',
+    'optim_wraper.optimizer.lr': 'optim_wrapper',
+    'a.max_epoch': 'a.max_epochs',
+    'a.maxEpochs': 'a.max_epochs',
+    'a.max_epochs': None,
+    'a.new': None,
+    'a.x.0.b': None,
+    'randomness.seed': None,
+    'my_own': None,
+}
+
+
+@pytest.mark.parametrize(('option', 'meant'), OPTIONS.items(), ids=OPTIONS)
+def test_an_option_that_nothing_reads_for_a_slip_is_refused(write, option, meant):
+    config = write('a = dict(max_epochs=3, x=[dict(b=1)])')
+    if meant is None:
+        load_config(config, cfg_options={option: 5})
+        return
+    with pytest.raises(ConfigError, match=rf"--cfg-options: '{option}': no such key, did you mean '{meant}'\?"):
+        load_config(config, cfg_options={option: 5})
+
+
+def test_an_option_that_mmengine_cannot_merge_is_told(write):
+    with pytest.raises(ConfigError, match=r"--cfg-options \{'a\.0': 5\}: "):
+        load_config(write('a = [1]'), cfg_options={'a.0': 5})
+
+
 def test_a_config_is_named_as_in_a_base(monkeypatch, tmp_path) -> None:
     mmseg = pytest.importorskip('mmseg')
     monkeypatch.chdir(tmp_path)

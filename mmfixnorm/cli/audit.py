@@ -62,7 +62,7 @@ def show(audit: ConfigAudit, console: Console, everything: bool) -> None:
         f'{invariant} of {len(audit.report.weights)} weights are scale-invariant '
         f'({audit.report.dtype}, {audit.size} x {audit.size} pixels).'
     )
-    if (effect := audit.report.epsilon_effect) is not None:
+    if invariant and (effect := audit.report.epsilon_effect) is not None:
         text = 'With the epsilons of the norm layers as they are, doubling these changes a loss by'
         console.print(f'{text} {effect:.1e}.')
     for group in audit.report.groups:

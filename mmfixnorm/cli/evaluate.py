@@ -91,6 +91,7 @@ def run(args: argparse.Namespace) -> int:
     import mmengine
     from mmengine.evaluator import DumpResults
 
+    from mmfixnorm.engine.hooks.fold_check_hook import FoldCheckHook
     from mmfixnorm.launch import build_runner, build_testing, load_config
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     merge_args(cfg, args)
     runner = build_runner(cfg)
     build_testing(runner)
+    runner.register_hook(FoldCheckHook())
     if args.out and args.out_item == 'pred':
         runner.test_evaluator.metrics.append(DumpResults(out_file_path=args.out))
     metrics = runner.test()

@@ -64,14 +64,14 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
-    from mmfixnorm.launch import build_runner, build_training, load_config
+    from mmfixnorm.launch import build_runner, build_training, load_config, train
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     cfg = load_config(args.config, cfg_options=args.cfg_options)
     merge_args(cfg, args)
     runner = build_runner(cfg)
     build_training(runner)
-    runner.train()
+    train(runner)
     return 0
 
 

@@ -117,6 +117,19 @@ def remarks(survey: MaskSurvey, classes: Sequence[str], ignored: Collection[int]
     return found
 
 
+def nothing_to_learn(survey: MaskSurvey, classes: Sequence[str], ignored: Collection[int]) -> str:
+    """Say that masks of several classes teach one alone, as all other pixels are ignored; or return ``''``."""
+    present = [i for i in range(len(classes)) if survey.pixels[i] and i not in ignored]
+    hidden = [i for i in ignored if survey.pixels[i]]
+    if len(classes) < 2 or len(present) > 1 or not hidden:
+        return ''
+    return (
+        f'they contain {survey.shares(classes, ignored)}, so every pixel that trains is of one class, and a model that '
+        f'always says it has a perfect score. {" and ".join(map(str, hidden))} is ignored: if it stands for a class, '
+        f'write its label, 0 to {len(classes) - 1}, into the masks'
+    )
+
+
 def formats_of(survey: MaskSurvey) -> list[str]:
     """Tell how files that are not 8-bit grey images become labels."""
     return [f'{n} of {survey.files} {_FORMATS[mode]}' for mode, n in survey.formats.items()]

@@ -118,6 +118,27 @@ def test_a_classifier_in_front_of_a_softmax_is_to_become_fixnorm_and_a_regressor
     assert record.advice.startswith('WN')
 
 
+class Pyramid(nn.Module):
+    """The upper level is added to the lower one, and a classifier that both share looks at each."""
+
+    def __init__(self):
+        super().__init__()
+        self.upper, self.lower, self.fc = nn.Linear(192, 8), nn.Linear(192, 8), nn.Linear(8, 3, bias=False)
+
+    def forward(self, x):
+        upper, lower = self.upper(x.flatten(1)), self.lower(x.flatten(1))
+        return self.fc(lower + upper), self.fc(upper)
+
+
+def test_a_layer_below_the_classifier_of_another_level_is_not_taken_for_the_last_one():
+    net, target = Pyramid(), torch.tensor([0, 1, 2, 0])
+    nn.init.zeros_(net.upper.bias)  # so its scale is a factor of the upper logits
+    report = audit(net, lambda m: sum(nn.functional.cross_entropy(logits, target) for logits in m(IMAGES)))
+    advice = {name: report[f'{name}.weight'].advice for name in ('upper', 'lower', 'fc')}
+    assert advice['fc'] == 'FixNorm (last layer)'
+    assert 'FixNorm' not in advice['upper'] + advice['lower']
+
+
 def test_a_weight_that_was_not_audited_is_a_key_error_that_lists_the_weights():
     with pytest.raises(KeyError, match=r"no weight '0\.bias' was audited; there are 0\.weight"):
         audit(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), IMAGES)['0.bias']

@@ -8,7 +8,7 @@ import pytest
 from mmseg.datasets import BaseSegDataset
 from PIL import Image
 
-from mmfixnorm.data_checks.masks import formats_of, remarks, survey_masks
+from mmfixnorm.data_checks.masks import formats_of, nothing_to_learn, remarks, survey_masks
 
 CLASSES = ('ground', 'cell')
 PIPELINE = [dict(type='mmseg.LoadAnnotations')]
@@ -76,6 +76,23 @@ def test_the_labels_that_a_file_trains_are_counted_and_told(tmp_path, image, lab
     formats, found = ' '.join(formats_of(survey)), ' '.join(remarks(survey, CLASSES, {255}))
     assert (told in formats) if told else not formats
     assert (warned in found) if warned else not found
+
+
+@pytest.mark.parametrize(
+    ('labels', 'told'),
+    [
+        ((0, 255), 'every pixel that trains is of one class'),
+        ((1, 255), 'every pixel that trains is of one class'),
+        ((255, 255), 'every pixel that trains is of one class'),
+        ((0, 0), ''),  # a rare class, which none of the masks that were read has
+        ((0, 1, 255), ''),
+    ],
+)
+def test_masks_of_which_one_class_alone_trains_while_the_rest_is_ignored_are_told(tmp_path, labels, told):
+    survey = survey_masks(dataset_of(tmp_path, [grey(*labels)]), CLASSES, {255})
+    found = nothing_to_learn(survey, CLASSES, {255})
+    assert (told in found) if told else not found
+    assert not nothing_to_learn(survey, CLASSES[:1], {255})
 
 
 def test_masks_are_counted_as_the_data_set_relabels_them(tmp_path):

@@ -196,19 +196,31 @@ def test_a_mask_with_a_label_beyond_the_classes_is_told_with_its_file(tiny_task,
     assert 'reduce_zero_label=True' in err
 
 
-def test_masks_of_black_and_white_are_told_at_the_start(tiny_task, tmp_path, tool):
+def write_masks(folder, *labels):
+    """Masks whose quarters have these labels."""
+    for file in folder.glob('data/ann/*/*.png'):
+        Image.fromarray(np.repeat(np.array(labels, dtype=np.uint8), 16)[:, None].repeat(64, axis=1)).save(file)
+
+
+def test_masks_of_black_and_white_are_refused_as_one_class_alone_would_train(tiny_task, tmp_path, tool):
     config = tiny_task('segmentation')
-    for file in tmp_path.glob('data/ann/*/*.png'):
-        mask = np.zeros((64, 64), dtype=np.uint8)
-        mask[:16] = 255
-        Image.fromarray(mask).save(file)
+    write_masks(tmp_path, 255, 0, 0, 0)
+    status, err = tool('train', config)
+    assert status == 2
+    assert f'{TRAIN}: all 4 masks: they contain 0 ground 75.00%, 1 red 0.00%, 2 blue 0.00%, 255 ignored 25.00%' in err
+    assert '255 is ignored: if it stands for a class, write its label, 0 to 2, into the masks' in err
+
+
+def test_classes_that_no_mask_has_are_told_at_the_start(tiny_task, tmp_path, tool):
+    config = tiny_task('segmentation')
+    write_masks(tmp_path, 255, 0, 0, 1)
     assert tool('train', config)[0] == 0
     (log,) = tmp_path.glob('run/*/*.log')
     before = log.read_text().partition('Iter(train)')[0]
-    shares = '0 ground 75.00%, 1 red 0.00%, 2 blue 0.00%, 255 ignored 25.00%'
+    shares = '0 ground 50.00%, 1 red 25.00%, 2 blue 0.00%, 255 ignored 25.00%'
     for key in (TRAIN, VAL):
         assert f'{key}: all 4 masks, in pixels: {shares}\n' in before
-        assert f"WARNING - {key}: all 4 masks: no pixel of 'red' (1), 'blue' (2). They contain {shares}" in before
+        assert f"WARNING - {key}: all 4 masks: no pixel of 'blue' (2). They contain {shares}" in before
 
 
 def test_a_test_of_masks_beyond_the_classes_ends_with_status_2(tiny_task, tmp_path, tool):

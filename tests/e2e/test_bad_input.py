@@ -2,6 +2,7 @@
 
 import pytest
 
+from mmfixnorm.cli.evaluate import main as evaluate
 from mmfixnorm.cli.train import main
 
 HOOK = "custom_hooks = [dict(type='FixNormHook')]"
@@ -45,6 +46,32 @@ def test_mistake_is_told_without_a_traceback(train, method, change, message):
     assert status == 2
     assert message in err
     assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize(
+    ('start', 'key'),
+    [
+        ("init_cfg=dict(type='Pretrained', checkpoint='http://127.0.0.1:9/r8.pth')", 'model.backbone.init_cfg'),
+        ("init_cfg=[dict(type='Pretrained', checkpoint='http://127.0.0.1:9/r8.pth')]", 'model.backbone.init_cfg.0'),
+    ],
+)
+def test_pretrained_weights_that_cannot_be_downloaded_name_their_key(train, start, key):
+    status, err = train('fixnorm', f'model = dict(backbone=dict({start}))')
+    assert status == 2
+    assert f"{key}='http://127.0.0.1:9/r8.pth': pretrained weights that cannot be downloaded" in err
+    assert f'to train from scratch, set {key} to None' in err
+    assert 'Traceback' not in err
+
+
+def test_a_checkpoint_that_is_not_folded_is_refused_in_the_plain_config(train, tmp_path, capsys):
+    assert train('fixnorm')[0] == 0
+    child = (tmp_path / 'child.py').read_text()
+    (tmp_path / 'plain.py').write_text(child.replace('resnet8_fixnorm_', 'resnet8_wd_'))
+    assert evaluate(['plain.py', 'run/epoch_1.pth', '--work-dir', 'tested']) == 2
+    err = capsys.readouterr().err
+    assert "the scale g of WN or FixNorm layers, which are plain in this config: 'head.fc'" in err
+    assert 'fold_fixnorm.py' in err
+    assert evaluate(['child.py', 'run/epoch_1.pth', '--work-dir', 'tested']) == 0
 
 
 @pytest.mark.slow

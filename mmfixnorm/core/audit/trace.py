@@ -123,7 +123,8 @@ class Path:
         sums: Whether that operator joins tensors of different scale.
         absorbed: Whether a norm removed the scale on at least one path.
         meets_norm: Whether the input of a norm changed.
-        last_layer: Whether no other layer comes between the weight and the breaker, or the end.
+        last_layer: Whether no other layer comes between the weight and the breaker, or the end, nor on another path on
+            which its scale is still a factor, such as that of another level of a pyramid.
         classifies: Whether the scale reached a softmax or sigmoid as a factor.
         feeds_classifier: Whether the weight reached a softmax or sigmoid in any way, as it does through logits of
             several levels that are joined.
@@ -159,8 +160,8 @@ def compare_traces(base: list[Operation], scaled: list[Operation], dtype: torch.
             classifies |= _MIXED not in inputs
         # The activation is the first input, except in addmm and baddbmm, which begin with the bias.
         position = 1 if before.name in ('addmm', 'baddbmm') else 0
-        if breaker is None and before.name in _LAYERS and len(inputs) > position and inputs[position]:
-            later_layer = True
+        if before.name in _LAYERS and len(inputs) > position and inputs[position]:
+            later_layer |= breaker is None or inputs[position] != _MIXED
         if breaker is None and _MIXED in outputs and _MIXED not in inputs:
             breaker, index = before, i
             sums = before.name in _SUMS and len(set(inputs)) > 1

@@ -25,7 +25,7 @@ from mmfixnorm.data_checks.labels import (
     remark_on_folders,
     stray_folders,
 )
-from mmfixnorm.data_checks.masks import formats_of, remarks, survey_masks
+from mmfixnorm.data_checks.masks import formats_of, nothing_to_learn, remarks, survey_masks
 from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
@@ -50,7 +50,8 @@ class ClassCheckHook(Hook):
     - there is at least one image.
 
     The share of each class in 64 or more masks is logged, with a warning for classes that never occur and for files
-    whose values the loader changes.
+    whose values the loader changes. Refused are masks of which one class alone trains, while all other pixels are
+    ignored.
 
     Checked in the batches of the first pass over the data of each kind (1000 batches where a loader has no length): the
     labels of semantic masks are below ``num_classes``, or ignored. A label that random crops hide in this pass is not
@@ -116,7 +117,7 @@ class ClassCheckHook(Hook):
             self._check_labels(runner, dataset, key)
             check_heads(model, dataset, key)
             if is_main_process():
-                self._survey_masks(runner, dataset, key, void=() if mode == 'train' else (_VOID,))
+                self._survey_masks(runner, dataset, key, mode)
             if unused:
                 runner.logger.warning(
                     f'{key}.ann_file: {unused} categories of {dataset.ann_file!r} are not in '
@@ -134,12 +135,14 @@ class ClassCheckHook(Hook):
         if stray := stray_folders(class_folders(dataset) or ()):
             runner.logger.warning(f'{key}: {listing(stray)} in {folder_of(dataset)!r} counts as a class; is it one?')
 
-    def _survey_masks(self, runner: Runner, dataset: Any, key: str, void: tuple[int, ...]) -> None:
+    def _survey_masks(self, runner: Runner, dataset: Any, key: str, mode: str) -> None:
         """Log the share of each class in the masks, and warn of classes that never occur."""
         classes = class_names(dataset, key)
-        ignored = {label for _, label in self._label_rules} | {*void}
+        ignored = {label for _, label in self._label_rules} | (set() if mode == 'train' else {_VOID})
         if classes is None or not self._label_rules or (survey := survey_masks(dataset, classes, ignored)) is None:
             return
+        if mode == 'train' and (remark := nothing_to_learn(survey, classes, ignored)):
+            raise ConfigError(f'{key}: {survey.name}: {remark}')
         shares = survey.shares(classes, ignored)
         runner.logger.info('; '.join([f'{key}: {survey.name}, in pixels: {shares}', *formats_of(survey)]))
         for remark in remarks(survey, classes, ignored):

@@ -68,6 +68,7 @@ def parse_settings(block: Any) -> SearchSettings:
     for key in values:
         if key not in valid:
             raise ConfigError(
-                f'search.{key}: {name} has no such key{nearest(str(key), valid)} (it has: {", ".join(sorted(valid))})'
+                f'search.{key}: {name} has no such key{nearest(str(key), {*valid, "type"})} '
+                f'(it has: {", ".join(sorted(valid))})'
             )
     return settings(**values)

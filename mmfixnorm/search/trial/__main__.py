@@ -33,6 +33,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmfixnorm.errors import ConfigError, RaisedError
 from mmfixnorm.failures import explain_failure, explain_missing
 from mmfixnorm.launch import build_runner, build_training, load_config
+from mmfixnorm.launch import train as train_model
 from mmfixnorm.lr_range import measure_lr_range
 from mmfixnorm.search.trial.folder import (
     CONFIG_FILE,
@@ -290,7 +291,7 @@ def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook, fork_hook: 
         check_reported(task['metric'], reported)
     runner.register_hook(hook)
     runner.register_hook(fork_hook)
-    runner.train()
+    train_model(runner)
     delete_notices(run_dir)
     if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
         runner.val_loop.run()
