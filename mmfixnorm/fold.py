@@ -1,4 +1,4 @@
-"""Converts a checkpoint of a model with weight-normalised layers to one of the plain model."""
+"""Converts a checkpoint of a model with weight-normalised layers to one of the plain model, and tells the two apart."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
 from mmfixnorm.core.layers import WeightNormalized, fold_layers
 from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
 
-__all__ = ['fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
+__all__ = ['FoldCheckHook', 'fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
 
 # The errors of torch.load for a file that is truncated or not a checkpoint.
 _NO_CHECKPOINT = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError)
@@ -64,6 +66,34 @@ def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
         raise ConfigError(f'{filename}: not finite after folding: {listing(broken)}; the training has diverged')
     meta = {key: value for key, value in checkpoint.get('meta', {}).items() if key != 'cfg'}
     return {'meta': {**meta, 'folded': layers}, 'state_dict': folded}
+
+
+class FoldCheckHook(Hook):
+    """Refuses to test a checkpoint that has the scale of a layer for which the model has a plain one.
+
+    Without its scale the weight of such a layer is loaded as it is, and the scores are wrong in silence. Belongs to
+    ``tools/test.py``.
+
+    Raises:
+        ConfigError: The checkpoint is not folded; the message names the layers and the command that folds it.
+    """
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
+        state = checkpoint.get('state_dict', checkpoint)
+        layers = dict(unwrapped_model(runner).named_modules())
+        scales = [key.removeprefix('module.') for key in state if key.endswith('.g')]
+        plain = [
+            scale.removesuffix('.g')
+            for scale in scales
+            if isinstance(layer := layers.get(scale.removesuffix('.g')), (nn.Linear, nn.Conv2d))
+            and not isinstance(layer, WeightNormalized)
+        ]
+        if plain:
+            raise ConfigError(
+                f'load_from: the checkpoint has the scale g of WN or FixNorm layers, which are plain in this config: '
+                f'{listing(plain)}. Test it with the config that it was trained with, or fold it first: '
+                'python tools/model_converters/fold_fixnorm.py CONFIG CHECKPOINT OUT'
+            )
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], filename: str, *, overwrite: bool = False) -> None:

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     import mmengine
     from mmengine.evaluator import DumpResults
 
-    from mmfixnorm.engine.hooks.fold_check_hook import FoldCheckHook
+    from mmfixnorm.fold import FoldCheckHook
     from mmfixnorm.launch import build_runner, build_testing, load_config
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
