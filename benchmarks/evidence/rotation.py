@@ -290,7 +290,7 @@ def _times(cfg: Config, times: int) -> dict[str, Any]:
 
 def default(lab: Lab) -> None:
     """The angle of a converted config, which nobody has tuned, on test data, where no scan has chosen it."""
-    for name in ('residual', 'mobile'):
+    for name in ('residual', 'mobile', 'deit'):
         config, options = trained_by(TASKS[name], 'angle')
         lab.finals(f'{name}/angle', config, Point(ANGLE, None, None), options=options, seeds=TEST_SEEDS)
 
