@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmfixnorm.core.layers import WeightNormalized, fold_layers
 from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.data_checks.paths import check_checkpoint
 from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
@@ -123,8 +124,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     Raises:
         ConfigError: If there is no such file, or it is no checkpoint.
     """
-    if not os.path.isfile(filename):
-        raise ConfigError(f'no such checkpoint: {filename!r}')
+    check_checkpoint(filename)
     try:
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location='cpu')
     except _NO_CHECKPOINT as err:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_launch_arguments
 from mmfixnorm.cli._parser import run_script
+from mmfixnorm.data_checks.paths import check_checkpoint
 from mmfixnorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,8 +75,8 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     set_work_dir(cfg, args.work_dir)
     # A local path; mmengine itself judges what it fetches (https://, torchvision://).
-    if '://' not in args.checkpoint and not os.path.isfile(args.checkpoint):
-        raise ConfigError(f'no such checkpoint: {args.checkpoint!r}')
+    if '://' not in args.checkpoint:
+        check_checkpoint(args.checkpoint)
     cfg.load_from = args.checkpoint
     cfg.resume = False
     if args.out and args.out_item == 'pred' and not args.out.endswith(('.pkl', '.pickle')):

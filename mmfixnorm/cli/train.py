@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_launch_arguments
 from mmfixnorm.cli._parser import run_script
+from mmfixnorm.data_checks.paths import check_checkpoint
 from mmfixnorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
         cfg.resume = find_latest_checkpoint(cfg.work_dir) is not None
         cfg.load_from = None if cfg.resume else cfg.get('load_from')
     elif args.resume is not None:
-        if not os.path.isfile(args.resume):
-            raise ConfigError(f'--resume: no such checkpoint: {args.resume!r}')
+        check_checkpoint(args.resume, '--resume')
         cfg.resume = True
         cfg.load_from = args.resume
 

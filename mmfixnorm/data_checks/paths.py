@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
+_NAMED = 5  # checkpoints that a message lists
 #: Data sets of mmpretrain that download themselves; their data root need not exist.
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 
@@ -46,6 +48,19 @@ def check_exists(key: str, path: str) -> None:
             f'{key}: no such file or folder: {path!r} (in {os.getcwd()}); '
             'prepare the data set, or set the key to where it is'
         )
+
+
+def check_checkpoint(path: str, option: str = '') -> None:
+    """Check that a checkpoint is a file of this machine.
+
+    Raises:
+        ConfigError: If it is not; the message lists the newest checkpoints beside it.
+    """
+    if os.path.isfile(path):
+        return
+    others = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(path)), '*.pth')), key=os.path.getmtime)
+    there = f'; there are {", ".join(map(repr, others[-_NAMED:]))}' if others else ''
+    raise ConfigError(f'{option}{": " * bool(option)}no such checkpoint: {path!r}{there}')
 
 
 def dataset_configs(cfg: Any, mode: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

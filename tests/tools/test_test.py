@@ -36,7 +36,8 @@ def test_out_holds_one_prediction_per_image(test_tool, toy, trained, in_tmp) -> 
 @pytest.mark.parametrize(
     ('argv', 'message'),
     [
-        (['no.pth'], "no such checkpoint: 'no.pth'"),
+        (['no.pth'], "no such checkpoint: 'no.pth'; there are 'x.pth'"),
+        (['no/no.pth'], "no such checkpoint: 'no/no.pth'\n"),
         (['x.pth', '--out', 'pred.txt'], "a .pkl file, got 'pred.txt'"),
         (['x.pth', '--out', 'm.txt', '--out-item', 'metrics'], ".pkl file, got 'm.txt'"),
         (['x.pth', '--show-dir', 'images'], 'no default_hooks.visualization'),
