@@ -11,7 +11,8 @@ Decided here:
   ``docs/tuning.md``;
 - the two first trainings are at least 0.75 octaves apart: a middle of the range that is nearer is replaced by twice the
   config's own learning rate, which says more than half of it, as the curve is steeper there; a budget with room for one
-  alone has the middle of the range, or the config's own learning rate where that is as near as this;
+  alone has half an octave less than the middle of the range, away from the cliff, or the config's own learning rate
+  where that is near the middle;
 - of the learning rates that promise nearly as much as the best one, that which is nearest to the best training is next;
 - another training is started only if the curve expects more than a quarter of the noise from it, and the budget allows
   it;
@@ -56,6 +57,7 @@ from mmfixnorm.search.methods.base import (
 from mmfixnorm.search.settings import AUTO, SearchSettings
 
 _APART = 0.75  # octaves between the two first learning rates
+_ALONE = 2**-0.5  # of the middle of the range: a training that no other one could correct
 _NEAR = 0.4  # octaves: so close to a training another one says nothing new
 _REACH = (-3.0, 2.5)  # octaves around the middle of the range in which trainings are proposed
 _NEARLY = 0.9  # of the largest gain: the nearest learning rate with so much is tried, as the curve may be wrong
@@ -140,13 +142,13 @@ class _Course:
         return math.floor(self.settings.budget_t_max + 1e-9) - planned
 
     def opening(self) -> list[Spec]:
-        """The first trainings; where the budget has room for one alone, the middle of the range if the own is far."""
+        """The first trainings; one alone, where the budget has room for no other, is below the middle of the range."""
         other = self.middle
         if near := abs(math.log2(self.own / self.middle)) < _APART:
             other = self.own * (2.0 if self.own * 2.0 <= self.lr_range[1] else 0.5)
         lrs = [self.own, _rounded(other)]
         if self.left(0) == 1:
-            lrs = lrs[:1] if near else lrs[1:]
+            lrs = lrs[:1] if near else [_rounded(self.middle * _ALONE)]
         return [self.spec(i, lr) for i, lr in enumerate(lrs)]
 
     def spec(self, number: int, lr: float) -> Spec:
