@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_launch_arguments
 from mmfixnorm.cli._parser import run_script
-from mmfixnorm.data_checks.paths import check_checkpoint
 from mmfixnorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +69,7 @@ def draw_into(cfg: Config, folder: str) -> None:
 
 def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the options into the config, in place."""
+    from mmfixnorm.data_checks.paths import check_checkpoint
     from mmfixnorm.launch import set_work_dir
 
     cfg.launcher = args.launcher

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_launch_arguments
 from mmfixnorm.cli._parser import run_script
-from mmfixnorm.data_checks.paths import check_checkpoint
 from mmfixnorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
     """Write the options into the config, in place."""
     from mmengine.runner import find_latest_checkpoint
 
+    from mmfixnorm.data_checks.paths import check_checkpoint
     from mmfixnorm.launch import set_work_dir, use_amp
 
     cfg.launcher = args.launcher
