@@ -6,6 +6,7 @@ all other errors keep their traceback.
 
 import copy
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -235,7 +236,8 @@ def _pretrained(runner: Runner) -> dict[str, str]:
     found = {}
     for key, value in _leaves(runner.cfg.get('model'), 'model'):
         if isinstance(value, str) and '://' in value and key.rsplit('.', 1)[-1] in ('checkpoint', 'pretrained'):
-            found[key.removesuffix('.checkpoint')] = value
+            # An entry of a list of initialisers cannot be None, the list can.
+            found[re.sub(r'\.\d+$', '', key.removesuffix('.checkpoint'))] = value
     return found
 
 

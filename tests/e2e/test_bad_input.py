@@ -52,7 +52,7 @@ def test_mistake_is_told_without_a_traceback(train, method, change, message):
     ('start', 'key'),
     [
         ("init_cfg=dict(type='Pretrained', checkpoint='http://127.0.0.1:9/r8.pth')", 'model.backbone.init_cfg'),
-        ("init_cfg=[dict(type='Pretrained', checkpoint='http://127.0.0.1:9/r8.pth')]", 'model.backbone.init_cfg.0'),
+        ("init_cfg=[dict(type='Pretrained', checkpoint='http://127.0.0.1:9/r8.pth')]", 'model.backbone.init_cfg'),
     ],
 )
 def test_pretrained_weights_that_cannot_be_downloaded_name_their_key(train, start, key):

@@ -110,7 +110,7 @@ class ValidationCurve(NamedTuple):
 class RampCurve(NamedTuple):
     """A ramp of the learning rate: loss and angles (in radians; None: no step) of each iteration, and its range.
 
-    The angle of all weights, and that of the layer that turned most, which ramps of before version 0.2 have not.
+    The angle of all weights, and that of the layer that turned most, which older records have not.
     """
 
     lrs: list[float]
