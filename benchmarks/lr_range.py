@@ -3,7 +3,8 @@
     python benchmarks/lr_range.py --seeds 0 1 2 3 4 --out benchmarks/lr_range_cpu_202611.jsonl
 
 A line for each ramp; what is in the file is not measured again. Prints the table of ``docs/tuning.md``. The scans are
-those of ``benchmarks/evidence/run.py``: of ``rotation-*`` for the tasks there, of ``lr-range`` for the other networks.
+those of ``benchmarks/evidence/run.py``: of ``rotation-*`` for the tasks there, of ``fine-tune-*`` for those with a
+frozen stem, whose backbone is trained first, of ``lr-range`` for the other networks.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from benchmarks.evidence.lr_fit import STOCK_LRS
 from benchmarks.evidence.rotation import OTHER_NETWORKS, SEEDS, TASKS
 
 #: The stock learning rate of each network: of mmdet's schedules for 8 images, and as in ``lr_fit`` else.
-STOCK = {**STOCK_LRS, 'resnet18': 0.1, **dict.fromkeys(['gfl', 'faster-rcnn', 'fcos', 'pspnet', 'uper'], 0.01)}
+STOCK = {
+    **STOCK_LRS,
+    'resnet18': 0.1,
+    **dict.fromkeys(['gfl', 'faster-rcnn', 'fcos', 'pspnet', 'uper', 'bccd-frozen', 'camvid-frozen'], 0.01),
+}
 
 
 def ramp(task: str, seed: int) -> dict[str, Any]:
@@ -52,6 +57,8 @@ def scanned(task: str) -> dict[float, float]:
     """The mean value of each learning rate of the scans, over their seeds."""
     of_lr: dict[float, list[float]] = {}
     name, group = ('lr-range', task) if task in OTHER_NETWORKS else (f'rotation-{task}', 'fixnorm')
+    if task.endswith('-frozen'):
+        name = f'fine-tune-{task.removesuffix("-frozen")}'
     results = Results()
     for line in (line for seed in SEEDS for line in results.runs(name, f'{group}/seed{seed}')):
         of_lr.setdefault(line['lr'], []).append(0.0 if line['value'] is None else line['value'])

@@ -193,6 +193,12 @@ def hooks_of_type(cfg: Config, name: str, registry: Registry | None = None) -> l
     return [hook for hook in cfg.get('custom_hooks') or [] if type_name(hook.get('type'), registry, scope) in names]
 
 
+def turns_by_angle(cfg: Config) -> bool:
+    """Return whether norm fixing makes the learning rate of a config an angle."""
+    fixing = [cfg.get('optim_wrapper') or {}, *hooks_of_type(cfg, 'FixNormHook')]
+    return any(part.get('update') == 'angle' for part in fixing)
+
+
 def dicts_in(node: Any) -> Iterator[Any]:
     """Yield every dict in nested dicts and sequences, from the outside in."""
     if isinstance(node, Mapping):

@@ -5,6 +5,7 @@ all other errors keep their traceback.
 """
 
 import copy
+import logging
 import os
 import re
 import subprocess
@@ -24,7 +25,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import mmfixnorm.engine  # noqa: F401  # registers optim wrappers and hooks, also for configs that import nothing
-from mmfixnorm.config import load_config
+from mmfixnorm.config import dicts_in, load_config
 from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
 from mmfixnorm.data_checks.paths import check_exists, data_paths
@@ -165,6 +166,7 @@ def build_training(runner: Runner) -> set[str] | None:
     for hook in runner.hooks:
         if isinstance(hook, UpdateParamSchedulerHook):
             hook.count_updates(runner)
+    _warn_of_warm_up(runner)
     _build_loop(runner, 'val')
     return check_evaluation(runner, 'val')
 
@@ -229,6 +231,30 @@ def _build_loop(runner: Runner, mode: str) -> Any:
         if '.data_prefix' in key and not (mode == 'test' and 'seg' in key.rsplit('.', 1)[-1]):
             check_exists(key, path)
     return loop
+
+
+def _warn_of_warm_up(runner: Runner) -> None:
+    """Warn of a warm-up that is as long as the training: the learning rate of the config is then never reached."""
+    iterations, epochs = runner.max_iters, runner.max_epochs
+    if any(isinstance(hook, UpdateParamSchedulerHook) for hook in runner.hooks):
+        iterations //= runner.optim_wrapper._accumulative_counts
+    for schedule in dicts_in(runner.param_schedulers):
+        unit, length = ('epoch', epochs) if schedule.get('by_epoch', True) else ('iteration', iterations)
+        end = schedule.get('end')
+        if end is not None and end >= length and _is_warm_up(schedule):
+            print_log(
+                f'param_scheduler: {schedule["type"]} warms up to {unit} {end}, and the training has {length}: it '
+                'never reaches the learning rate of the config; lower end',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def _is_warm_up(schedule: dict[str, Any]) -> bool:
+    kind = str(schedule.get('type'))
+    factors = {'LinearLR': schedule.get('start_factor', 1 / 3), 'ConstantLR': schedule.get('factor', 1 / 3)}
+    raised = any(kind.endswith(name) and factor < schedule.get('end_factor', 1) for name, factor in factors.items())
+    return schedule.get('begin', 0) == 0 and (raised or 'Warmup' in kind)
 
 
 def _pretrained(runner: Runner) -> dict[str, str]:

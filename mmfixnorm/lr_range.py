@@ -31,7 +31,8 @@ END_ANGLE, END_LAYER_ANGLE = 0.05, 0.2
 #: The range, in units of the learning rate at the end of the ramp.
 RANGE_OF_THE_END = (0.15, 1.2)
 _WINDOW = 5  # iterations whose median is taken
-_EXPLODED = 1.5  # times the loss at the beginning
+_EXPLODED = 1.5  # times the lowest median so far
+_STILL = 10  # iterations at the beginning, at next to no learning rate: their losses differ by the batch alone
 _ENDLESS = 10**6
 
 
@@ -105,14 +106,16 @@ def ramp_end(steps: Sequence[RampStep]) -> float | None:
     """Return the learning rate at which a ramp ends; None if it has not yet.
 
     Where the steps turn all weights by :data:`END_ANGLE`, or one layer by :data:`END_LAYER_ANGLE`, as the median of
-    five; or, if that is earlier, where the loss explodes: the median of five is half as high again as that of the first
-    five, or a loss is not finite.
+    five; or, if that is earlier, where the loss explodes: the median of five is half as high again as the lowest
+    before, and above it by more than the first ten losses, at next to no learning rate, differ; or a loss is not
+    finite.
 
     Args:
         steps (Sequence[RampStep]): The ramp, or its beginning.
     """
     losses = [step.loss if math.isfinite(step.loss) else math.inf for step in steps]
-    first = median(losses[:_WINDOW]) if losses else math.nan
+    noise = max(losses[:_STILL], default=0.0) - min(losses[:_STILL], default=0.0)
+    lowest = math.inf
     for i, step in enumerate(steps):
         if math.isinf(losses[i]):
             return step.lr
@@ -121,8 +124,11 @@ def ramp_end(steps: Sequence[RampStep]) -> float | None:
         window = range(i + 1 - _WINDOW, i + 1)
         turned = _median(steps[k].angle for k in window) > END_ANGLE
         turned |= _median(steps[k].largest for k in window) > END_LAYER_ANGLE
-        if turned or median(losses[k] for k in window) > _EXPLODED * first:
+        loss = median(losses[k] for k in window)
+        exploded = i >= _STILL and loss - lowest > max((_EXPLODED - 1) * abs(lowest), noise)
+        if turned or exploded:
             return steps[i - _WINDOW // 2].lr
+        lowest = min(lowest, loss)
     return None
 
 

@@ -169,6 +169,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'ablations': ablations,
     'peers': peers,
     **{f'rotation-{name}': rotation.task(name) for name in rotation.TASKS},
+    **{f'rotation-{name}': rotation.network(name) for name in rotation.NETWORKS},
     'rotation-law': rotation.law,
     'rotation-default': rotation.default,
     'rotation-short': rotation.short,

@@ -422,24 +422,60 @@ def longer_table(results: Results) -> str:
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
+def clip_table(results: Results) -> str:
+    """Gradients clipped at several norms: the best learning rate at each, and the best norm on test data."""
+    head = ['task', 'method', 'clipped at', 'lr', 'validation', 'test, new seeds']
+    rows = [head, ['---'] * len(head)]
+    for task in rotation.LONGER_TASKS:
+        for method in rotation.CLIPPED:
+            own = f'rotation-{task}'
+            of_norm = {norm: results.head('rotation-clip', f'{task}/{method}/{norm:g}') for norm in rotation.CLIP_NORMS}
+            found = {norm: search for norm, search in of_norm.items() if search}
+            if not found:
+                continue  # not run yet
+            tested = {max(found, key=lambda norm: found[norm]['value']): ('rotation-clip', f'{task}/{method}/test')}
+            if usual := results.head(own, f'{method}-clip/seed{rotation.SEEDS[0]}'):
+                found[rotation.CLIP_NORM], tested[rotation.CLIP_NORM] = usual, (own, f'{method}-clip/test')
+            for norm, search in sorted(found.items()):
+                values = results.values(*tested[norm]) if norm in tested else []
+                lr, value = f'{search["winner"][0]:g}', f'{search["value"]:.1f}'
+                rows.append([task, method, f'{norm:g}', lr, value, spread(values) if values else ''])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def default_table(results: Results) -> str:
     """The angle that nobody has tuned on test data, beside weight decay as the better of its searches has tuned it."""
-    rows = [
-        f'| task | angle {ANGLE:g}, not tuned | weight decay, tuned | at T_max | difference, 95 % |',
-        '|---|---|---|---|---|',
-    ]
-    for task in TUNED:
+    head = ['task', f'angle {ANGLE:g}, not tuned', 'weight decay, tuned', 'at T_max', 'difference, 95 %']
+    head += ['weight decay, clipped gradients, 7 lrs', 'difference, 95 %']
+    rows = [head, ['---'] * len(head)]
+    for task in (*TUNED, *rotation.NETWORKS):
         values = results.values(*rotation.where_default(results, task))
-        experiment, _, bo = TUNED[task]
-        searched = results.head(experiment, bo)
-        rivals = [(results.values(experiment, f'{bo}-test'), searched['cost'] if searched else math.nan)]
-        if scan := results.head(f'rotation-{task}', f'wd/seed{rotation.SEEDS[0]}'):
-            rivals.append((results.values(f'rotation-{task}', 'wd/test'), rivals[0][1] + scan['cost']))
-        rivals = [pair for pair in rivals if pair[0]]
-        if values and rivals:
-            rival, cost = max(rivals, key=lambda pair: statistics.mean(pair[0]))
-            rows.append(f'| {task} | {spread(values)} | {spread(rival)} | {cost:g} | {difference(values, rival)} |')
-    return '\n'.join(rows)
+        rival, paid = tuned_decay(results, task)
+        clipped = results.values(f'rotation-{task}', 'wd-clip/test')
+        if not values or not (rival or clipped):
+            continue  # not trained yet
+        rows.append([task, spread(values)])
+        rows[-1] += [spread(rival), f'{paid:g}', difference(values, rival)] if rival else ['', '', '']
+        rows[-1] += [spread(clipped), difference(values, clipped)] if clipped else ['', '']
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
+def tuned_decay(results: Results, task: str) -> tuple[list[float], float]:
+    """Weight decay as the better of its two searches has tuned it: on test data, and what they cost in T_max.
+
+    These are Bayesian optimisation of learning rate and weight decay, and seven learning rates at the decay that it
+    found. On the networks that are trained by AdamW both are of AdamW.
+    """
+    experiment, _, bo = TUNED.get(task, (f'transfer-{task}', '', 'bo'))
+    scanned, method = f'rotation-{task}', 'wd' if task in TUNED else 'adamw'
+    rivals = []
+    paid = 0.0
+    for at, group, test in ((experiment, bo, f'{bo}-test'), (scanned, f'{method}/seed0', f'{method}/test')):
+        search, values = results.head(at, group), results.values(at, test)
+        if search and values:
+            paid = search['cost'] + (paid if task in TUNED else 0.0)
+            rivals.append((values, paid))
+    return max(rivals, key=lambda rival: statistics.mean(rival[0]), default=([], 0.0))
 
 
 def lr_fit_table(results: Results) -> str:
@@ -464,10 +500,9 @@ def lr_fit_table(results: Results) -> str:
             )
             gain = difference(values, untuned) if untuned and untuned != values else ''
             rows[-1] += [spread(untuned) if untuned else '', gain]
-            if task not in TUNED:  # no search of these but a scan of AdamW
-                adamw = f'rotation-{task}'
-                scan, rival = results.head(adamw, 'adamw/seed0'), results.values(adamw, 'adamw/test')
-                rows[-1] += ['', f'{spread(rival)} at {scan["cost"]:.0f}, AdamW' if scan and rival else '']
+            if task not in TUNED:  # AdamW's searches
+                rival, paid = tuned_decay(results, task)
+                rows[-1] += ['', f'{spread(rival)} at {paid:.0f}, AdamW' if rival else '']
                 continue
             experiment, *groups = TUNED[task]
             for group in groups:
@@ -565,6 +600,9 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'law': law_table(results),
         'longer': longer_table(results),
         'default': default_table(results),
+        'networks': scan_table(results, rotation.NETWORKS, 'rotation'),
+        'clip': clip_table(results),
+        'networks-finals': finals_table(results, rotation.NETWORKS, 'rotation', 'angle'),
         'finals': finals_table(results, *scratch, 'angle'),
     }
     of_tuning = {

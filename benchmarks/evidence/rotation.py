@@ -34,7 +34,8 @@ LONGER_TASKS = ('bccd', 'camvid')
 LONGER_METHODS = ('angle', 'wd-clip', 'lars', 'angle-filter', 'fixnorm', 'wd')
 LONGER = {3: TEST_SEEDS, 10: TEST_SEEDS[:3]}
 
-#: Norms to clip the gradients at, beside the 5 of ``wd-clip`` and ``fixnorm-clip``.
+#: Where ``wd-clip`` and ``fixnorm-clip`` clip the norm of the gradients, and at which others.
+CLIP_NORM = 5.0
 CLIPPED = ('wd', 'fixnorm')
 CLIP_NORMS = (0.5, 1.0, 2.0, 10.0)
 
@@ -61,7 +62,7 @@ _LARS = {
     'optim_wrapper.constructor': 'mmfixnorm.peers.DecayedGroupsOptimWrapperConstructor',
     'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=dict(no_decay=dict(lr_mult=0.025, lars_exclude=True))),
 }
-_CLIP = {'optim_wrapper.clip_grad': dict(max_norm=5.0)}
+_CLIP = {'optim_wrapper.clip_grad': dict(max_norm=CLIP_NORM)}
 
 METHODS: Methods = {
     'angle': _angle('layer'),
@@ -157,6 +158,19 @@ TASKS = {
 #: hold the best of them?
 OTHER_NETWORKS = {'resnet18': 0.1, 'gfl': 0.005, 'faster-rcnn': 0.01, 'pspnet': 0.05, 'fcos': 0.005, 'uper': 0.05}
 
+#: The same networks by angle, beside weight decay with clipped gradients: neither update nor angle was chosen with a
+#: look at them. The decay is that of the network whose data and schedule they share.
+NETWORK_METHODS: Methods = {name: METHODS[name] for name in ('angle', 'wd-clip')}
+_DECAYS = {'resnet18': 3.9e-4, 'pspnet': 0.01, 'uper': 0.01}
+_LOWEST_WD = {'resnet18': 0.05, 'pspnet': 0.0125, 'uper': 0.0125}
+NETWORKS = {
+    name: Task(
+        f'{name}_{{method}}.py', dict(wd=_LOWEST_WD.get(name, lowest_fixnorm)), _DECAYS.get(name, 1e-5),
+        methods=NETWORK_METHODS,
+    )
+    for name, lowest_fixnorm in OTHER_NETWORKS.items()
+}  # fmt: skip
+
 #: Five learning rates each, whose middle is the best of the residual network as it is.
 BESIDE = {'angle': [0.01, 0.02, 0.04, 0.08, 0.16], 'fixnorm': [0.4, 0.8, 1.6, 3.2, 6.4]}
 
@@ -235,6 +249,20 @@ def other_networks(lab: Lab) -> None:
         lab.search(group, f'{name}_fixnorm.py', type='GridSearch', lrs=lrs, seed=SEEDS[0])
 
 
+def network(name: str) -> Callable[[Lab], None]:
+    """One of the other networks: each method's scan and what it chose, and the angle that nobody has tuned."""
+
+    def run(lab: Lab) -> None:
+        of = NETWORKS[name]
+        for method in of.methods:
+            finals(lab, of, method)
+        if scan(lab, of, 'angle', SEEDS[0]).lr != ANGLE:  # else these are its trainings
+            config, options = trained_by(of, 'angle')
+            lab.finals('untuned/test', config, Point(ANGLE, None, None), options=options, seeds=TEST_SEEDS)
+
+    return run
+
+
 def longer(lab: Lab) -> None:
     """Longer trainings: three learning rates around what the scan of the task chose, then the best on test data."""
     for times, seeds in LONGER.items():
@@ -297,9 +325,11 @@ def default(lab: Lab) -> None:
 
 def where_default(results: Results, name: str) -> tuple[str, str]:
     """Experiment and group of a task's trainings with that angle, on test data."""
-    scanned = results.head(f'rotation-{name}', 'angle/test')
-    chosen = scanned is not None and scanned['point'][0] == ANGLE
-    return (f'rotation-{name}', 'angle/test') if chosen else ('rotation-default', f'{name}/angle')
+    own = f'rotation-{name}'
+    scanned = results.head(own, 'angle/test')
+    if scanned is not None and scanned['point'][0] == ANGLE:
+        return own, 'angle/test'
+    return (own, 'untuned/test') if name in NETWORKS else ('rotation-default', f'{name}/angle')
 
 
 def short(lab: Lab) -> None:

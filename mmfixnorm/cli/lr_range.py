@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the range."""
-    from mmfixnorm.launch import load_config
+    from mmfixnorm.config import load_config, turns_by_angle
     from mmfixnorm.lr_range import measure_lr_range
     from mmfixnorm.search._utils.keys import get_key
     from mmfixnorm.search.settings import ANGLE_RANGE
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     lr = get_key(cfg.to_dict(), args.lr_key, named_by='--lr-key')
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr > 0:
         raise ConfigError(f'{args.lr_key}: must be a number > 0, got {lr!r}')
-    if cfg.optim_wrapper.get('update') == 'angle':
+    if turns_by_angle(cfg):
         print("lr_range = ({:g}, {:g})  # radians: with update='angle' it is the same for all".format(*ANGLE_RANGE))
         return 0
     cfg.launcher, cfg.log_level = 'none', 'WARNING'

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from mmfixnorm.search.record.checkpoints import CheckpointPruner
 from mmfixnorm.search.record.forks import Forks
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.same_training import KnownTrainings, result_of
+from mmfixnorm.search.record.state import trial_warnings
 from mmfixnorm.search.record.study import StudyRecord, open_record
 from mmfixnorm.search.trial.folder import (
     LOG_FILE,
@@ -387,6 +388,7 @@ class _Driver:
             forked_from=result.forked_from,
             progress=self._recorded(),
         )
+        self._warn(trial_warnings(self._record.attempts))
 
     def _cancel_all(self) -> None:
         running = list(self._running.values())
@@ -424,11 +426,14 @@ class _Driver:
                 self._emit('decided', note)
                 self._notes_reported.add(note)
         if len(stages) > self._stages_reported:
-            for warning in replayed.warnings:
-                if warning not in self._warnings_reported:
-                    self._emit('warning', warning)
-                    self._warnings_reported.add(warning)
+            self._warn(replayed.warnings)
         self._stages_reported = max(self._stages_reported, len(stages))
+
+    def _warn(self, warnings: Iterable[str]) -> None:
+        for warning in warnings:
+            if warning not in self._warnings_reported:
+                self._emit('warning', warning)
+                self._warnings_reported.add(warning)
 
     def _recorded(self) -> str:
         """Count the finished trainings of the planned ones, as text."""

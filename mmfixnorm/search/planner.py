@@ -10,6 +10,7 @@ for them, :func:`propose` makes them.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -130,7 +131,8 @@ def replay(settings: SearchSettings, history: History) -> Replay:
     strangers = {*finished, *proposed} - {s.key for stage in replayed.stages for s in stage.specs}
     if strangers:
         raise ValueError(f'the history holds trainings that no plan asked for: {sorted(strangers)}')
-    return within_budget(settings, replayed, finished)
+    replayed = within_budget(settings, replayed, finished)
+    return replayed if replayed.finished else dataclasses.replace(replayed, conclusion='')
 
 
 def _replay_method(settings: SearchSettings, finished: Finished, proposed: Proposed) -> Replay:
@@ -152,8 +154,11 @@ def planned_stages(settings: SearchSettings) -> list[PlannedStage]:
 
 def stages_of_method(settings: SearchSettings) -> list[PlannedStage]:
     """List the stages of the method alone, without ramp and confirmation."""
-    searched = with_range(settings, _ANY_RANGE) if needs_ramp(settings) else settings
-    return method_of(searched).planned_stages(searched)
+    if needs_ramp(settings):
+        if settings.plans_by_budget and settings.budget_t_max is not None:  # a ramp takes something of it
+            settings = dataclasses.replace(settings, budget=max(1, math.ceil(settings.budget_t_max) - 1))
+        settings = with_range(settings, _ANY_RANGE)
+    return method_of(settings).planned_stages(settings)
 
 
 def propose(settings: SearchSettings, finished: Sequence[FinishedTraining], keys: Sequence[str]) -> list[Spec]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmfixnorm.config import HOOK_NAMES, load_config, with_names
+from mmfixnorm.config import HOOK_NAMES, load_config, turns_by_angle, with_names
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, is_key, with_value
@@ -337,8 +337,14 @@ def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
         raise ConfigError(f'{key}: must be > 0 in the config, which a search starts from, got {lr!r}')
     if settings.own_lr not in (None, lr):
         raise ConfigError(f'search.own_lr: is {key} of the config, {lr:g}, got {settings.own_lr:g}; leave it out')
-    if needs_ramp(settings) and cfg.optim_wrapper.get('update') == 'angle':
+    if needs_ramp(settings) and turns_by_angle(cfg):
         settings = with_range(settings, ANGLE_RANGE)
+    budget = settings.budget_t_max
+    if needs_ramp(settings) and settings.plans_by_budget and budget is not None and budget <= 1:
+        raise ConfigError(
+            f"search.budget: must be > 1 with search.lr_range='auto', as the ramp of the learning rate comes before a "
+            f'training of 1 T_max, got {budget:g}; 1.5 has room for both'
+        )
     return replace(settings, own_lr=float(lr))
 
 

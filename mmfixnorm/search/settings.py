@@ -33,7 +33,8 @@ class SearchSettings(ABC):
 
     Args:
         metric (str): Name of the number to tune for, as the config's ``val_evaluator`` reports it.
-        rule (str): ``'greater'`` or ``'less'``: which values of the metric are better.
+        rule (str): ``'greater'`` or ``'less'``: which values of the metric are better. With ``'greater'``, a metric
+            that is nan counts as 0, as where there are no boxes yet, unless the training had a value below 0.
         select (str): ``'last'`` takes the metric at the end of training, ``'best'`` the best
             validation of the training.
         lr_key (str or list[str]): Where the learning rate is in the config.

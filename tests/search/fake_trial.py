@@ -82,6 +82,7 @@ def main(mode, trial_dir):
         time.sleep(1.5)
     if mode == 'timed' and spec['key'].endswith('k1'):  # long enough to outlive a driver
         time.sleep(0.4)
+    warnings = [f'class {n} never occurs, at lr {spec["lr"]}' for n in ('cat', 'dog')] if mode == 'warning' else []
     if mode == 'hang':
         time.sleep(60)
     if mode == 'diverge-all' or (mode == 'diverge-high' and spec['lr'] > 2.5):
@@ -104,6 +105,7 @@ def main(mode, trial_dir):
         'value': value,
         'message': message,
         'seconds': 3600 * spec['fraction'] if mode == 'timed' else 0.0,
+        'warnings': warnings,
         'largest_scale': SCALE if mode in ('bounded', 'forking') else None,
         **(start_of(trial_dir, spec) if mode == 'forking' else {}),
     }

@@ -189,3 +189,16 @@ def test_status_of_another_search_ends_with_status_2(cli, write_config, small):
     cli('run', write_config(small))
     code, _, err = cli('status', write_config('lr_range=(1.0, 9.0), num_splits=2, alphas=[1.0, 4.0]'))
     assert (code, 'holds another search' in err) == (2, True)
+
+
+def test_what_trainings_warn_of_is_told_once(cli, write_config, small, tmp_path):
+    config = write_config(small)
+    told = [f'r0-k0: class {name} never occurs, at lr 1.7' for name in ('cat', 'dog')]
+    code, out, _ = cli('run', config, mode='warning')
+    assert code == 0
+    assert [line.split(maxsplit=1)[1] for line in out.splitlines() if 'never occurs' in line] == told
+    code, out, _ = cli('status', config)
+    assert [line for line in out.splitlines() if 'never occurs' in line] == [f'WARNING: {text}' for text in told]
+    assert cli('report', config)[0] == 0
+    page = (tmp_path / 'w' / 'report.html').read_text()
+    assert [page.count(text) for text in told] == [1, 1]

@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,17 @@ def test_every_command_refuses_the_work_dir_of_another_search(make_search, small
     assert change.partition('=')[0].removeprefix('config.') in err
     after = {p: p.read_bytes() for p in search.work_dir.rglob('*') if p.is_file() and p.name != 'driver.lock'}
     assert after == before
+
+
+@pytest.mark.parametrize('verb', VERBS)
+def test_a_refusal_repeats_the_options_of_the_search(make_search, small, capsys, verb):
+    search = make_search(small)
+    search.run(search__lr_range=(0.1, 3.2), model__head__loss__label='two words')
+    command = [search.config, '--work-dir', str(search.work_dir)]
+    assert main([verb, *command]) == 2
+    begun = re.search(r'it was begun with (.*); this is a command without --cfg-options\n', capsys.readouterr().err)
+    assert begun
+    assert main(['status', *command, *shlex.split(begun[1])]) == 0
 
 
 def test_a_report_writes_no_config_that_was_not_searched(make_search, small, capsys):

@@ -5,9 +5,9 @@ Accuracy over the logarithm of the learning rate falls on both sides of its top,
 .. math:: f(x) = A - B\, \min(1, c\, (x - m)^2),
 
 with x in octaves, :math:`c` one number left of the top and a larger or equal one right of it, and B the best value:
-more cannot be lost. The place of the top and both curvatures have a prior on a grid, and :math:`A` is near the best
-value; noise grows down the slopes, where seeds differ most. So a few values give a posterior by a sum, without any
-optimisation that could fail.
+more cannot be lost, so that no value counts as less than 0, and no loss as more than twice the lowest. The place of the
+top and both curvatures have a prior on a grid, and :math:`A` is near the best value; noise grows down the slopes, where
+seeds differ most. So a few values give a posterior by a sum, without any optimisation that could fail.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class LRCurve:
         finite = [self._sign * v for v in values if v is not None]
         best = max(finite)
         self._unit = abs(best) or 1.0
-        worst = min([best - self._unit, *finite])
-        y = np.array([worst if v is None else self._sign * v for v in values])
+        worst = best - self._unit
+        y = np.array([worst if v is None else max(worst, self._sign * v) for v in values])
         self.noise = noise * self._unit
         self._middle = math.log2(middle)
         grid = [(m, left, right) for m, left, right in product(_OCTAVES, _LEFT, _RIGHT) if right >= left]
@@ -65,6 +65,7 @@ class LRCurve:
         heights = y + drops
         total = precision.sum(axis=1)
         self._height = (precision * heights).sum(axis=1) / total
+        self._variance = 1.0 / total  # of the height, beside the noise of the trainings
         error = (precision * (heights - self._height[:, None]) ** 2).sum(axis=1)
         log = -0.5 * error + 0.5 * np.log(precision).sum(axis=1) - 0.5 * np.log(total)
         log -= 0.5 * (self._top / _SPREAD) ** 2
@@ -84,7 +85,7 @@ class LRCurve:
         """Return what a training with this learning rate gives in the mean over seeds, and how sure that is."""
         heights = self._heights(lr)
         mean = float(self._weights @ heights)
-        return Estimate(self._sign * mean, math.sqrt(max(0.0, float(self._weights @ (heights - mean) ** 2))))
+        return Estimate(self._sign * mean, math.sqrt(self._weights @ ((heights - mean) ** 2 + self._variance)))
 
     def rank(self, lr: float) -> float:
         """Return the fitted mean such that more is better, whatever the rule."""

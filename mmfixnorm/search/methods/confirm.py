@@ -142,7 +142,8 @@ def replay_confirmation(settings: SearchSettings, replayed: Replay, finished: Fi
     if stage.missing:
         return replace(followed, finished=False)
     best, warnings = _chosen(settings.rule, confirmations(followed, finished.values()))
-    return replace(followed, best=best, warnings=(*replayed.warnings, *warnings))
+    conclusion = replayed.conclusion if best == winner else ''  # it is about the other one
+    return replace(followed, best=best, warnings=(*replayed.warnings, *warnings), conclusion=conclusion)
 
 
 def _begun_otherwise(rivals: Rivals, winner: Best, finished: Finished) -> bool:

@@ -56,6 +56,7 @@ from mmfixnorm.search.methods.base import (
 )
 from mmfixnorm.search.settings import AUTO, SearchSettings
 
+_OPENING, _IN_OPENING = 'opening', 2  # the name of the first stage, and its trainings
 _APART = 0.75  # octaves between the two first learning rates
 _ALONE = 2**-0.5  # of the middle of the range: a training that no other one could correct
 _NEAR = 0.4  # octaves: so close to a training another one says nothing new
@@ -101,6 +102,8 @@ class LRFitSearch(SearchSettings):
         if self.alphas is not None:
             self._set('alphas', checks.distinct_positives('alphas', self.alphas))
         self._set('noise', checks.positive('noise', self.noise))
+        if self.noise >= 1:
+            raise checks.fail('noise', 'a part of the best value below 1, such as 0.02', self.noise)
         checks.boolean('extend', self.extend)
         if self.budget_t_max is not None and self.budget_t_max < 1:
             raise checks.fail('budget', 'a finite number >= 1, in lengths of one training', self.budget)
@@ -152,7 +155,8 @@ class _Course:
         return [self.spec(i, lr) for i, lr in enumerate(lrs)]
 
     def spec(self, number: int, lr: float) -> Spec:
-        return Spec(f'lr-{number}', f'lr {number + 1}', Point(lr, self.alpha), 1.0)
+        stage = _OPENING if number < _IN_OPENING else f'lr {number + 1}'
+        return Spec(f'lr-{number}', stage, Point(lr, self.alpha), 1.0)
 
     def beyond(self, number: int, lr: float) -> Spec:
         return Spec(f'beyond-{number}', f'beyond {number}', Point(lr, self.alpha), 1.0)
@@ -174,13 +178,14 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
     """Follow the trainings over the learning rate, then those over alpha."""
     course = _Course(settings, finished)
     specs = course.opening()
-    stages = [course.stage('opening', StageKind.LR, specs)]
+    stages = [course.stage(_OPENING, StageKind.LR, specs)]
     notes: list[str] = []
     while True:
         best = _fitted_best(settings, [finished[s.key] for s in specs if s.key in finished])
+        trained = [finished[s.key] for s in specs if s.key in finished]
         if stages[-1].missing:
-            return Replay(tuple(stages), best if len(stages) > 1 else None, notes=tuple(notes))
-        trained = [finished[s.key] for s in specs]
+            so_far = best if len(stages) > 1 else None
+            return Replay(tuple(stages), so_far, notes=tuple(notes), conclusion=_conclusion(settings, trained, best))
         lr_key, beyond_key = f'lr-{len(specs)}', f'beyond-{_extensions(trained) + 1}'
         if spec := proposed.get(lr_key) or proposed.get(beyond_key):
             if spec.key == beyond_key and best is not None:
@@ -197,24 +202,24 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
             break
     if best is None:
         return Replay(tuple(stages), stuck=all_diverged('the search', specs))
-    warnings = _warnings(settings, trained, best)
     rivals = _rivals(settings, trained, best)
+    conclusion = _conclusion(settings, trained, best)
     alphas = [
         Spec(f'alpha-{i}', 'alpha', Point(best.point.lr, alpha), 1.0)
         for i, alpha in enumerate((settings.alphas or ())[1:], start=1)
-    ][: max(0, course.left(len(specs)))]
+    ]
     if alphas:
         stages.append(course.stage('alpha', StageKind.ALPHA, alphas))
-        if stages[-1].missing:
-            return Replay(tuple(stages), best, notes=tuple(notes))
-        first, best = best, _beyond_noise(settings, best, stages[-1].best)
-        rivals = rivals if best == first else _rival_alpha(settings, best, first)
-    conclusion = _conclusion(settings, trained, best)
+        first, tried = best, [finished[s.key] for s in alphas if s.key in finished]
+        best = _beyond_noise(settings, first, best_of(settings.rule, tried))
+        if best != first:
+            rivals = _rival_alpha(settings, best, first)
+            conclusion += f'; alpha {best.point.alpha:g} gives {best.value:.4g} there, more than the noise above that'
     return Replay(
         tuple(stages),
         best,
-        finished=True,
-        warnings=tuple(warnings),
+        finished=not stages[-1].missing,
+        warnings=tuple(_warnings(course, trained, best)),
         conclusion=conclusion,
         notes=tuple(notes),
         rivals=rivals,
@@ -328,26 +333,39 @@ def _open_end(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: 
     return end if (beyond if end == 'highest' else 1 - beyond) > _SURE else ''
 
 
-def _warnings(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> list[str]:
+def _warnings(course: _Course, trained: Sequence[FinishedTraining], best: Best) -> list[str]:
+    settings = course.settings
+    values = {t.value for t in trained}
+    if len(trained) > 1 and len(values) == 1:
+        return [f'all {len(trained)} trainings have the value {best.value:g}, which says nothing: train longer']
     end = _open_end(settings, trained, best)
     if not end:
         return []
-    remedy = '' if settings.extend else ', or set search.extend=True in another --work-dir'
+    remedies = [
+        'raise search.budget' if course.left(len(trained)) < 1 else '',
+        'raise search.num_trainings' if len(trained) == settings.num_trainings else '',
+        '' if settings.extend else 'set search.extend=True',
+    ]
+    remedy = ' or '.join(filter(None, remedies)) or 'search around it'
     return [
         f'the best learning rate probably lies {"above" if end == "highest" else "below"} {best.point.lr:g}, the {end} '
-        f'that was tried: raise search.num_trainings{remedy}'
+        f'that was tried: {remedy}, in another --work-dir'
     ]
 
 
-def _conclusion(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best) -> str:
-    """Say in one sentence how sure the choice is."""
-    curve = curve_of(settings, trained)
-    if curve is None:
+def _conclusion(settings: LRFitSearch, trained: Sequence[FinishedTraining], best: Best | None) -> str:
+    """Say in one sentence how sure the choice of the learning rate is; nothing while there is none."""
+    curve = curve_of(settings, trained) if trained else None
+    if curve is None or best is None:
         return ''
     fitted, own = curve.at(best.point.lr), settings.own_lr
     text = f'lr {best.point.lr:g} gives {fitted.mean:.4g} +- {fitted.sd:.2g} by the fit, {best.value:.4g} as trained'
     if own is None or best.point.lr == own:
-        return f"{text}; it is the config's own, and nothing that was tried beats it"
+        lrs = sorted({t.point.lr for t in trained})
+        if len(lrs) == 1:
+            return f"{text}; it is the config's own, and nothing else was tried"
+        chance = curve.chances_best(lrs)[lrs.index(best.point.lr)]
+        return f"{text}; it is the config's own, and the best of the {len(lrs)} tried with {chance:.0%} probability"
     return f"{text}; with {curve.chance_better(best.point.lr, own):.0%} probability it beats the config's own, {own:g}"
 
 
@@ -358,7 +376,8 @@ def _rounded(value: float) -> float:
 def planned_stages(settings: LRFitSearch) -> list[PlannedStage]:
     """List its stages, each with as many trainings as the budget allows."""
     budget = math.inf if settings.budget_t_max is None else math.floor(settings.budget_t_max)
-    sizes = [('opening', 2), *((f'lr {n}', 1) for n in range(3, settings.num_trainings + 1))]
+    later = range(_IN_OPENING + 1, settings.num_trainings + 1)
+    sizes = [(_OPENING, _IN_OPENING), *((f'lr {n}', 1) for n in later)]
     if settings.extend:
         sizes += [(f'beyond {number}', 1) for number in range(1, EXTENSIONS + 1)]
     sizes.append(('alpha', max(0, len(settings.alphas or ()) - 1)))

@@ -45,7 +45,10 @@ def replay_ramp(settings: SearchSettings, finished: Finished) -> Ramped:
     if known is None:
         return Ramped(None, Replay((stage,)))
     if lr_range is None:
-        reason = 'the ramp of the learning rate came to no end (see its log): give search.lr_range=(lr_min, lr_max)'
+        reason = (
+            'the ramp of the learning rate came to no end (see its log): give search.lr_range=(lr_min, lr_max), in '
+            'another --work-dir'
+        )
         return Ramped(None, Replay((stage,), stuck=reason))
     budget, cost = settings.budget_t_max, known.cost or 0.0
     if budget is None or not settings.plans_by_budget:

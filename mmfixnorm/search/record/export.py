@@ -12,7 +12,7 @@ from mmfixnorm.search.record.state import ledger
 from mmfixnorm.search.record.study import StudyRecord
 
 #: Entries of a result that are lists or dicts: a cell of a table holds none.
-_NESTED = ('built_lrs', 'built_alphas', 'built_weight_decays', 'curve', 'ramp', 'fork_points')
+_NESTED = ('built_lrs', 'built_alphas', 'built_weight_decays', 'curve', 'ramp', 'fork_points', 'warnings')
 
 
 def exported_rows(record: StudyRecord, *, search: str) -> list[dict[str, Any]]:

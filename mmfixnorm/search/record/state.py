@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from mmfixnorm.search.methods.base import Best, Point, Replay, StageKind, better
 from mmfixnorm.search.planner import replay
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.study import Attempt, StudyRecord, is_finished
+
+_NUMBER = re.compile(r'\d+(\.\d+)?(e[+-]?\d+)?')
 
 
 class Row(NamedTuple):
@@ -79,6 +82,7 @@ class SearchState(NamedTuple):
         replayed: The search as far as the record tells it.
         best: The best of the finished stages.
         progress: The best value so far against cost.
+        warnings: What the user should know about the result, then what was warned of in trainings.
         cost: What has finished, in T_max.
         planned_cost: What is planned at most, in T_max.
         saved_cost: What need not be trained, as another training is the same or was the same so far, in T_max.
@@ -91,6 +95,7 @@ class SearchState(NamedTuple):
     replayed: Replay
     best: Best | None
     progress: Progress
+    warnings: list[str]
     cost: float
     planned_cost: float
     saved_cost: float
@@ -120,6 +125,7 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         replayed=replayed,
         best=replayed.best,
         progress=progress(record.attempts, replayed, problem.settings.rule),
+        warnings=[*replayed.warnings, *trial_warnings(record.attempts)],
         cost=ledger(record.attempts)[-1] if record.attempts else 0.0,
         planned_cost=problem.planned_cost,
         saved_cost=round(sum(a.cost - a.spent for a in record.attempts), 9),
@@ -127,6 +133,16 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         finished_seconds=sum(a.result.seconds for a in record.attempts if is_finished(a)),
         wall_seconds=(max(ends) - record.created).total_seconds() if ends else 0.0,
     )
+
+
+def trial_warnings(attempts: Sequence[Attempt]) -> list[str]:
+    """List what trainings warned of, each kind of warning once, with the trial that had it first."""
+    of_kind: dict[str, str] = {}
+    for attempt in attempts:
+        for text in attempt.result.warnings:
+            kind = _NUMBER.sub('#', text)  # the warnings of two trainings may differ in numbers
+            of_kind.setdefault(kind, f'{attempt.spec.key}: {text}')
+    return list(of_kind.values())
 
 
 def trial_rows(attempts: Sequence[Attempt]) -> list[Row]:

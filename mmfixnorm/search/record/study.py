@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -71,6 +72,8 @@ class StudyRecord:
         self._path = path
         self.identity: dict[str, str] = content.user_attrs['identity']
         self.fingerprint = fingerprint(self.identity)
+        #: What ``--cfg-options`` gave when the search was begun; None in a record that does not say.
+        self.cfg_options: list[str] | None = content.user_attrs.get('cfg_options')
         self.created = datetime.fromisoformat(content.user_attrs['created'])
         self.attempts: list[Attempt] = []
         self.proposed = _read_proposed(content.user_attrs)
@@ -146,20 +149,20 @@ def open_record(problem: SearchProblem) -> StudyRecord:
         if not differences(record.identity, identity):
             return record
         if record.finished():
-            raise ConfigError(_refusal(work_dir, record.identity, identity))
+            raise ConfigError(_refusal(problem, record))
         if ended := trials_with_results(work_dir / 'trials', fingerprint=record.fingerprint):
             raise ConfigError(
-                f'{_refusal(work_dir, record.identity, identity)}\nTrials of that search have ended, and no driver has '
+                f'{_refusal(problem, record)}\nTrials of that search have ended, and no driver has '
                 f'recorded them yet: {", ".join(ended)}'
             )
         if running := running_claims(work_dir / 'trials'):
             raise ConfigError(
-                f'{_refusal(work_dir, record.identity, identity)}\nTrials of that search still run: '
+                f'{_refusal(problem, record)}\nTrials of that search still run: '
                 f'{", ".join(running)}; end them, or wait for them, before another search takes the folder'
             )
         _move_aside(work_dir)  # nothing has finished and nothing runs: the user corrects a mistake
     with writing_to(work_dir):
-        _create(path, identity, problem.settings.rule)
+        _create(path, problem)
     return _open(path)
 
 
@@ -222,7 +225,7 @@ def check_belongs(problem: SearchProblem, record: StudyRecord) -> None:
         ConfigError: The record belongs to another search; the differences are shown.
     """
     if differences(record.identity, problem.identity):
-        raise ConfigError(_refusal(problem.work_dir, record.identity, problem.identity))
+        raise ConfigError(_refusal(problem, record))
 
 
 def _storage(path: Path) -> optuna.storages.RDBStorage:
@@ -232,7 +235,7 @@ def _storage(path: Path) -> optuna.storages.RDBStorage:
     return optuna.storages.RDBStorage('sqlite:///record', engine_kwargs={'creator': lambda: sqlite3.connect(path)})
 
 
-def _create(path: Path, identity: Mapping[str, str], rule: str) -> None:
+def _create(path: Path, problem: SearchProblem) -> None:
     """Make the study under another name, so that ``study.db`` is there in full or not at all."""
     import optuna
 
@@ -241,9 +244,10 @@ def _create(path: Path, identity: Mapping[str, str], rule: str) -> None:
         abandoned.unlink()
     draft = path.with_name(f'.{path.name}.{os.getpid()}')
     storage = _storage(draft)
-    direction = 'maximize' if rule == 'greater' else 'minimize'
+    direction = 'maximize' if problem.settings.rule == 'greater' else 'minimize'
     study = optuna.create_study(study_name=_NAME, storage=storage, direction=direction)
-    study.set_user_attr('identity', dict(identity))
+    study.set_user_attr('identity', problem.identity)
+    study.set_user_attr('cfg_options', _as_given(problem.cfg_options))
     study.set_user_attr('created', datetime.now().isoformat())
     storage.remove_session()
     storage.engine.dispose()
@@ -260,16 +264,28 @@ def _move_aside(work_dir: Path) -> None:
             os.replace(work_dir / name, aside / name)
 
 
-def _refusal(work_dir: Path, was: Mapping[str, str], now: Mapping[str, str]) -> str:
+def _refusal(problem: SearchProblem, record: StudyRecord) -> str:
+    was, now = record.identity, problem.identity
     keys = differences(was, now)
     lines = [f'  {k}: was {was.get(k, "absent")}, is {now.get(k, "absent")}' for k in keys[:_SHOWN_DIFFERENCES]]
     if len(keys) > _SHOWN_DIFFERENCES:
         lines.append(f'  and {len(keys) - _SHOWN_DIFFERENCES} more')
+    begun, asked = record.cfg_options, _as_given(problem.cfg_options)
+    if begun is not None and begun != asked:
+        lines.append(f'it was begun {_with_options(begun)}; this is a command {_with_options(asked)}')
     return (
-        f'--work-dir: {str(work_dir)!r} holds another search:\n'
+        f'--work-dir: {str(problem.work_dir)!r} holds another search:\n'
         + '\n'.join(lines)
         + '\nput that back to continue, or choose another --work-dir'
     )
+
+
+def _as_given(cfg_options: Mapping[str, Any]) -> list[str]:
+    return [f'{key}={value}' for key, value in cfg_options.items()]
+
+
+def _with_options(given: Sequence[str]) -> str:
+    return f'with --cfg-options {shlex.join(given)}' if given else 'without --cfg-options'
 
 
 def _to_trial(attempt: Attempt) -> FrozenTrial:

@@ -102,7 +102,7 @@ def _summary(problem: SearchProblem, state: SearchState, best_config: Path | Non
     if best_config:
         lines.append(f'Winning config: <code>{escape(str(best_config))}</code>')
     yield '<p>' + '<br>\n'.join(lines) + '</p>'
-    yield from map(report_html.warning, state.replayed.warnings)
+    yield from map(report_html.warning, state.warnings)
 
 
 def _remarks(problem: SearchProblem, state: SearchState, record: StudyRecord) -> Iterator[str]:

@@ -64,7 +64,7 @@ def state_lines(problem: SearchProblem, state: SearchState) -> list[str]:
         lines.append(f'{c.role} {c.training.key} over {len(c.seeds)} new seeds{mean}{interval}{diverged}')
     lines += filter(None, [state.replayed.conclusion])
     lines += state.replayed.notes
-    return [*lines, summary_line(problem, state), *(f'WARNING: {w}' for w in state.replayed.warnings)]
+    return [*lines, summary_line(problem, state), *(f'WARNING: {w}' for w in state.warnings)]
 
 
 def state_table(problem: SearchProblem, state: SearchState, rows: Sequence[Row]) -> Table:

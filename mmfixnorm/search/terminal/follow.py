@@ -135,7 +135,8 @@ def _last_lines(snapshot: Snapshot) -> list[str]:
     if snapshot.over:
         return []
     left = 'not known yet' if snapshot.seconds_left is None else f'about {duration(snapshot.seconds_left)}'
-    return [f'time left: {left}', snapshot.driver]
+    label = 'time left' if snapshot.running else 'time left, once it runs'
+    return [f'{label}: {left}', snapshot.driver]
 
 
 def draw(problem: SearchProblem, snapshot: Snapshot, *, height: int) -> Group:
@@ -155,7 +156,7 @@ def _stage_table(stages: list[StageCost]) -> Table:
     table = _table('cost', ('stage', 'trainings', 'T_max', 'lost attempts'))
     for s in stages:
         trainings = f'{s.trainings}' if s.planned is None else f'{s.trainings} of {s.planned}'
-        cost = f'{s.cost:g}' if s.planned_cost is None else f'{s.cost:g} of {s.planned_cost:g}'
+        cost = f'{s.cost:g} of {s.planned_cost:g}' if s.planned_cost else f'{s.cost:g}'  # a ramp has no planned cost
         table.add_row(s.name, trainings, cost, str(s.lost))
     return table
 

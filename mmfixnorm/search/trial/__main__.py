@@ -64,6 +64,7 @@ from mmfixnorm.search.trial.readback import (
     check_space,
 )
 from mmfixnorm.search.trial.scales import LargestScale
+from mmfixnorm.search.trial.warning_log import WarningLog
 
 _RESUMABLE = {'meta', 'state_dict', 'message_hub', 'optimizer'}
 # What torch.load raises for a file that was cut off, by the place of the cut.
@@ -275,7 +276,9 @@ def wait_for_file(path: Path, late_s: float = LATE_S) -> None:
         time.sleep(0.2)
 
 
-def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook, fork_hook: ForkHook) -> Runner:
+def train(
+    trial_dir: Path, task: Mapping[str, Any], hook: TrialHook, fork_hook: ForkHook, warnings: WarningLog
+) -> Runner:
     """Build the folder's config, continue from an earlier attempt or another trial if there is one, and train."""
     cfg = _config(trial_dir)
     run_dir = Path(cfg.work_dir)
@@ -286,15 +289,16 @@ def train(trial_dir: Path, task: Mapping[str, Any], hook: TrialHook, fork_hook: 
     if checkpoint is not None:
         wait_for_file(checkpoint)
         runner._load_from, runner._resume = str(checkpoint), True
-    reported = build_training(runner)
-    if reported is not None:
-        check_reported(task['metric'], reported)
-    runner.register_hook(hook)
-    runner.register_hook(fork_hook)
-    train_model(runner)
-    delete_notices(run_dir)
-    if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
-        runner.val_loop.run()
+    with warnings.listening(runner.logger, logging.getLogger('mmfixnorm')):
+        reported = build_training(runner)
+        if reported is not None:
+            check_reported(task['metric'], reported)
+        runner.register_hook(hook)
+        runner.register_hook(fork_hook)
+        train_model(runner)
+        delete_notices(run_dir)
+        if training_step(runner) not in hook.curve:  # the earlier attempt ended between the two
+            runner.val_loop.run()
     return runner
 
 
@@ -319,7 +323,7 @@ def valued(hook: TrialHook, task: Mapping[str, Any]) -> dict[str, Any]:
     value = summarise(hook.curve, select=task['select'], rule=task['rule'])
     if math.isfinite(value):
         return {'outcome': 'done', 'value': value}
-    if task['rule'] == 'greater':
+    if task['rule'] == 'greater' and not any(value < 0 for value in hook.curve.values()):
         # The loss is finite, or the training would have ended: the model finds nothing yet (no boxes, say).
         message = f'{task["metric"]} is {value}, which counts as 0: the loss is finite'
         print_log(message, level=logging.WARNING)
@@ -352,12 +356,13 @@ def run_trial(trial_dir: Path) -> TrialResult:
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
     hook = TrialHook(task, trial_dir / CURVE_FILE, notice=Notice.of_environment())
     fork_hook = ForkHook(trial_dir, task, hook.scales)
+    warnings = WarningLog()
     begin = time.monotonic()
     try:
         if task.get('is_ramp'):
             ended = ramp_lr(trial_dir, task)
         else:
-            runner = train(trial_dir, task, hook, fork_hook)
+            runner = train(trial_dir, task, hook, fork_hook, warnings)
             ended = valued(hook, task) | {'length': training_step(runner)}
             write_hparams(runner, trial_dir, task, ended.get('value'))
     except DivergedError as err:
@@ -391,6 +396,7 @@ def run_trial(trial_dir: Path) -> TrialResult:
         forked_part=start.part if start else 0.0,
         fork_points=[[point.iteration, point.largest_scale] for point in kept_points(trial_dir)],
         why_no_forks=fork_hook.why_off,
+        warnings=warnings.texts,
         **ended,
     )
 

@@ -125,6 +125,7 @@ class TrialResult:
         forked_part: The part of the training up to there.
         fork_points: ``[iteration, largest scale]`` of the checkpoints that it kept for others, see :mod:`.forks`.
         why_no_forks: Why no training can continue this one, or none of its search another; empty if there is no reason.
+        warnings: What this package warned of in the training, see :mod:`.warning_log`.
     """
 
     key: str
@@ -147,6 +148,7 @@ class TrialResult:
     forked_part: float = 0.0
     fork_points: list[list[Any]] = field(default_factory=list)
     why_no_forks: str = ''
+    warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:

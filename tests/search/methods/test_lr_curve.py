@@ -22,8 +22,7 @@ CASES = {
 def naive(lrs, values, middle, noise):
     """Each hypothesis by the likelihood of a normal vector whose height has a very wide prior."""
     best = max(v for v in values if v is not None)
-    worst = min([best - abs(best), *(v for v in values if v is not None)])
-    y = np.array([worst if v is None else v for v in values])
+    y = np.array([best - abs(best) if v is None else max(v, best - abs(best)) for v in values])
     wide = (1e2 * best) ** 2
     weights, heights, hypotheses = [], [], []
     for m, left, right in product(lr_curve._OCTAVES, lr_curve._LEFT, lr_curve._RIGHT):
@@ -39,10 +38,10 @@ def naive(lrs, values, middle, noise):
         log = stats.multivariate_normal(-drops, np.diag(variances) + wide).logpdf(y)
         log += stats.norm(0.0, 1.5).logpdf(m) + max(-4.0, -0.5 * ((height - max(y)) / (0.3 * best)) ** 2)
         weights.append(log)
-        heights.append(height)
+        heights.append((height, 1 / np.sum(1 / variances)))
         hypotheses.append((m, left, right))
     weights = np.exp(np.array(weights) - max(weights))
-    return weights / weights.sum(), np.array(heights), hypotheses
+    return weights / weights.sum(), heights, hypotheses
 
 
 @pytest.mark.parametrize(('lrs', 'values'), CASES.values(), ids=CASES)
@@ -52,13 +51,14 @@ def test_the_curve_is_the_sum_over_its_hypotheses(lrs, values):
     best = max(v for v in values if v is not None)
     for lr in (0.1, 0.3, 0.9):
         of_each = []
-        for height, (m, left, right) in zip(heights, hypotheses, strict=True):
+        for (height, _), (m, left, right) in zip(heights, hypotheses, strict=True):
             off = math.log2(lr / 0.3) - m
             of_each.append(height - min(best, best * (left if off < 0 else right) * off**2))
         of_each = np.array(of_each)
         mean = weights @ of_each
         assert curve.at(lr).mean == pytest.approx(mean, rel=1e-4, abs=1e-6 * best)
-        assert curve.at(lr).sd == pytest.approx(math.sqrt(weights @ (of_each - mean) ** 2), rel=1e-2)
+        variance = weights @ ((of_each - mean) ** 2 + [of_height for _, of_height in heights])
+        assert curve.at(lr).sd == pytest.approx(math.sqrt(variance), rel=1e-2)
     above = weights[[m > math.log2(0.6 / 0.3) for m, *_ in hypotheses]].sum()
     assert curve.chance_beyond(0.6) == pytest.approx(above, abs=1e-4)
 

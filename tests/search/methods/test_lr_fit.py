@@ -1,6 +1,7 @@
 """Three trainings and a fit: what is trained, what wins, what it costs at most, what it says."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -83,7 +84,34 @@ def test_nothing_beats_a_config_that_is_at_the_top():
     asked, values, step = play(search(own_lr=0.3), hill(0.3))
     conclusion = replay_of(search(own_lr=0.3), asked, values).conclusion
     assert step.best.key == 'lr-0'
-    assert "it is the config's own, and nothing that was tried beats it" in conclusion
+    assert re.search(r"it is the config's own, and the best of the 3 tried with (\d+)% probability", conclusion)
+    alone = search(own_lr=0.3, budget=1)
+    asked, values, _ = play(alone, hill(0.3))
+    assert "it is the config's own, and nothing else was tried" in replay_of(alone, asked, values).conclusion
+
+
+def test_the_fit_is_no_surer_than_the_noise_of_its_trainings():
+    one, four = (LRCurve([0.3] * n, [50.0] * n, 0.3, 'greater', 0.02).at(0.3).sd for n in (1, 4))
+    assert one >= 0.02 * 50
+    assert 0.01 * 50 <= four < one
+
+
+LOSSES = {  # the value of a training that went wrong, by its loss
+    'diverged': None,
+    'exploded': 50.0,
+    'exploded further': 1e6,
+}
+
+
+@pytest.mark.parametrize('bad', LOSSES.values(), ids=LOSSES)
+def test_a_loss_that_exploded_counts_as_one_that_diverged(bad):
+    def value_of(spec):
+        return bad if spec.point.lr > 0.5 else 0.5 + 0.1 * math.log2(spec.point.lr / 0.17) ** 2
+
+    settings = search(own_lr=0.1, lr_range=(0.4, 1.6), rule='less')
+    asked, _, step = play(settings, value_of)
+    assert [s.point.lr for s in asked] == [0.1, 0.8, 0.168]
+    assert step.best.key == 'lr-2'
 
 
 def test_the_conclusion_says_what_the_fit_expects_and_how_sure_it_is():
@@ -147,16 +175,51 @@ def test_another_alpha_wins_beyond_the_noise_alone(more, winner):
     assert step.best.point.alpha == winner
 
 
+def test_a_budget_of_time_that_ends_the_alphas_keeps_the_one_that_has_won():
+    settings = search(own_lr=0.3, alphas=(1.0, 4.0, 16.0), budget='4.5h')
+    peak, hours = hill(0.3), 3600.0
+    asked, values, _ = play(search(own_lr=0.3, alphas=(1.0, 4.0, 16.0)), lambda s: peak(s) + (s.point.alpha == 4.0) * 9)
+    trained = [(s, v) for s, v in zip(asked, values) if s.point.alpha != 16.0]
+    ended = [FinishedTraining(s.key, s.point, v, cost=1.0, seconds=hours) for s, v in trained]
+    replayed = replay(settings, [*ended, *(s for s in asked if s.key == 'lr-2')])
+    assert (replayed.finished, replayed.best.key) == (True, 'alpha-1')
+    assert 'alpha 4 gives' in replayed.conclusion
+    assert 'search.budget' in replayed.notes[-1]
+
+
+def test_alphas_that_cost_nothing_are_taken_over_whatever_the_budget(make_search):
+    block = "type='LRFitSearch', lr_range=(0.2, 3.2), alphas=[8.0, 4.0, 16.0], budget=3"
+    search = make_search(block)
+    outcome = search.run('bounded')
+    state = search_state(search.problem(), search.record())
+    free = [row.key for row in state.rows if row.same_as]
+    assert (outcome.kind, free, state.cost) == ('done', ['alpha-1', 'alpha-2'], 3.0)
+
+
+def test_alphas_without_room_in_the_budget_are_named(make_search):
+    search = make_search("type='LRFitSearch', lr_range=(0.2, 3.2), alphas=[1.0, 4.0], budget=3")
+    search.run()
+    (note,) = search_state(search.problem(), search.record()).replayed.notes
+    assert '1 of alpha and all after them are not trained' in note
+
+
 def test_where_the_best_is_at_the_end_and_still_rising_the_remedy_is_named():
     asked, values, _ = play(search(own_lr=0.1), hill(6.0, left=8.0))
     (warning,) = replay_of(search(own_lr=0.1), asked, values).warnings
     assert 'above' in warning
-    assert 'raise search.num_trainings' in warning
+    assert 'raise search.num_trainings or set search.extend=True, in another --work-dir' in warning
+
+
+def test_where_all_values_are_equal_nothing_was_learnt():
+    asked, values, _ = play(search(), lambda spec: 0.0)
+    (warning,) = replay_of(search(), asked, values).warnings
+    assert 'all 3 trainings have the value 0, which says nothing' in warning
 
 
 BAD = {
     'num_trainings=1': 'search.num_trainings: must be an integer >= 2, got 1',
     'noise=0': 'search.noise: must be a finite number > 0, got 0',
+    'noise=2': 'search.noise: must be a part of the best value below 1, such as 0.02, got 2',
     "noise='low'": "search.noise: must be a finite number > 0, got 'low'",
     'budget=0.5': 'search.budget: must be a finite number >= 1, in lengths of one training, got 0.5',
     "budget='3 days'": "a finite number of T_max > 0, or a time such as '8h' or '30min', got '3 days'",
@@ -189,6 +252,8 @@ def test_a_whole_search_with_the_driver_killed_after_each_event(make_search, lr_
 def test_the_budget_counts_the_ramp(make_search):
     outcome = make_search("type='LRFitSearch', budget=3").run()
     assert outcome.kind == 'done'
+    with pytest.raises(ConfigError, match=r"search\.budget: must be > 1 with search\.lr_range='auto'.*, got 1"):
+        make_search("type='LRFitSearch', budget=1", name='none').run()
     short = make_search("type='LRFitSearch', budget=1.02", name='short').run()
     assert short.kind == 'stuck'
     assert 'of 1.02 T_max the ramp has taken 0.04; a training needs 1' in short.message
@@ -196,6 +261,7 @@ def test_the_budget_counts_the_ramp(make_search):
 
 def test_with_a_budget_of_three_the_ramp_leaves_two_trainings(make_search):
     search = make_search("type='LRFitSearch', budget=3")
+    assert [n for _, n, _ in search.problem().planned_costs()] == [1, 2]
     search.run()
     state = search_state(search.problem(), search.record())
     assert [row.key for row in state.rows] == ['ramp', 'lr-0', 'lr-1']
@@ -238,6 +304,7 @@ def test_the_rival_that_is_better_over_new_seeds_wins():
     _, replayed, step = again(settings, lambda s: flat(s) - (5 if s.seed and s.point.lr == chosen else 0))
     assert step.best.point.lr != chosen
     assert any('the runner-up' in warning for warning in replayed.warnings)
+    assert replayed.conclusion == ''
 
 
 def test_a_record_that_had_confirmed_before_the_fit_judged_goes_on_with_its_two_points():

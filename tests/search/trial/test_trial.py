@@ -1,12 +1,14 @@
 """One training of a search: real ones, a second long."""
 
 import json
+import logging
 import math
 import os
 import re
 import subprocess
 import sys
 import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -252,3 +254,51 @@ def test_a_real_trial_killed_in_the_middle_gives_the_result_of_an_undisturbed_on
         values[name] = {a.spec.key: a.result.curve for a in closed}
     assert len(attempts) == 3  # two trainings, one of them in two attempts
     assert values['killed'] == values['peace']
+
+
+LONG = [dict(type='LinearLR', start_factor=0.1, by_epoch=True, begin=0, end=4)]
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'warned'),
+    [
+        (LONG, 'LinearLR warms up to epoch 4, and the training has 4'),
+        ([dict(LONG[0], end=3)], ''),
+        ([dict(LONG[0], start_factor=1.0, end_factor=0.1)], ''),  # a decay
+        ([dict(LONG[0], begin=2)], ''),
+        ([dict(type='ConstantLR', factor=0.1, by_epoch=False, begin=0, end=500)], 'warms up to iteration 500'),
+        ([dict(type='CosineAnnealingLR', by_epoch=True, begin=0, end=4)], ''),
+    ],
+)
+def test_a_warm_up_as_long_as_the_training_is_in_the_result(make_trial, schedule, warned):
+    result = run(make_trial(param_scheduler=schedule))
+    assert result['outcome'] == 'done'
+    found = [text for text in result['warnings'] if 'warms up' in text]
+    assert (len(found), warned in ''.join(found)) == (bool(warned), True)
+
+
+def test_only_warnings_of_this_package_are_kept():
+    log, logger = trial.WarningLog(), logging.getLogger('a runner')
+    for name in ('mmfixnorm.engine.start', 'mmdet.models', 'mmfixnormal'):
+        module = types.ModuleType(name)
+        exec('def warn(logger, text): logger.warning(text)', vars(module))
+        with log.listening(logger):
+            module.warn(logger, f'from {name}')
+            module.warn(logger, f'from {name}')
+        module.warn(logger, f'later, from {name}')
+    assert log.texts == ['from mmfixnorm.engine.start']
+
+
+NOT_A_NUMBER = {  # rule and earlier validations: what a last value of nan is
+    ('greater', ()): ('done', 0.0),
+    ('greater', (0.1, 0.2)): ('done', 0.0),
+    ('greater', (-0.5, -0.4)): ('diverged', None),  # 0 would be better than every other training
+    ('less', (0.5,)): ('diverged', None),
+}
+
+
+@pytest.mark.parametrize(('rule', 'earlier', 'end'), [(*key, end) for key, end in NOT_A_NUMBER.items()])
+def test_a_metric_that_is_nan_is_never_better_than_one_that_was_measured(rule, earlier, end):
+    hook = types.SimpleNamespace(curve=dict(enumerate([*earlier, math.nan])))
+    ended = trial.valued(hook, dict(rule=rule, select='last', metric='m'))
+    assert (ended['outcome'], ended.get('value')) == end
