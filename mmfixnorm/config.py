@@ -96,7 +96,9 @@ def _check_names(cfg: Config, options: Mapping[str, Any]) -> None:
         for name in option.split('.'):
             if not isinstance(node, Mapping):
                 break
-            names = [*node, *([] if done else _TOP_LEVEL)]
+            if f'{done}type' in options:  # of a class that reads other keys
+                break
+            names = [*map(str, node), *([] if done else _TOP_LEVEL)]
             alike = difflib.get_close_matches(name, names, n=1, cutoff=0.8) if not done else []
             alike += [other for other in names if _spelling(other) == _spelling(name)]
             if name not in names and alike:

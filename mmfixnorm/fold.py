@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import zipfile
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 from torch import Tensor, nn
 
@@ -70,31 +72,41 @@ def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
 
 
 class FoldCheckHook(Hook):
-    """Refuses to test a checkpoint that has the scale of a layer for which the model has a plain one.
+    """Refuses a checkpoint that has the scale of a layer for which the model has a plain one.
 
     Without its scale the weight of such a layer is loaded as it is, and the scores are wrong in silence. Belongs to
-    ``tools/test.py``.
+    ``tools/test.py``; a training that starts from such weights only warns.
+
+    Args:
+        refuse (bool): Whether to raise, or to warn. Defaults to True.
 
     Raises:
         ConfigError: The checkpoint is not folded; the message names the layers and the command that folds it.
     """
 
+    def __init__(self, refuse: bool = True) -> None:
+        self._refuse = refuse
+
     def after_load_checkpoint(self, runner: Runner, checkpoint: Mapping[str, Any]) -> None:
-        state = checkpoint.get('state_dict', checkpoint)
-        layers = dict(unwrapped_model(runner).named_modules())
-        scales = [key.removeprefix('module.') for key in state if key.endswith('.g')]
-        plain = [
-            scale.removesuffix('.g')
-            for scale in scales
-            if isinstance(layer := layers.get(scale.removesuffix('.g')), (nn.Linear, nn.Conv2d))
-            and not isinstance(layer, WeightNormalized)
-        ]
-        if plain:
-            raise ConfigError(
-                f'load_from: the checkpoint has the scale g of WN or FixNorm layers, which are plain in this config: '
-                f'{listing(plain)}. Test it with the config that it was trained with, or fold it first: '
-                'python tools/model_converters/fold_fixnorm.py CONFIG CHECKPOINT OUT'
-            )
+        plain = unfolded_layers(unwrapped_model(runner), checkpoint.get('state_dict', checkpoint))
+        if not plain:
+            return
+        text = (
+            f'load_from: the checkpoint has the scale g of WN or FixNorm layers, which are plain in this config: '
+            f'{listing(plain)}. Use it with the config that it was trained with, or fold it first: '
+            'python tools/model_converters/fold_fixnorm.py CONFIG CHECKPOINT OUT'
+        )
+        if self._refuse:
+            raise ConfigError(text)
+        print_log(text, logger='current', level=logging.WARNING)
+
+
+def unfolded_layers(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
+    """List the layers whose scale a checkpoint has, and which are plain in the model."""
+    layers, own = dict(model.named_modules()), model.state_dict()
+    scales = [key.removeprefix('module.') for key in state if key.endswith('.g')]
+    plain = [scale.removesuffix('.g') for scale in scales if scale not in own]
+    return [name for name in plain if isinstance(layers.get(name), (nn.Linear, nn.Conv2d))]
 
 
 def write_checkpoint(checkpoint: Mapping[str, Any], filename: str, *, overwrite: bool = False) -> None:

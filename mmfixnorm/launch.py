@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlparse
 
 import torch
 import torch.distributed as dist
@@ -52,9 +53,13 @@ AMP_WRAPPERS = {
     'OptimWrapper': 'AmpOptimWrapper',
     'AmpOptimWrapper': 'AmpOptimWrapper',
     'FixNormOptimWrapper': 'FixNormAmpOptimWrapper',
+    'HyperballOptimWrapper': 'HyperballAmpOptimWrapper',
+    'HyperballAmpOptimWrapper': 'HyperballAmpOptimWrapper',
     'FixNormAmpOptimWrapper': 'FixNormAmpOptimWrapper',
     'PerLayerFixNormOptimWrapper': 'PerLayerFixNormAmpOptimWrapper',
     'PerLayerFixNormAmpOptimWrapper': 'PerLayerFixNormAmpOptimWrapper',
+    'RotationalOptimWrapper': 'RotationalAmpOptimWrapper',
+    'RotationalAmpOptimWrapper': 'RotationalAmpOptimWrapper',
 }
 # The errors of mmengine, the toolboxes and this package for a config that cannot be built.
 # mmengine checks arguments by assertions too.
@@ -175,19 +180,19 @@ def train(runner: Runner) -> None:
     """Train.
 
     Raises:
-        ConfigError: Pretrained weights cannot be downloaded; the message names their config key. All other errors of
+        ConfigError: Weights to start from cannot be downloaded; the message names their config key. All other errors of
             a training keep their traceback.
     """
     try:
         runner.train()
     except Exception as err:
-        reason, starts = failed_download(err), _pretrained(runner)
-        if reason is None or not starts:
+        reason, starts = failed_download(err), _missing_downloads(runner)
+        if reason is None or not starts or runner.iter:
             raise
         names = ', '.join(f'{key}={checkpoint!r}' for key, checkpoint in starts.items())
         raise ConfigError(
-            f'{names}: pretrained weights that cannot be downloaded ({reason}). Put the file into '
-            f'{os.path.join(torch.hub.get_dir(), "checkpoints")!r}, from a machine with a network, or give the path of '
+            f'{names}: weights that cannot be downloaded ({reason}). Put the file into '
+            f'{_download_dir()!r}, from a machine with a network, or give the path of '
             f'a local one; to train from scratch, set {" and ".join(starts)} to None'
         ) from err
 
@@ -257,13 +262,21 @@ def _is_warm_up(schedule: dict[str, Any]) -> bool:
     return schedule.get('begin', 0) == 0 and (raised or 'Warmup' in kind)
 
 
-def _pretrained(runner: Runner) -> dict[str, str]:
-    """Return the addresses from which the model gets its first weights, by their config keys."""
+def _download_dir() -> str:
+    return os.path.join(torch.hub.get_dir(), 'checkpoints')
+
+
+def _missing_downloads(runner: Runner) -> dict[str, str]:
+    """Return the addresses of weights to start from whose file was not downloaded, by their config keys."""
     found = {}
-    for key, value in _leaves(runner.cfg.get('model'), 'model'):
-        if isinstance(value, str) and '://' in value and key.rsplit('.', 1)[-1] in ('checkpoint', 'pretrained'):
-            # An entry of a list of initialisers cannot be None, the list can.
-            found[re.sub(r'\.\d+$', '', key.removesuffix('.checkpoint'))] = value
+    leaves = [*_leaves(runner.cfg.get('model'), 'model'), ('load_from', runner.cfg.get('load_from'))]
+    for key, value in leaves:
+        is_start = key == 'load_from' or key.rsplit('.', 1)[-1] in ('checkpoint', 'pretrained')
+        if is_start and isinstance(value, str) and '://' in value:
+            name = os.path.basename(urlparse(value).path)
+            if not os.path.exists(os.path.join(_download_dir(), name)):
+                # An entry of a list of initialisers cannot be None, the list can.
+                found[re.sub(r'\.\d+$', '', key.removesuffix('.checkpoint'))] = value
     return found
 
 

@@ -60,12 +60,19 @@ OPTIONS = {  # of a config with `a = dict(max_epochs=3, x=[dict(b=1)])` -> what 
     'a.x.0.b': None,
     'randomness.seed': None,
     'my_own': None,
+    'b.5': None,
 }
+
+
+def test_options_that_bring_another_class_bring_its_keys(write):
+    config = write("a = dict(type='One', target=1.0)")
+    cfg = load_config(config, cfg_options={'a.type': 'Many', 'a.targets': 'equal', 'a.target': None})
+    assert cfg.a == dict(type='Many', target=None, targets='equal')
 
 
 @pytest.mark.parametrize(('option', 'meant'), OPTIONS.items(), ids=OPTIONS)
 def test_an_option_that_nothing_reads_for_a_slip_is_refused(write, option, meant):
-    config = write('a = dict(max_epochs=3, x=[dict(b=1)])')
+    config = write('a = dict(max_epochs=3, x=[dict(b=1)])\nb = {0: 1}')
     if meant is None:
         load_config(config, cfg_options={option: 5})
         return

@@ -29,7 +29,7 @@ SHORT = (0.1, 0.2)
 SHORT_METHODS = ('angle', 'fixnorm', 'wd')
 SHORT_TASKS = ('digits', 'bccd', 'camvid', 'residual', 'mobile')
 
-#: Detection and segmentation in longer trainings, as multiples of a task's schedule: is a gain one of speed?
+#: Detection and segmentation in longer trainings, as two multiples of a task's schedule: is a gain one of speed?
 LONGER_TASKS = ('bccd', 'camvid')
 LONGER_METHODS = ('angle', 'wd-clip', 'lars', 'angle-filter', 'fixnorm', 'wd')
 LONGER = {3: TEST_SEEDS, 10: TEST_SEEDS[:3]}
@@ -264,17 +264,24 @@ def network(name: str) -> Callable[[Lab], None]:
 
 
 def longer(lab: Lab) -> None:
-    """Longer trainings: three learning rates around what the scan of the task chose, then the best on test data."""
+    """Longer trainings on test data: the best of three learning rates around what the scan of the task chose.
+
+    Of the longest ones only the learning rate that the others have chosen is trained.
+    """
+    usual, longest = LONGER
     for times, seeds in LONGER.items():
         for name in LONGER_TASKS:
             for method in LONGER_METHODS:
                 config, options = trained_by(TASKS[name], method)
-                chosen = _chosen(name, method)
                 changes = {**options, **_times(load_config(config_file(config)), times)}
-                group = f'{name}/{method}/x{times}'
-                lrs = [float(f'{chosen * 2.0**k:.6g}') for k in (-1, 0, 1)]
-                winner = lab.search(group, config, changes, type='GridSearch', lrs=lrs, seed=SEEDS[0])
-                lab.finals(f'{group}/test', config, Point(winner.lr, None, None), options=changes, seeds=seeds)
+                group = f'{name}/{method}/x{usual}'
+                if times == longest:
+                    chosen = _chosen('rotation-longer', group)
+                else:
+                    lrs = [float(f'{_chosen(f"rotation-{name}", f"{method}/seed0") * 2.0**k:.6g}') for k in (-1, 0, 1)]
+                    chosen = lab.search(group, config, changes, type='GridSearch', lrs=lrs, seed=SEEDS[0]).lr
+                tested = f'{name}/{method}/x{times}/test'
+                lab.finals(tested, config, Point(chosen, None, None), options=changes, seeds=seeds)
 
 
 def clip(lab: Lab) -> None:
@@ -296,11 +303,11 @@ def clip(lab: Lab) -> None:
                 lab.finals(f'{name}/{method}/test', config, point, options=best[2], seeds=TEST_SEEDS)
 
 
-def _chosen(name: str, method: str) -> float:
-    """The learning rate that the scan of a task chose with seed 0."""
-    head = Results().head(f'rotation-{name}', f'{method}/seed{SEEDS[0]}')
+def _chosen(experiment: str, group: str) -> float:
+    """The learning rate that a scan chose."""
+    head = Results().head(experiment, group)
     if head is None:
-        raise SystemExit(f'{method} has no scan yet; run rotation-{name} first')
+        raise SystemExit(f'{group} is not in the results of {experiment} yet; run that first')
     return float(head['winner'][0])
 
 

@@ -64,6 +64,7 @@ def merge_args(cfg: Config, args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
+    from mmfixnorm.fold import FoldCheckHook
     from mmfixnorm.launch import build_runner, build_training, load_config, train
 
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     merge_args(cfg, args)
     runner = build_runner(cfg)
     build_training(runner)
+    runner.register_hook(FoldCheckHook(refuse=False))
     train(runner)
     return 0
 

@@ -35,6 +35,12 @@ _LR_KEYS: dict[str, tuple[str, ...]] = {
 _ALL_LR_KEYS = {**_LR_KEYS, 'OneCycleLR': ('eta_max',)}
 # These take `eta_min_ratio`, which holds for every group of parameters and every angle of a search.
 _WITH_RATIO = ('CosineAnnealingLR', 'CosineRestartLR', 'PolyLRRatio')
+# These give one number to all parameters, though those outside the set have another learning rate than the angle.
+_FOR_ALL = {
+    ('OneCycleLR', 'eta_max'): 'replace the schedule, for example by LinearLR and CosineAnnealingLR',
+    ('PolyLR', 'eta_min'): 'set it to 0, or replace the schedule by CosineAnnealingLR, which has eta_min_ratio',
+    ('ReduceOnPlateauLR', 'min_value'): 'remove it',
+}
 _OTHER_VALUES = ('Momentum', 'WeightDecay')  # ends of the names of schedulers of something other than the lr
 
 
@@ -94,8 +100,9 @@ def _schedule(cfg: Config, new_lr: float, flag: str) -> list[dict[str, Any]] | N
     after = []
     for i, own in enumerate(before):
         key = f'param_scheduler[{i}]' if several else 'param_scheduler'
-        kind = _kind(own, cfg.get('default_scope'))
-        after.append(dict(own) if kind is None else _scaled(own, kind, lr, key, new_lr, flag))
+        scope = cfg.get('default_scope')
+        kind = _kind(own, scope)
+        after.append(dict(own) if kind is None else _scaled(own, kind, lr, key, new_lr, flag, scope))
     return None if after == before else after
 
 
@@ -136,13 +143,10 @@ def _kind(scheduler: Mapping[str, Any], scope: str | None) -> str | None:
     return kind
 
 
-def _scaled(scheduler: Mapping[str, Any], kind: str, lr: float, key: str, new_lr: float, flag: str) -> dict[str, Any]:
+def _scaled(
+    scheduler: Mapping[str, Any], kind: str, lr: float, key: str, new_lr: float, flag: str, scope: str | None
+) -> dict[str, Any]:
     by_angle = flag == _BY_ANGLE
-    if kind == 'OneCycleLR' and by_angle:
-        raise ConfigError(
-            f'{key}.eta_max: OneCycleLR gives it to all parameters, but those outside the set need another learning '
-            'rate than the angle; replace the schedule, for example by LinearLR and CosineAnnealingLR'
-        )
     if kind not in _ALL_LR_KEYS:
         raise ConfigError(
             f'{key}.type: {kind!r} is unknown to {flag}, which cannot tell which of its numbers are in units '
@@ -155,6 +159,14 @@ def _scaled(scheduler: Mapping[str, Any], kind: str, lr: float, key: str, new_lr
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ConfigError(f'{key}.{name}: must be a number to be changed by {flag}, got {value!r}')
+        if kind == 'PolyLR' and by_angle and scope == 'mmseg':
+            kind = scaled['type'] = 'PolyLRRatio'  # mmseg's own
+            scaled.pop('param_name', None)
+        if by_angle and (remedy := _FOR_ALL.get((kind, name))):
+            raise ConfigError(
+                f'{key}.{name}: {kind} gives it to all parameters, but those outside the set need another learning '
+                f'rate than the angle; {remedy}'
+            )
         if kind in _WITH_RATIO and by_angle:
             del scaled[name]
             scaled['eta_min_ratio'] = _tidy(value / lr)

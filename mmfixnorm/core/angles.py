@@ -77,17 +77,17 @@ class StepMeter:
 
         Args:
             optimizer (Optimizer): Takes the steps.
-            norm_fixers (Sequence[NormFixer]): Those that change the weights after its steps; they are installed again,
-                so that their changes lie between the step that the optimizer proposes and its end.
+            norm_fixers (Sequence[NormFixer]): Those that change the weights after its steps: their changes lie between
+                the step that the optimizer proposes and its end.
         """
         if self._optimizer is optimizer and self._norm_fixers == tuple(norm_fixers):
             return
         self.remove()
         for norm_fixer in norm_fixers:
-            norm_fixer.remove()
-        self._handles = add_step_hooks(optimizer, self._before, self._take_proposed)
-        for norm_fixer in norm_fixers:
             norm_fixer.install(optimizer)
+        self._handles = add_step_hooks(
+            optimizer, self._before, self._take_proposed, first_before=True, first_after=True
+        )
         self._handles.append(optimizer.register_step_post_hook(self._after))
         self._optimizer, self._norm_fixers = optimizer, tuple(norm_fixers)
 

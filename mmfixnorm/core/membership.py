@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
@@ -116,6 +117,10 @@ def _log(text: str) -> None:
     logging.getLogger('mmfixnorm').warning(text)
 
 
+# What DDP, FSDP, torch.compile and activation checkpointing put into names.
+_WRAPPERS = re.compile(r'\b(module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.')
+
+
 class MembershipReport:
     """Reports, by name, the weights that wait, join, are held or move again: each weight once for each of these.
 
@@ -133,6 +138,11 @@ class MembershipReport:
         names = {id(param): name for name, param in model.named_parameters()}
         candidates = places(optimizer, FLAG, WAITING)
         self._names = {place: names[id(tensor)] for place, tensor in candidates.items() if id(tensor) in names}
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all weights that are or may join, without those of wrappers; empty while they are not known."""
+        return [_WRAPPERS.sub('', name) for name in self._names.values()]
 
     def __call__(self, weights: Iterable[Place], what: str) -> bool:
         """Write one line that says ``what`` the weights do, if one of them was not yet reported to do it."""

@@ -91,6 +91,19 @@ class Moves(NamedTuple):
     every: Mapping[Place, Tensor]
 
 
+class Rest(NamedTuple):
+    """What moves beside weights of the set that are held, and its norm before the first step that it was so."""
+
+    held: set[Place]
+    moved: set[Place]
+    norm: Tensor
+
+
+_SHOWN = 3
+_LITTLE = 0.01  # of the square of the target: from there on float32 has five digits of the rest
+_ROUNDING = 1e-5  # by how much weights that are held may seem to be longer than the target, which they are a part of
+
+
 class NormFixer:
     r"""Keeps ``||W||`` of an optimizer's flagged tensors at ``||W_0||``: ``W <- W * ||W_0|| / ||W||``.
 
@@ -132,6 +145,7 @@ class NormFixer:
         self._size: tuple[int, int] | None = None
         self._norms_before: dict[Place, Tensor] = {}
         self._held: set[Place] = set()
+        self._rest: Rest | None = None
         self._optimizer: Optimizer | None = None
         self._handles: list[Any] = []
 
@@ -145,7 +159,7 @@ class NormFixer:
         if self._optimizer is optimizer:
             return
         self.remove()
-        self._handles = add_step_hooks(optimizer, self._measure, self._hold)
+        self._handles = add_step_hooks(optimizer, self._measure, self._hold, first_after=True)
         self._optimizer = optimizer
 
     def take_init_norm(self, tensors: Iterable[Tensor]) -> None:
@@ -164,15 +178,20 @@ class NormFixer:
         self._handles, self._optimizer = [], None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the target, the unit whose norm it is, and the number of tensors and elements (waiting ones too)."""
-        return {'target': self.target, 'per': self.per, 'size': self._size}
+        """Return the target, the unit whose norm it is, and the number of tensors and elements (waiting ones too).
+
+        Also their names, if they are known, and what is left of the target beside weights that are held.
+        """
+        rest = self._rest and (sorted(self._rest.held), sorted(self._rest.moved), self._rest.norm.item())
+        names = self.report.names
+        return {'target': self.target, 'per': self.per, 'size': self._size, 'names': names, 'rest': rest}
 
     def load_state_dict(self, state_dict: dict[str, Any], optimizer: Optimizer) -> None:
         """Load the target of an earlier run.
 
         Raises:
-            ValueError: If the number of tensors is not the one in the state, or if the earlier run kept the norm of
-                another unit.
+            ValueError: If the tensors are not those in the state, by their number or by their names, or if the earlier
+                run kept the norm of another unit.
         """
         per = state_dict.get('per', 'set')  # missing in states of early versions
         if per != self.per:
@@ -189,7 +208,17 @@ class NormFixer:
                     *size, *_size(tensors)
                 )
             )
+        names = state_dict.get('names')  # missing in states of early versions
+        if names and self.report.names and {*names} != {*self.report.names}:
+            gone, new = sorted({*names} - {*self.report.names}), sorted({*self.report.names} - {*names})
+            raise ValueError(
+                f'the norm-fixing set has changed: the checkpoint has {_listing(gone)}, this run has {_listing(new)}. '
+                'Resume with the config of that run, or start a new one from its weights by load_from'
+            )
         self._target, self._size, self.wants_init_norm = state_dict['target'], size, False
+        if rest := state_dict.get('rest'):
+            held, moved = ({tuple(place) for place in part} for part in rest[:2])
+            self._rest = Rest(held, moved, torch.tensor(rest[2], dtype=torch.float64, device=tensors[0].device))
 
     def stepped_from_zero(self, optimizer: Optimizer) -> list[Tensor]:
         """Return the weights that are 0 when the optimizer steps, so that its step alone is in their place after it."""
@@ -205,6 +234,35 @@ class NormFixer:
         keys = (FLAG, WAITING) if self._size is None else (WAITING,)
         candidates = {place: t for place, t in places(optimizer, *keys).items() if t.requires_grad}
         self._norms_before = dict(zip(candidates, local_norms([*candidates.values()]), strict=True))
+        if self._size is not None:
+            self._measure_rest(optimizer)
+
+    def _measure_rest(self, optimizer: Optimizer) -> None:
+        """Measure the weights that move beside others that are held, before their first such step."""
+        every = places(optimizer, FLAG, WAITING)
+        moved = {place: tensor for place, tensor in every.items() if is_moved(optimizer, place)}
+        held = places(optimizer, FLAG).keys() - moved.keys()
+        if not (moved and held) or any(shard_key(tensor) is not None for tensor in every.values()):
+            self._rest = None
+        elif self._rest is None or (self._rest.held, self._rest.moved) != (held, moved.keys()):
+            self._rest = Rest({*held}, {*moved}, global_norm([*moved.values()]))
+
+    def _left_of_target(self, held_square: Tensor, held: Collection[Place], moved: Collection[Place]) -> Tensor:
+        """Compute the norm that the weights that move have to keep beside others that are held.
+
+        It is what these leave of the target. Where that is little, the difference of two large numbers has no digits of
+        it: there it is the norm from before the first such step, unless that was not measured (closures, shards).
+
+        Args:
+            held_square (Tensor): Square of the norm of the weights that are held.
+            held (Collection[Place]): These.
+            moved (Collection[Place]): Those that move.
+        """
+        assert self._target is not None
+        left = self._target**2 - held_square
+        if self._rest is None or (self._rest.held, self._rest.moved) != ({*held}, {*moved}):
+            return left.sqrt()
+        return torch.where(left > _LITTLE * self._target**2, left.clamp(min=0).sqrt(), self._rest.norm.to(left))
 
     @torch.no_grad()
     def _hold(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
@@ -277,7 +335,7 @@ class NormFixer:
         if self.report(held, 'held, as they have no gradient, are frozen or have a learning rate of 0') and not sharded:
             norm = global_norm([*held.values()]).item()
             assert isinstance(self._target, float)
-            if norm >= self._target:
+            if norm >= self._target * (1 + (_ROUNDING if self._rest else 0.0)):
                 raise ValueError(
                     f'the weights that no longer move have the norm {norm}, which leaves nothing of the target '
                     f'{self._target} to the rest of the norm-fixing set; set a larger target'
@@ -291,7 +349,8 @@ class NormFixer:
         target: Any = self._target
         if len(norms) == 2:
             # Without the rest of the target the weights become nan, on all processes.
-            target = torch.where(norms[1] > 0, (target**2 - norms[1] ** 2).sqrt(), target)
+            left = self._left_of_target(norms[1] ** 2, moves.held, moves.moved)
+            target = torch.where(norms[1] > 0, left, target)
         scale_(parts[0], unless_skipped(target / norms[0], optimizer))
 
 
@@ -307,12 +366,34 @@ def add_step_hooks(
     optimizer: Optimizer,
     before: Callable[[Optimizer, Any, Any], None],
     after: Callable[[Optimizer, Any, Any], None] | None = None,
+    *,
+    first_before: bool = False,
+    first_after: bool = False,
 ) -> list[Any]:
-    """Call ``before`` and ``after`` around every call of ``optimizer.step``; return handles to remove them."""
+    """Call functions around every call of ``optimizer.step``.
+
+    Args:
+        optimizer (Optimizer): Takes the steps.
+        before (Callable): Called before each step.
+        after (Callable, optional): Called after it.
+        first_before (bool): Call ``before`` before the hooks that are there, not after them.
+        first_after (bool): The same of ``after``: it changes or measures what the step alone has left.
+
+    Returns:
+        list: A handle of each, to remove it.
+    """
     if _TORCH_VERSION < (2, 4):
         _keep_step_hooks(optimizer)
+    before_step: Any = optimizer._optimizer_step_pre_hooks  # both are OrderedDicts
+    after_step: Any = optimizer._optimizer_step_post_hooks
     handles: list[Any] = [optimizer.register_step_pre_hook(before)]
-    return handles if after is None else [*handles, optimizer.register_step_post_hook(after)]
+    if first_before:
+        before_step.move_to_end(handles[0].id, last=False)
+    if after is not None:
+        handles.append(optimizer.register_step_post_hook(after))
+        if first_after:
+            after_step.move_to_end(handles[1].id, last=False)
+    return handles
 
 
 _TORCH_VERSION = tuple(int(part) for part in torch.__version__.split('.')[:2])
@@ -334,6 +415,10 @@ def _keep_step_hooks(optimizer: Optimizer) -> None:
     # Disabled for the compiler, which can only trace a step of the class.
     hooked = torch._dynamo.disable(Optimizer.profile_hook_step(inner))
     optimizer.step = types.MethodType(hooked, optimizer)  # type: ignore[method-assign]
+
+
+def _listing(names: Sequence[str]) -> str:
+    return f'{", ".join(names[:_SHOWN]) or "none of them"}{" and others" if len(names) > _SHOWN else ""}'
 
 
 def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places
+from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places, positions
 from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
 from mmfixnorm.core.norms import compute_dtype, inner_products, joint_norms, sum_dtype, tensor_norm
 from mmfixnorm.core.sharding import local_part, sum_over_processes
@@ -60,7 +60,9 @@ class ProposalNormFixer(NormFixer):
         super()._measure(optimizer, args, kwargs)
         own_args = (*args[1:], *kwargs.values())  # after the optimizer
         has_closure = any(argument is not None for argument in own_args)
-        self._from_zero = not has_closure and _reads_no_weights(optimizer)
+        # A hook of another owner that is called after this one would find zeros in place of the weights.
+        is_last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
+        self._from_zero = not has_closure and is_last and _reads_no_weights(optimizer)
         every = places(optimizer, FLAG, WAITING)
         may_move = {p: t for p, t in every.items() if (t.requires_grad if has_closure else is_moved(optimizer, p))}
         for place, tensor in may_move.items():
@@ -103,7 +105,8 @@ class AngleNormFixer(ProposalNormFixer):
     Args:
         target (float | str, optional): The joint norm to keep, see :class:`~mmfixnorm.core.NormFixer`.
         per (str): The unit that turns: ``'set'``; ``'layer'``, each weight tensor; ``'filter'``, each slice of the
-            first dimension of a convolution, and linear layers as a whole. Defaults to 'layer'.
+            first dimension of a convolution (its output channels; those of input if it is transposed), and linear
+            layers as a whole. Defaults to 'layer'.
 
     Raises:
         ValueError: If ``per`` is none of the three; at a step, if a weight is all zero, if groups have different
@@ -151,25 +154,22 @@ class AngleNormFixer(ProposalNormFixer):
         sums = torch.cat([units[place] for place in moved], dim=1)
         sizes = [units[place].shape[1] for place in moved]
         # The joint norm of the weights after the turn is that before it, so one factor brings it to the target.
-        factor = unless_skipped(self._length_for(held_squares) / sums[0].sum().sqrt(), optimizer)
+        length: Any = self._target
+        if held_squares:
+            length = self._left_of_target(torch.stack([*held_squares.values()]).sum(), held, moved)
+        factor = unless_skipped(length / sums[0].sum().sqrt(), optimizer)
         angles = [optimizer.param_groups[number]['lr'] for number, _ in moved]
         if self.unit == 'set':
             sums, angles, sizes = sums.sum(dim=1, keepdim=True), [_the_angle(angles)], [1]
         of_weights, of_steps = _coefficients(sums, _per_unit(angles, sizes, sums))
         _combine_(steps, (of_steps * factor).split(sizes), weights, (of_weights * factor).split(sizes))
 
-    def _length_for(self, held_squares: Mapping[Place, Tensor]) -> Any:
-        """Compute what of the target is left to the weights that move."""
-        if not held_squares:
-            return self._target
-        assert self._target is not None
-        return (self._target**2 - torch.stack([*held_squares.values()]).sum()).sqrt()
-
 
 def _reads_no_weights(optimizer: Optimizer) -> bool:
-    """Tell whether the step of an optimizer does not depend on the weights, only on their gradients."""
+    """Tell whether the step of the set does not depend on its weights, only on their gradients."""
+    of_set = [group for group in optimizer.param_groups if positions(group) or positions(group, WAITING)]
     is_of_torch = type(optimizer).__module__.startswith('torch.optim')
-    return is_of_torch and not any(group.get('weight_decay', 0) for group in optimizer.param_groups)
+    return is_of_torch and not any(group.get('weight_decay', 0) for group in of_set)
 
 
 def _unit_sums(weights: Sequence[Tensor], steps: Sequence[Tensor], unit: str) -> list[Tensor]:

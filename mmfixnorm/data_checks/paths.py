@@ -56,11 +56,19 @@ def check_checkpoint(path: str, option: str = '') -> None:
     Raises:
         ConfigError: If it is not; the message lists the newest checkpoints beside it.
     """
-    if os.path.isfile(path):
+    if os.path.isfile(os.path.expanduser(path)):
         return
-    others = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(path)), '*.pth')), key=os.path.getmtime)
+    beside = glob.glob(os.path.join(glob.escape(os.path.dirname(os.path.expanduser(path))), '*.pth'))
+    others = sorted(filter(os.path.isfile, beside), key=_modified)
     there = f'; there are {", ".join(map(repr, others[-_NAMED:]))}' if others else ''
     raise ConfigError(f'{option}{": " * bool(option)}no such checkpoint: {path!r}{there}')
+
+
+def _modified(path: str) -> float:
+    try:
+        return os.path.getmtime(path)
+    except OSError:  # deleted meanwhile
+        return 0.0
 
 
 def dataset_configs(cfg: Any, mode: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -68,8 +68,7 @@ def test_a_schedule_of_factors_or_of_another_value_is_inherited(scheduler) -> No
         (dict(type='CosineAnnealingLR', eta_min=0.005, T_max=9), dict(eta_min_ratio=0.05)),
         (dict(type='CosineRestartLR', eta_min=0.005, periods=[9]), dict(eta_min_ratio=0.05)),
         (dict(type='CosineAnnealingParamScheduler', param_name='lr', eta_min=0.005), dict(eta_min_ratio=0.05)),
-        (dict(type='PolyLR', power=0.9, eta_min=0.005), dict(eta_min=0.001)),
-        (dict(type='ReduceOnPlateauLR', min_value=0.01, eps=1e-5), dict(min_value=0.002, eps=2e-6)),
+        (dict(type='ReduceOnPlateauLR', eps=1e-5), dict(eps=2e-6)),
     ],
 )
 def test_numbers_in_units_of_the_lr_keep_their_proportion(scheduler, changed) -> None:
@@ -114,7 +113,6 @@ def curve(cfg: Config) -> list[float]:
     [
         dict(type='CosineAnnealingLR', eta_min=0.03, T_max=20, by_epoch=False),
         dict(type='CosineRestartLR', eta_min=0.03, periods=[12, 8], restart_weights=[1, 0.5], by_epoch=False),
-        dict(type='PolyLR', power=0.9, eta_min=0.03, begin=0, end=20, by_epoch=False),
     ],
     ids=lambda scheduler: scheduler['type'],
 )
@@ -133,6 +131,8 @@ def test_the_angle_follows_the_curve_of_the_lr(scheduler) -> None:
             dict(type='OneCycleLR', eta_max=0.1, total_steps=9),
             r'param_scheduler\[1\].eta_max: OneCycleLR gives it to all',
         ),
+        (dict(type='PolyLR', eta_min=1e-3), r'param_scheduler\[1\].eta_min: PolyLR gives it to all.*eta_min_ratio'),
+        (dict(type='ReduceOnPlateauLR', min_value=1e-3), r'param_scheduler\[1\].min_value: ReduceOnPlateauLR gives'),
         (dict(type='MyLR', low=0.1), r"param_scheduler\[1\].type: 'MyLR' is unknown"),
         (dict(type='ReduceOnPlateauLR', min_value=[0.1]), r'param_scheduler\[1\].min_value: must be a number'),
     ],
@@ -142,10 +142,33 @@ def test_what_has_no_counterpart_is_refused_with_its_key(scheduler, message) -> 
         schedule_by_angle(config(WARM_UP, scheduler))
 
 
+@pytest.mark.parametrize('kind', [dict(type='PolyLR'), dict(type='PolyParamScheduler', param_name='lr')])
+def test_the_poly_schedule_of_mmseg_keeps_its_proportion_for_all_parameters(kind) -> None:
+    pytest.importorskip('mmseg')
+    import mmseg.engine  # noqa: F401  # registers PolyLRRatio
+
+    cfg = config(dict(**kind, power=0.9, eta_min=0.01, begin=0, end=20, by_epoch=False))
+    cfg.default_scope = 'mmseg'
+    (own,) = cfg.param_scheduler
+    (by_angle,) = schedule_by_angle(cfg)
+    assert by_angle == dict(type='PolyLRRatio', power=0.9, eta_min_ratio=0.1, begin=0, end=20, by_epoch=False)
+    groups = [dict(params=[torch.zeros(1, requires_grad=True)], lr=lr) for lr in (ANGLE, 20 * ANGLE)]
+    optimizer = torch.optim.SGD(groups, lr=ANGLE)
+    scheduler = PARAM_SCHEDULERS.build({**by_angle, 'type': 'mmseg.PolyLRRatio', 'optimizer': optimizer})
+    plain = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
+    expected = PARAM_SCHEDULERS.build({**own, 'optimizer': plain})
+    for _ in range(19):
+        for step in (plain, expected, optimizer, scheduler):
+            step.step()
+        part = plain.param_groups[0]['lr'] / 0.1
+        assert [group['lr'] for group in optimizer.param_groups] == pytest.approx([ANGLE * part, 20 * ANGLE * part])
+    assert part < 0.2
+
+
 def test_a_single_scheduler_is_named_without_an_index() -> None:
     cfg = config()
-    cfg.param_scheduler = dict(type='PolyLR', eta_min=0.01)
-    assert schedule_by_angle(cfg) == [dict(type='PolyLR', eta_min=0.002)]
+    cfg.param_scheduler = dict(type='CosineAnnealingLR', eta_min=0.01)
+    assert schedule_by_angle(cfg) == [dict(type='CosineAnnealingLR', eta_min_ratio=0.1)]
     cfg.param_scheduler = dict(type='OneCycleLR', eta_max=0.1)
     with pytest.raises(ConfigError, match=r'^param_scheduler\.eta_max'):
         schedule_by_angle(cfg)

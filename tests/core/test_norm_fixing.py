@@ -377,6 +377,34 @@ def test_target_of_another_set_is_refused():
         NormFixer().load_state_dict(norm_fixer.state_dict(), other)
 
 
+class _InWrapper(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.module = model
+
+
+def test_the_same_number_of_other_weights_is_refused_by_their_names():
+    def started(of, wrap=lambda net: net):
+        net = nn.Sequential(nn.Conv2d(2, 2, 3), nn.Conv2d(2, 2, 3))
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        flag_set(optimizer, [net[of].weight])
+        norm_fixer = NormFixer()
+        norm_fixer.report.take_names(wrap(net), optimizer)
+        return norm_fixer, optimizer
+
+    first, optimizer = started(0)
+    state = first.state_dict() | {'target': 2.0, 'size': (1, 36)}
+    assert state['names'] == ['0.weight']
+    same, optimizer = started(0, _InWrapper)
+    same.load_state_dict(state, optimizer)
+    assert same.target == 2.0
+    other, optimizer = started(1)
+    with pytest.raises(ValueError, match='the checkpoint has 0.weight, this run has 1.weight'):
+        other.load_state_dict(state, optimizer)
+    del state['names']  # of an early version
+    other.load_state_dict(state, optimizer)
+
+
 def test_a_state_that_does_not_say_whose_norm_it_holds_is_that_of_the_set():
     model = small_net()
     optimizer = sgd(model)

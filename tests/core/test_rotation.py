@@ -394,6 +394,84 @@ def test_an_optimizer_that_reads_the_weights_sees_them():
     assert seen == pytest.approx([norm])
 
 
+@pytest.mark.parametrize('decay', [0.0, 1e-4])
+@pytest.mark.parametrize(('dtype', 'angle', 'size'), [(torch.float32, 2e-5, 1e-5), (torch.bfloat16, 0.02, 1e-3)])
+def test_small_steps_keep_their_direction_whatever_the_decay_of_other_groups(decay, dtype, angle, size):
+    weight = nn.Parameter((torch.randn(16, 16, 3, 3) * 0.05).to(dtype))
+    other = nn.Parameter(torch.randn(4, dtype=dtype))
+    groups = [dict(params=[weight], weight_decay=0.0), dict(params=[other], weight_decay=decay)]
+    optimizer = torch.optim.SGD(groups, lr=angle)
+    fix_norm(optimizer, params=[weight], update='angle')
+    before = weight.detach().double()
+    weight.grad, other.grad = (torch.randn_like(before) * size).to(dtype), torch.zeros_like(other)
+    tangent = -weight.grad.double()
+    tangent -= before * (tangent * before).sum() / before.square().sum()
+    seen = []
+    optimizer.register_step_post_hook(lambda *_: seen.append(weight.detach().double()))
+    optimizer.step()
+    step = seen[0] - before
+    # Without rounding to steps of the weights it is 1; the weights themselves are rounded after the turn.
+    assert torch.cosine_similarity(step.flatten(), tangent.flatten(), dim=0) > 0.8
+
+
+LOOKS = {
+    'before': lambda o, look: o.register_step_pre_hook(look),
+    'after': lambda o, look: o.register_step_post_hook(look),
+}
+
+
+@pytest.mark.parametrize('registered', ['first', 'last'])
+@pytest.mark.parametrize('when', LOOKS)
+def test_hooks_of_others_see_the_weights(when, registered):
+    model, norms = small_net(), []
+    weight = convs(model)[0]
+    start = weight.detach().norm().item()
+    optimizer = torch.optim.SGD(groups_of(model), momentum=0.9)
+    if registered == 'first':
+        LOOKS[when](optimizer, lambda *_: norms.append(weight.detach().norm().item()))
+    fix_norm(optimizer, params=convs(model), update='angle')
+    if registered == 'last':
+        LOOKS[when](optimizer, lambda *_: norms.append(weight.detach().norm().item()))
+    for step in range(3):
+        optimizer.zero_grad()
+        loss_of(model, step).backward()
+        optimizer.step()
+    assert norms == pytest.approx([start] * 3, rel=1e-6)
+
+
+@pytest.mark.parametrize('update', ['step', 'angle'])
+@pytest.mark.parametrize('share', [1e-1, 1e-3, 1e-4])
+def test_what_is_left_keeps_its_norm_where_it_is_a_small_part_of_the_set(share, update):
+    for seed in range(4):
+        torch.manual_seed(seed)
+        large = [nn.Parameter(torch.randn(16, 16, 3, 3)) for _ in range(3)]
+        small = nn.Parameter(torch.randn(4, 4))
+        small.data *= share * torch.cat([w.detach().flatten() for w in large]).norm() / small.detach().norm()
+        weights = [*large, small]
+        optimizer = torch.optim.SGD(weights, lr=0.02 if update == 'angle' else 1e-3, momentum=0.9)
+        norm_fixer = fix_norm(optimizer, params=weights, update=update)
+        for _ in range(4):
+            for weight in weights:
+                weight.grad = torch.randn_like(weight) * weight.detach().norm() / weight.numel()
+            optimizer.step()
+        norm = small.detach().norm().item()
+        for weight in large:
+            weight.requires_grad_(False).grad = None
+        for number in range(4):
+            small.grad = torch.randn_like(small) * norm / small.numel()
+            optimizer.step()
+            assert small.detach().norm().item() == pytest.approx(norm, rel=1e-5)
+            if number == 1:  # resumed: the same number
+                state = norm_fixer.state_dict()
+                norm_fixer.load_state_dict(state, optimizer)
+                assert norm_fixer.state_dict() == state
+        for weight in large:
+            weight.requires_grad_(True).grad = torch.randn_like(weight) * 1e-3
+        optimizer.step()
+        joint = torch.cat([w.detach().double().flatten() for w in weights]).norm().item()
+        assert joint == pytest.approx(norm_fixer.target, rel=1e-6)
+
+
 @pytest.mark.parametrize('per', UNITS)
 def test_frozen_and_late_weights_stay_and_join(per):
     model = small_net()

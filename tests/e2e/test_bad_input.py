@@ -1,6 +1,10 @@
 """Mistakes that show only when training begins: a clear message, status 2, no traceback."""
 
+from urllib.error import URLError
+
 import pytest
+import torch
+from mmengine.hooks import IterTimerHook
 
 from mmfixnorm.cli.evaluate import main as evaluate
 from mmfixnorm.cli.train import main
@@ -58,7 +62,7 @@ def test_mistake_is_told_without_a_traceback(train, method, change, message):
 def test_pretrained_weights_that_cannot_be_downloaded_name_their_key(train, start, key):
     status, err = train('fixnorm', f'model = dict(backbone=dict({start}))')
     assert status == 2
-    assert f"{key}='http://127.0.0.1:9/r8.pth': pretrained weights that cannot be downloaded" in err
+    assert f"{key}='http://127.0.0.1:9/r8.pth': weights that cannot be downloaded" in err
     assert f'to train from scratch, set {key} to None' in err
     assert 'Traceback' not in err
 
@@ -72,14 +76,33 @@ def test_a_checkpoint_that_is_not_folded_is_refused_in_the_plain_config(train, t
     assert "the scale g of WN or FixNorm layers, which are plain in this config: 'head.fc'" in err
     assert 'fold_fixnorm.py' in err
     assert evaluate(['child.py', 'run/epoch_1.pth', '--work-dir', 'tested']) == 0
+    assert train('wd', "load_from = 'run/epoch_1.pth'")[0] == 0
+    logs = ''.join(log.read_text() for log in (tmp_path / 'run').rglob('*.log'))
+    assert logs.count("the scale g of WN or FixNorm layers, which are plain in this config: 'head.fc'") == 1
 
 
-@pytest.mark.slow
-def test_resume_from_a_run_of_another_method_is_refused_and_its_checkpoint_stays(train, tmp_path):
-    assert train('wd')[0] == 0
-    before = (tmp_path / 'run/epoch_1.pth').read_bytes()
-    status, err = train('wd', HOOK, '--resume', epochs=2)
+@pytest.fixture
+def downloaded(tmp_path, monkeypatch):
+    """The config line of a backbone whose weights lie in the cache of downloads."""
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    file = tmp_path / 'hub' / 'checkpoints' / 'there.pth'
+    file.parent.mkdir(parents=True)
+    torch.save({'state_dict': {}}, file)
+    init_cfg = "dict(type='Pretrained', checkpoint='https://nowhere.invalid/there.pth')"
+    return f'model = dict(backbone=dict(init_cfg={init_cfg}))\n'
+
+
+def test_a_download_that_fails_is_blamed_on_the_weights_that_are_missing(train, downloaded):
+    status, err = train('fixnorm', f"{downloaded}load_from = 'http://127.0.0.1:9/r8.pth'")
     assert status == 2
-    assert "no state 'fix_norm'" in err
-    assert 'Use load_from instead of resume' in err
-    assert (tmp_path / 'run/epoch_1.pth').read_bytes() == before
+    assert "child.py: load_from='http://127.0.0.1:9/r8.pth': weights that cannot be downloaded" in err
+    assert 'there.pth' not in err
+
+
+def test_a_download_of_a_hook_that_fails_keeps_its_traceback(train, downloaded, monkeypatch):
+    def failing(*args, **kwargs):
+        raise URLError('the report server is down')
+
+    monkeypatch.setattr(IterTimerHook, '_after_iter', failing)
+    with pytest.raises(URLError, match='the report server is down'):
+        train('fixnorm', downloaded)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPERS
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import load_config, use_amp
@@ -79,6 +80,18 @@ def test_amp_takes_the_sibling_of_the_wrapper(plain: str | None, amp: str) -> No
     cfg = Config(dict(optim_wrapper=dict(type=plain) if plain else dict()))
     use_amp(cfg)
     assert cfg.optim_wrapper == dict(type=amp, loss_scale='dynamic')
+
+
+def test_amp_knows_every_wrapper_of_this_package_that_has_such_a_form() -> None:
+    import mmfixnorm.peers  # noqa: F401  # registers
+
+    ours = [name for name, kind in OPTIM_WRAPPERS.module_dict.items() if kind.__module__.startswith('mmfixnorm.')]
+    for name in ours:
+        amp = name if 'Amp' in name else name.replace('OptimWrapper', 'AmpOptimWrapper')
+        assert amp in ours, f'{name} has no form for AMP'
+        cfg = Config(dict(optim_wrapper=dict(type=name)))
+        use_amp(cfg)
+        assert cfg.optim_wrapper.type == amp
 
 
 def test_amp_keeps_the_loss_scale_of_the_config() -> None:

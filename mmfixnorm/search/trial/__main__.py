@@ -32,6 +32,7 @@ from mmengine.runner import CheckpointLoader, Runner
 
 from mmfixnorm.errors import ConfigError, RaisedError
 from mmfixnorm.failures import explain_failure, explain_missing
+from mmfixnorm.fold import FoldCheckHook
 from mmfixnorm.launch import build_runner, build_training, load_config
 from mmfixnorm.launch import train as train_model
 from mmfixnorm.lr_range import measure_lr_range
@@ -293,6 +294,7 @@ def train(
         reported = build_training(runner)
         if reported is not None:
             check_reported(task['metric'], reported)
+        runner.register_hook(FoldCheckHook(refuse=False))
         runner.register_hook(hook)
         runner.register_hook(fork_hook)
         train_model(runner)
