@@ -222,8 +222,14 @@ def _combine_(
     steps: Sequence[Tensor], of_steps: Sequence[Tensor], weights: Sequence[Tensor], of_weights: Sequence[Tensor]
 ) -> None:
     """Put ``of_steps * steps + of_weights * weights`` in the place of each step; factors for tensors or filters."""
-    torch._foreach_mul_([*steps], _shaped(of_steps, steps))
-    torch._foreach_addcmul_([*steps], [*weights], _shaped(of_weights, steps))
+    of_steps, of_weights = _shaped(of_steps, steps), _shaped(of_weights, steps)
+    whole = [i for i, factor in enumerate(of_steps) if factor.dtype == steps[i].dtype]
+    if whole:
+        chosen = [steps[i] for i in whole]
+        torch._foreach_mul_(chosen, [of_steps[i] for i in whole])
+        torch._foreach_addcmul_(chosen, [weights[i] for i in whole], [of_weights[i] for i in whole])
+    for i in set(range(len(steps))) - set(whole):  # of half precision: rounded once, at the end
+        steps[i].copy_((steps[i] * of_steps[i]).addcmul_(weights[i].to(of_weights[i].dtype), of_weights[i]))
 
 
 def _shaped(factors: Sequence[Tensor], tensors: Sequence[Tensor]) -> list[Tensor]:
