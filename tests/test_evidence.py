@@ -280,7 +280,15 @@ def test_an_untuned_angle_is_compared_with_the_better_search_of_weight_decay_at_
     files = {
         'transfer-digits': [search('bo', 11.0), *finals('bo-test', 97.0)],
         # scanned at the searched decay, which is better; its angle is the default
-        'rotation-digits': [search('wd/seed0', 7.0), *finals('wd/test', 98.0, 0.2), *finals('angle/test', 99.0)],
+        'rotation-digits': [
+            *[search('wd/seed0', 7.0), *finals('wd/test', 98.0, 0.2), *finals('angle/test', 99.0)],
+            *finals('wd-clip/test', 97.0, 0.4),
+        ],
+        # a network that nobody has tuned, trained with the default beside the angle that its scan chose
+        'rotation-fcos': [
+            *[*finals('angle/test', 58.0, 0.01), *finals('untuned/test', 50.0)],
+            *finals('wd-clip/test', 52.0, 0.02),
+        ],
         'table1-residual': [search('bo', 25.0), *finals('bo-test', 60.0)],
         # another angle than the default was chosen there
         'rotation-residual': finals('angle/test', 62.0, 0.04),
@@ -289,9 +297,41 @@ def test_an_untuned_angle_is_compared_with_the_better_search_of_weight_decay_at_
     for name, lines in files.items():
         (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     rows = [row.split(' | ') for row in report.default_table(Results(tmp_path)).splitlines()[2:]]
-    assert [(row[0], row[1][:5], row[2][:5], row[3]) for row in rows] == [
-        ('| residual', '61.10', '60.10', '25'),
-        ('| digits', '99.10', '98.10', '18'),
+    assert [(row[0], row[1][:5], row[2][:5], row[3], row[5][:5], row[6][:5]) for row in rows] == [
+        ('| residual', '61.10', '60.10', '25', '', ' |'),
+        ('| digits', '99.10', '98.10', '18', '97.10', '+2.00'),
+        ('| fcos', '50.10', '', '', '52.10', '-2.00'),
+    ]
+
+
+def test_the_better_of_two_searches_of_adamw_pays_for_itself_alone(tmp_path):
+    def searched(group, cost, value):
+        head = dict(group=f'{group}', kind='search', cost=cost)
+        test = group.replace('/seed0', '/test') if '/' in group else f'{group}-test'
+        return [head, dict(group=test, kind='finals', point=[1.0, None, None]), dict(group=test, seed=3, value=value)]
+
+    (tmp_path / 'transfer-deit.jsonl').write_text('\n'.join(map(json.dumps, searched('bo', 25.0, 37.0))))
+    (tmp_path / 'rotation-deit.jsonl').write_text('\n'.join(map(json.dumps, searched('adamw/seed0', 7.0, 36.0))))
+    assert report.tuned_decay(Results(tmp_path), 'deit') == ([37.0], 25.0)
+    (tmp_path / 'transfer-deit.jsonl').unlink()
+    assert report.tuned_decay(Results(tmp_path), 'deit') == ([36.0], 7.0)
+
+
+def test_the_best_norm_to_clip_at_is_tested_and_stands_among_the_others(tmp_path):
+    def scan(group, value):
+        return dict(group=group, kind='search', winner=[0.04, None, None], value=value)
+
+    tested = [dict(group='bccd/wd/test', kind='finals'), dict(group='bccd/wd/test', seed=3, value=71.0)]
+    lines = [scan('bccd/wd/1', 70.0), scan('bccd/wd/10', 72.0), *tested]
+    (tmp_path / 'rotation-clip.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    usual = [scan('wd-clip/seed0', 73.0), dict(group='wd-clip/test', kind='finals')]
+    usual += [dict(group='wd-clip/test', seed=3, value=69.0)]
+    (tmp_path / 'rotation-bccd.jsonl').write_text('\n'.join(map(json.dumps, usual)))
+    rows = [row.split(' | ') for row in report.clip_table(Results(tmp_path)).splitlines()[2:]]
+    assert [(row[2], row[4], row[5][:5]) for row in rows] == [
+        ('1', '70.0', ''),
+        ('5', '73.0', '69.00'),
+        ('10', '72.0', '71.00'),
     ]
 
 

@@ -424,11 +424,12 @@ def longer_table(results: Results) -> str:
 
 def clip_table(results: Results) -> str:
     """Gradients clipped at several norms: the best learning rate at each, and the best norm on test data."""
-    head = ['task', 'method', 'clipped at', 'lr', 'validation', 'test, new seeds']
+    head = ['task', 'method', 'clipped at', 'lr', 'validation', 'test, new seeds', 'minus angle, 95 %']
     rows = [head, ['---'] * len(head)]
     for task in rotation.LONGER_TASKS:
+        own = f'rotation-{task}'
+        angle = results.values(own, 'angle/test')
         for method in rotation.CLIPPED:
-            own = f'rotation-{task}'
             of_norm = {norm: results.head('rotation-clip', f'{task}/{method}/{norm:g}') for norm in rotation.CLIP_NORMS}
             found = {norm: search for norm, search in of_norm.items() if search}
             if not found:
@@ -439,7 +440,8 @@ def clip_table(results: Results) -> str:
             for norm, search in sorted(found.items()):
                 values = results.values(*tested[norm]) if norm in tested else []
                 lr, value = f'{search["winner"][0]:g}', f'{search["value"]:.1f}'
-                rows.append([task, method, f'{norm:g}', lr, value, spread(values) if values else ''])
+                test = [spread(values), difference(values, angle) if angle else ''] if values else ['', '']
+                rows.append([task, method, f'{norm:g}', lr, value, *test])
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 

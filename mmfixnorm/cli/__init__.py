@@ -7,11 +7,24 @@ calls. Nothing that runs is imported before ``run``, so that a command line is r
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import sys
 
-from mmfixnorm.cli._parser import CommandParser, run_command
-from mmfixnorm.version import __version__
+_show_error = sys.excepthook
+
+
+def _show_unless_ctrl_c(kind, error, trace):  # type: ignore[no-untyped-def]  # nothing is imported for its types yet
+    if kind is not KeyboardInterrupt:
+        _show_error(kind, error, trace)
+
+
+# Before all else is imported: a command that is interrupted while it starts shows no traceback.
+sys.excepthook = _show_unless_ctrl_c
+
+import os  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+
+from mmfixnorm.cli._parser import CommandParser, run_command  # noqa: E402
+from mmfixnorm.version import __version__  # noqa: E402
 
 # Name -> module, and the line in `mmfixnorm --help`.
 COMMANDS = {
