@@ -107,7 +107,8 @@ def methods(results: Results, task: str) -> Iterator[Tuned]:
         yield searched('FixNorm, Algorithm 4', table1, f'fixnorm{ending}', own_range=lower)
     yield searched('FixNorm, UnimodalFixNormSearch', table1, 'unimodal', own_range=task == 'mobile')
     given = task != 'digits'
-    yield searched('weight decay, Bayesian search', transfer, 'bo', own_range=given)
+    adamw = 'adamw' in rotation.TASKS[task].methods and 'wd' not in rotation.TASKS[task].methods
+    yield searched('AdamW' if adamw else 'weight decay, Bayesian search', transfer, 'bo', own_range=given)
     yield searched('FixNorm, Algorithm 4', transfer, 'fixnorm', own_range=given)
     if task == 'residual':
         yield searched("FixNorm, alpha='auto', 5 lrs", 'beyond', 'auto')
