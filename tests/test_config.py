@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 from mmengine.utils import get_installed_path
 
-from mmfixnorm.config import base_of, load_config, with_names
+from mmfixnorm.config import base_of, load_config, turns_by_angle, with_names
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import not_valid
 from mmfixnorm.launch import build_model
@@ -213,3 +213,17 @@ def test_an_editable_install_without_configs_is_told() -> None:
 def test_the_advice_for_a_library_works(write) -> None:
     cfg = load_config(write("np = __import__('numpy')\nx = np.ones(2).tolist()"))
     assert cfg.to_dict() == {'x': [1.0, 1.0]}
+
+
+BY_ANGLE = {
+    "optim_wrapper = dict(type='FixNormOptimWrapper', update='angle')": True,
+    "optim_wrapper = dict(type='FixNormOptimWrapper')": False,
+    "custom_hooks = [dict(type='EMAHook'), dict(type='FixNormHook', update='angle')]": True,
+    "custom_hooks = [dict(type='FixNormHook')]": False,
+    '': False,
+}
+
+
+@pytest.mark.parametrize(('text', 'expected'), BY_ANGLE.items())
+def test_the_learning_rate_is_an_angle_by_the_wrapper_or_by_the_hook(write, text, expected):
+    assert turns_by_angle(load_config(write(text))) is expected

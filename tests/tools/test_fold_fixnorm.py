@@ -10,7 +10,8 @@ from mmengine.config import Config
 from torch import nn
 
 from mmfixnorm.cli.fold import main
-from mmfixnorm.core import WeightNormalized
+from mmfixnorm.core import WeightNormalized, WNLinear
+from mmfixnorm.fold import unfolded_layers
 from mmfixnorm.launch import build_model, load_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -218,3 +219,19 @@ def test_the_average_is_folded_where_a_checkpoint_has_one(fold, checkpoint) -> N
     assert fold(CONFIGS['cls'], 'good.pth', 'b.pth') == 0
     a, b = (torch.load(name, weights_only=False)['state_dict'] for name in ('a.pth', 'b.pth'))
     assert all(torch.equal(a[key], b[key]) for key in b)
+
+
+class OwnScale(nn.Linear):
+    """A layer of a user's own that has a parameter of the same name as the scale of a WN layer."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.g = nn.Parameter(torch.ones(1))
+
+
+def test_a_layer_with_a_parameter_of_its_own_named_g_is_not_taken_for_one_that_is_not_folded() -> None:
+    own = nn.Sequential(OwnScale(), WNLinear(2, 2))
+    plain = nn.Sequential(OwnScale(), nn.Linear(2, 2))
+    assert unfolded_layers(own, own.state_dict()) == []
+    assert unfolded_layers(plain, own.state_dict()) == ['1']
+    assert unfolded_layers(plain, {f'module.{key}': value for key, value in own.state_dict().items()}) == ['1']

@@ -12,7 +12,7 @@ from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.methods.base import FinishedTraining
 from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.planner import Done, Stuck, plan, planned_stages, replay
-from mmfixnorm.search.record.state import search_state
+from mmfixnorm.search.record.state import search_state, stage_costs
 from tests.search.planning import closed, play
 
 RANGE = (0.1, 0.8)
@@ -194,6 +194,13 @@ def test_alphas_that_cost_nothing_are_taken_over_whatever_the_budget(make_search
     state = search_state(search.problem(), search.record())
     free = [row.key for row in state.rows if row.same_as]
     assert (outcome.kind, free, state.cost) == ('done', ['alpha-1', 'alpha-2'], 3.0)
+
+
+def test_the_costs_of_a_search_count_its_opening(make_search):
+    search = make_search("type='LRFitSearch', lr_range=(0.2, 3.2)")
+    search.run()
+    opening, *_ = stage_costs(search.problem(), search.record().attempts)
+    assert (opening.name, opening.trainings, opening.planned, opening.cost) == ('opening', 2, 2, 2.0)
 
 
 def test_alphas_without_room_in_the_budget_are_named(make_search):
