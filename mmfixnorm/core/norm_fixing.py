@@ -216,6 +216,7 @@ class NormFixer:
                 'Resume with the config of that run, or start a new one from its weights by load_from'
             )
         self._target, self._size, self.wants_init_norm = state_dict['target'], size, False
+        self._rest = None  # of a run before this one
         if rest := state_dict.get('rest'):
             held, moved = ({tuple(place) for place in part} for part in rest[:2])
             self._rest = Rest(held, moved, torch.tensor(rest[2], dtype=torch.float64, device=tensors[0].device))

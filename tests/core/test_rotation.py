@@ -465,6 +465,9 @@ def test_what_is_left_keeps_its_norm_where_it_is_a_small_part_of_the_set(share, 
                 state = norm_fixer.state_dict()
                 norm_fixer.load_state_dict(state, optimizer)
                 assert norm_fixer.state_dict() == state
+                norm_fixer.load_state_dict(state | {'rest': None}, optimizer)
+                assert norm_fixer.state_dict()['rest'] is None
+                norm_fixer.load_state_dict(state, optimizer)
         for weight in large:
             weight.requires_grad_(True).grad = torch.randn_like(weight) * 1e-3
         optimizer.step()
