@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import lr_range, wd_against_fixnorm
-from benchmarks.evidence import report, rotation
+from benchmarks.evidence import report, rotation, rotation_report
 from mmfixnorm import __version__
 from mmfixnorm.search.methods import METHODS
 
@@ -198,7 +198,7 @@ def test_what_the_readme_says_in_words_of_three_trainings_and_of_the_angle() -> 
     assert above == ['residual']
     assert 'on none of five tasks, and above the untuned 0.02 on one;' in README.read_text()
     words = ' '.join(README.read_text().split())
-    adamw, _ = report.tuned_decay(results, 'deit')
+    adamw, _ = rotation_report.tuned_decay(results, 'deit')
     by_angle, level = (
         report.difference(results.values('rotation-deit', f'{m}/test'), adamw) for m in ('angle', 'fixnorm')
     )
@@ -257,7 +257,7 @@ def test_the_times_before_and_after_are_of_their_lines() -> None:
 
 
 def test_where_an_untuned_angle_is_below_tuned_weight_decay() -> None:
-    rows = report.default_table(report.Results()).splitlines()[2:]
+    rows = rotation_report.default_table(report.Results()).splitlines()[2:]
     highs = {row.split(' | ')[0].strip('| '): [float(high) for high in re.findall(r', (\S+)\]', row)] for row in rows}
     assert highs.keys() == {*report.TUNED, 'gfl', 'fcos', 'uper'}
     assert all(highs.values())

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from mmengine.optim import build_optim_wrapper
 from scipy import stats
 
-from benchmarks.evidence import front, report, rotation, verdicts
+from benchmarks.evidence import front, report, rotation, rotation_report, verdicts
 from benchmarks.evidence.experiments import EXPERIMENTS
 from benchmarks.evidence.lab import RESULTS, Results, config_file, read_lines
 from mmfixnorm.launch import build_model, load_config
@@ -43,13 +43,14 @@ def test_a_scan_has_the_mean_of_its_seeds_and_the_width_of_its_top():
 
     seeds = [runs(50.0, 59.0, 60.2, 61.0, 60.0, 40.0, None), runs(52.0, 59.0, 60.2, 60.0, 59.9, 44.0, 10.0)]
     expected = ['1 to 64', '51.0', '59.0', '60.2', '**60.5**', '60.0', '42.0', 'diverged', '8', 'x 4']
-    assert report.scan_cells(seeds) == expected
-    assert report.scan_cells([runs(3.0, 1.0)]) == ['1 to 2', '**3.0**', '1.0', '1 (edge)', 'x 1']
+    assert rotation_report.scan_cells(seeds) == expected
+    assert rotation_report.scan_cells([runs(3.0, 1.0)]) == ['1 to 2', '**3.0**', '1.0', '1 (edge)', 'x 1']
 
 
 def test_each_figure_of_the_page_is_drawn_from_the_raw_results(tmp_path):
-    shown = set(re.findall(r'\(images/evidence/(\S+)\.png\)', report.PAGE.read_text(encoding='utf-8')))
-    charts = report.figures(report.Results())
+    pages = [page.read_text(encoding='utf-8') for page in (report.PAGE, report.ROTATION_PAGE)]
+    shown = {name for page in pages for name in re.findall(r'\(images/evidence/(\S+)\.png\)', page)}
+    charts = {**report.figures(report.Results()), **rotation_report.figures(report.Results())}
     assert set(charts) == shown == {file.stem for file in report.FIGURES.glob('*.png')}
     for name, chart in charts.items():
         figure = draw_png(chart)
@@ -179,7 +180,7 @@ def test_what_a_method_chose_is_compared_on_test_data_with_the_angle(tmp_path):
         lines.append(dict(group=f'{method}/test', kind='finals', point=[0.02, None, None]))
         lines += [dict(group=f'{method}/test', seed=i + 3, value=v) for i, v in enumerate(of_method)]
     (tmp_path / 'rotation-digits.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    finals = report.finals_table(report.Results(tmp_path), rotation.TASKS, 'rotation', 'angle')
+    finals = rotation_report.finals_table(report.Results(tmp_path), rotation.TASKS, 'rotation', 'angle')
     angle, wd, lars = finals.splitlines()[2:]
     assert angle == '| digits | angle | 0.02 | 61.0 | 61.00 (sd 1.00) |  |'
     assert wd.startswith('| digits | wd | 0.02 | 61.0 | 58.25 (sd 0.35), 1 diverged | -2.75 [')
@@ -198,13 +199,36 @@ def test_a_change_of_the_training_tells_how_far_the_best_has_moved(tmp_path):
             for lr in rotation.BESIDE['angle']
         ]
         (tmp_path / f'{experiment}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    rows = [row.split(' | ') for row in report.law_table(report.Results(tmp_path)).splitlines()[2:]]
+    rows = [row.split(' | ') for row in rotation_report.law_table(report.Results(tmp_path)).splitlines()[2:]]
     assert [(row[0], row[8], row[-1]) for row in rows] == [
         ('| nothing', '0.04', 'x 1 |'),
         ('| batch x 4', '0.08', 'x 2 |'),
         ('| depth x 3', '0.01 (edge)', 'x 0.25 |'),
     ]
     assert rows[0][7] == 'diverged'
+
+
+def test_the_figures_of_rotation_have_the_numbers_of_its_tables(tmp_path):
+    lrs = [0.01, 0.02]
+    lines = [
+        dict(group=f'{of}/seed0', lr=lr, value=v) for of in ('angle', 'fixnorm', 'wd') for lr, v in zip(lrs, (50, 58))
+    ]
+    lines += [dict(group='angle/seed1', lr=lr, value=v) for lr, v in zip(lrs, (54, None))]
+    for method, values in {'angle': [60.0, 62.0], 'lars': [57.0, 58.0]}.items():
+        lines.append(dict(group=f'{method}/test', kind='finals', point=[0.02, None, None]))
+        lines += [dict(group=f'{method}/test', seed=seed, value=value) for seed, value in enumerate(values)]
+    for name in ('rotation-bccd', 'rotation-gfl'):
+        (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    charts = rotation_report.figures(report.Results(tmp_path))
+    angle, fixnorm, _ = charts['rotation-scan'].panels
+    ((angles,), (steps,)) = angle.lines, fixnorm.lines
+    assert (angles.name, angles.x, angles.y[0], steps.y) == ('bccd', lrs, 0.0, [-8.0, 0.0])
+    assert math.isnan(angles.y[1])  # one of its seeds diverged
+    for panel, name in zip(charts['rotation-gain'].panels, ('bccd', 'gfl'), strict=True):
+        (point,) = panel.estimates
+        expected = verdicts.difference([60.0, 62.0], [57.0, 58.0])
+        assert (point.name, point.y, point.low, point.high) == ('LARS', expected.value, expected.low, expected.high)
+        assert (panel.x_names, round(point.x)) == ([name], 0)
 
 
 @pytest.mark.parametrize('method', [*rotation.METHODS, *rotation.SWITCHES])
@@ -296,7 +320,7 @@ def test_an_untuned_angle_is_compared_with_the_better_search_of_weight_decay_at_
     }
     for name, lines in files.items():
         (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    rows = [row.split(' | ') for row in report.default_table(Results(tmp_path)).splitlines()[2:]]
+    rows = [row.split(' | ') for row in rotation_report.default_table(Results(tmp_path)).splitlines()[2:]]
     assert [(row[0], row[1][:5], row[2][:5], row[3], row[5][:5], row[6][:5]) for row in rows] == [
         ('| residual', '61.10', '60.10', '25', '', ' |'),
         ('| digits', '99.10', '98.10', '18', '97.10', '+2.00'),
@@ -312,9 +336,9 @@ def test_the_better_of_two_searches_of_adamw_pays_for_itself_alone(tmp_path):
 
     (tmp_path / 'transfer-deit.jsonl').write_text('\n'.join(map(json.dumps, searched('bo', 25.0, 37.0))))
     (tmp_path / 'rotation-deit.jsonl').write_text('\n'.join(map(json.dumps, searched('adamw/seed0', 7.0, 36.0))))
-    assert report.tuned_decay(Results(tmp_path), 'deit') == ([37.0], 25.0)
+    assert rotation_report.tuned_decay(Results(tmp_path), 'deit') == ([37.0], 25.0)
     (tmp_path / 'transfer-deit.jsonl').unlink()
-    assert report.tuned_decay(Results(tmp_path), 'deit') == ([36.0], 7.0)
+    assert rotation_report.tuned_decay(Results(tmp_path), 'deit') == ([36.0], 7.0)
 
 
 def test_the_best_norm_to_clip_at_is_tested_and_stands_among_the_others(tmp_path):
@@ -327,7 +351,7 @@ def test_the_best_norm_to_clip_at_is_tested_and_stands_among_the_others(tmp_path
     usual = [scan('wd-clip/seed0', 73.0), dict(group='wd-clip/test', kind='finals')]
     usual += [dict(group='wd-clip/test', seed=3, value=69.0)]
     (tmp_path / 'rotation-bccd.jsonl').write_text('\n'.join(map(json.dumps, usual)))
-    rows = [row.split(' | ') for row in report.clip_table(Results(tmp_path)).splitlines()[2:]]
+    rows = [row.split(' | ') for row in rotation_report.clip_table(Results(tmp_path)).splitlines()[2:]]
     assert [(row[2], row[4], row[5][:5]) for row in rows] == [
         ('1', '70.0', ''),
         ('5', '73.0', '69.00'),
@@ -346,7 +370,7 @@ def test_longer_trainings_stand_below_those_of_the_usual_length_where_both_were_
     }
     for name, lines in files.items():
         (tmp_path / f'{name}.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    rows = [row.split(' | ') for row in report.longer_table(Results(tmp_path)).splitlines()[2:]]
+    rows = [row.split(' | ') for row in rotation_report.longer_table(Results(tmp_path)).splitlines()[2:]]
     assert [(row[1], row[2], row[3], row[4][:5], row[6][:6]) for row in rows] == [
         ('x 1', 'angle', '0.02', '70.10', ' |'),
         ('x 1', 'wd-clip', '0.02', '60.10', '-10.00'),

@@ -49,6 +49,7 @@ STYLES = {
     'by angle and SGD, 7 lrs': (2, 3),
     'AdamW': (4, 1),
     'LARS': (4, 2),
+    'LAMB': (4, 3),
     'SGDP': (6, 1),
     "Hyperball's form": (6, 3),
     'each weight its first norm': (7, 1),
@@ -65,11 +66,12 @@ SCANS = {
     'wd-clip': 'the same, clipped gradients',
     'adamw': 'AdamW',
     'lars': 'LARS',
+    'lamb': 'LAMB',
     'hyperball': "Hyperball's form",
     'per-layer': 'each weight its first norm',
 }
-# Ranges of the angle and of Hyperball's form are those of every task.
-_ONE_RANGE = ('angle', 'angle-filter', 'angle-sgd', 'hyperball')
+# Ranges of the angle, of Hyperball's form and of LAMB are those of every task.
+_ONE_RANGE = ('angle', 'angle-filter', 'angle-sgd', 'hyperball', 'lamb')
 _BESIDE = 0.5  # T_max between points of equal cost, which would cover each other
 
 

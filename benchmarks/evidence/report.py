@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from benchmarks.evidence import fine_tune, front, lr_fit, rotation, verdicts
+from benchmarks.evidence import fine_tune, front, lr_fit, rotation, rotation_report, verdicts
+from benchmarks.evidence.cells import difference, spread
 from benchmarks.evidence.experiments import BO, FIXNORM, MOBILE, TUNED, marked
 from benchmarks.evidence.lab import Lines, Results
 from benchmarks.tuners import exact_savings, lr_tables
 from mmfixnorm.analysis.independence import interaction, ranking_agreement
-from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.plot.chart import Chart, HeatMap, Line, Panel
 from mmfixnorm.plot.png import draw_png, save_svg
 
@@ -68,19 +68,6 @@ LATER_RANGES = {
     if settings['lr_range'] not in (FIXNORM['lr_range'], BO['lr_range'])
 }
 TASKS = ('digits', 'bccd', 'camvid')
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and sample standard deviation."""
-    if not values:
-        return 'diverged'
-    sd = f' (sd {statistics.stdev(values):.2f})' if len(values) > 1 else ''
-    return f'{statistics.mean(values):.2f}{sd}'
-
-
-def difference(a: Sequence[float], b: Sequence[float]) -> str:
-    """Mean of ``a`` less mean of ``b``, with its interval; nothing for a single training."""
-    return '' if min(len(a), len(b)) < 2 else str(verdicts.difference(a, b))
 
 
 def row_name(name: str, experiment: str) -> str:
@@ -327,159 +314,6 @@ def tables(results: Results) -> dict[str, str]:
     return {name: make() if results.runs(*needed[name]) else missing for name, make in makers.items()}
 
 
-def scan_table(results: Results, tasks: Mapping[str, rotation.Task], experiments: str) -> str:
-    """The learning rate of each method and task: seven values, the best, and how wide the top is.
-
-    Args:
-        results (Results): The raw lines.
-        tasks (Mapping): By name.
-        experiments (str): What the names of their experiments begin with.
-    """
-    head = ['task', 'method', 'seeds', 'learning rates', *map(str, range(1, 8)), 'best', 'within 1 point']
-    rows = [head, ['---'] * len(head)]
-    for task, about in tasks.items():
-        for method in (*about.methods, *about.switches):
-            of_seeds = [results.runs(f'{experiments}-{task}', f'{method}/seed{seed}') for seed in rotation.SEEDS]
-            of_seeds = [runs for runs in of_seeds if runs]
-            if of_seeds:
-                rows.append([task, method, str(len(of_seeds)), *scan_cells(of_seeds)])
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def scan_cells(of_seeds: Sequence[Lines]) -> list[str]:
-    """The ends of the range, the mean of the seeds at each learning rate, the best, and the width of the top."""
-    means = rotation.means_of(of_seeds)
-    best, low, high = rotation.top_of(of_seeds)
-    lrs = list(means)
-    values = ['diverged' if mean == -math.inf else f'{mean:.1f}' for mean in means.values()]
-    top = lrs.index(best)
-    values[top] = f'**{values[top]}**'
-    edge = ' (edge)' if top in (0, len(lrs) - 1) else ''
-    return [f'{lrs[0]:g} to {lrs[-1]:g}', *values, f'{best:g}{edge}', f'x {high / low:g}']
-
-
-def law_table(results: Results) -> str:
-    """The best learning rate of the residual network where one thing of its training is changed."""
-    head = ['changed', 'method', 'learning rates', *map(str, range(1, 6)), 'best', 'within 1 point', 'moved by']
-    rows = [head, ['---'] * len(head)]
-    for method, lrs in rotation.BESIDE.items():
-        unchanged = results.runs('rotation-residual', f'{method}/seed{rotation.SEEDS[0]}')
-        around = [run for run in unchanged if run['lr'] in lrs]
-        groups = {'nothing': around, **{v: results.runs('rotation-law', f'{v}/{method}') for v in rotation.VARIANTS}}
-        for variant, runs in groups.items():
-            if runs:
-                best, before = (max(of, key=rotation.value_of)['lr'] for of in (runs, around))
-                rows.append([variant, method, *scan_cells([runs]), f'x {best / before:g}'])
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def finals_table(results: Results, tasks: Mapping[str, rotation.Task], experiments: str, baseline: str) -> str:
-    """What each method chose with one seed, on test data with others, and its difference to one of them.
-
-    Args:
-        results (Results): The raw lines.
-        tasks (Mapping): By name.
-        experiments (str): What the names of their experiments begin with.
-        baseline (str): The method that the others are compared with.
-    """
-    head = ['task', 'method', 'lr', 'validation', 'test, new seeds', f'minus {baseline}, 95 %']
-    rows = [head, ['---'] * len(head)]
-    for task, about in tasks.items():
-        name = f'{experiments}-{task}'
-        against = results.values(name, f'{baseline}/test')
-        for method in (*about.methods, *about.switches):
-            final = results.head(name, f'{method}/test')
-            searched = results.head(name, f'{method}/seed{rotation.SEEDS[0]}')
-            if final is None or searched is None:
-                continue  # not trained yet
-            values = results.values(name, f'{method}/test')
-            diverged = len(results.runs(name, f'{method}/test')) - len(values)
-            test = spread(values) + (f', {diverged} diverged' if diverged and values else '')
-            less = '' if method == baseline else difference(values, against)
-            rows.append([task, method, f'{final["point"][0]:g}', f'{searched["value"]:.1f}', test, less])
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def longer_table(results: Results) -> str:
-    """Detection and segmentation in longer trainings: what each method chose of three learning rates, on test data."""
-    head = ['task', 'length', 'method', 'lr', 'test, new seeds', 'n', 'minus angle, 95 %']
-    rows = [head, ['---'] * len(head)]
-    for task in rotation.LONGER_TASKS:
-        for times in (1, *rotation.LONGER):
-            name, ending = (f'rotation-{task}', '/test') if times == 1 else ('rotation-longer', f'/x{times}/test')
-            prefix = '' if times == 1 else f'{task}/'
-            against = results.values(name, f'{prefix}angle{ending}')
-            for method in rotation.LONGER_METHODS:
-                group = f'{prefix}{method}{ending}'
-                final, values = results.head(name, group), results.values(name, group)
-                if final is None or results.head('rotation-longer', f'{task}/{method}/x3/test') is None:
-                    continue  # not trained yet, or at one length alone
-                less = '' if method == 'angle' else difference(values, against)
-                lr = f'{final["point"][0]:g}'
-                rows.append([task, f'x {times}', method, lr, spread(values), str(len(values)), less])
-    if len(rows) == 2:
-        return '*Not run yet:* `python benchmarks/evidence/run.py rotation-longer`.'
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def clip_table(results: Results) -> str:
-    """Gradients clipped at several norms: the best learning rate at each, and the best norm on test data."""
-    head = ['task', 'method', 'clipped at', 'lr', 'validation', 'test, new seeds', 'minus angle, 95 %']
-    rows = [head, ['---'] * len(head)]
-    for task in rotation.LONGER_TASKS:
-        own = f'rotation-{task}'
-        angle = results.values(own, 'angle/test')
-        for method in rotation.CLIPPED:
-            of_norm = {norm: results.head('rotation-clip', f'{task}/{method}/{norm:g}') for norm in rotation.CLIP_NORMS}
-            found = {norm: search for norm, search in of_norm.items() if search}
-            if not found:
-                continue  # not run yet
-            tested = {max(found, key=lambda norm: found[norm]['value']): ('rotation-clip', f'{task}/{method}/test')}
-            if usual := results.head(own, f'{method}-clip/seed{rotation.SEEDS[0]}'):
-                found[rotation.CLIP_NORM], tested[rotation.CLIP_NORM] = usual, (own, f'{method}-clip/test')
-            for norm, search in sorted(found.items()):
-                values = results.values(*tested[norm]) if norm in tested else []
-                lr, value = f'{search["winner"][0]:g}', f'{search["value"]:.1f}'
-                test = [spread(values), difference(values, angle) if angle else ''] if values else ['', '']
-                rows.append([task, method, f'{norm:g}', lr, value, *test])
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def default_table(results: Results) -> str:
-    """The angle that nobody has tuned on test data, beside weight decay as the better of its searches has tuned it."""
-    head = ['task', f'angle {ANGLE:g}, not tuned', 'weight decay, tuned', 'at T_max', 'difference, 95 %']
-    head += ['weight decay, clipped gradients, 7 lrs', 'difference, 95 %']
-    rows = [head, ['---'] * len(head)]
-    for task in (*TUNED, *rotation.NETWORKS):
-        values = results.values(*rotation.where_default(results, task))
-        rival, paid = tuned_decay(results, task)
-        clipped = results.values(f'rotation-{task}', 'wd-clip/test')
-        if not values or not (rival or clipped):
-            continue  # not trained yet
-        rows.append([task, spread(values)])
-        rows[-1] += [spread(rival), f'{paid:g}', difference(values, rival)] if rival else ['', '', '']
-        rows[-1] += [spread(clipped), difference(values, clipped)] if clipped else ['', '']
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
-
-
-def tuned_decay(results: Results, task: str) -> tuple[list[float], float]:
-    """Weight decay as the better of its two searches has tuned it: on test data, and what they cost in T_max.
-
-    These are Bayesian optimisation of learning rate and weight decay, and seven learning rates at the decay that it
-    found. On the networks that are trained by AdamW both are of AdamW.
-    """
-    experiment, _, bo = TUNED.get(task, (f'transfer-{task}', '', 'bo'))
-    scanned, method = f'rotation-{task}', 'wd' if task in TUNED else 'adamw'
-    rivals = []
-    paid = 0.0
-    for at, group, test in ((experiment, bo, f'{bo}-test'), (scanned, f'{method}/seed0', f'{method}/test')):
-        search, values = results.head(at, group), results.values(at, test)
-        if search and values:
-            paid = search['cost'] + (paid if task in TUNED else 0.0)
-            rivals.append((values, paid))
-    return max(rivals, key=lambda rival: statistics.mean(rival[0]), default=([], 0.0))
-
-
 def lr_fit_table(results: Results) -> str:
     """What three trainings chose without a range, beside the learning rate of the config and the searches with one."""
     head = ['task', 'update', 'T_max', 'lr', 'test, new seeds', "the config's own lr", 'its test', 'gain, 95 %']
@@ -503,7 +337,7 @@ def lr_fit_table(results: Results) -> str:
             gain = difference(values, untuned) if untuned and untuned != values else ''
             rows[-1] += [spread(untuned) if untuned else '', gain]
             if task not in TUNED:  # AdamW's searches
-                rival, paid = tuned_decay(results, task)
+                rival, paid = rotation_report.tuned_decay(results, task)
                 rows[-1] += ['', f'{spread(rival)} at {paid:.0f}, AdamW' if rival else '']
                 continue
             experiment, *groups = TUNED[task]
@@ -598,18 +432,18 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
     }
     scratch, tuned = (rotation.TASKS, 'rotation'), (fine_tune.TASKS, 'fine-tune')
     of_rotation = {
-        'scan': scan_table(results, *scratch),
-        'law': law_table(results),
-        'longer': longer_table(results),
-        'default': default_table(results),
-        'networks': scan_table(results, rotation.NETWORKS, 'rotation'),
-        'clip': clip_table(results),
-        'networks-finals': finals_table(results, rotation.NETWORKS, 'rotation', 'angle'),
-        'finals': finals_table(results, *scratch, 'angle'),
+        'scan': rotation_report.scan_table(results, *scratch),
+        'law': rotation_report.law_table(results),
+        'longer': rotation_report.longer_table(results),
+        'default': rotation_report.default_table(results),
+        'networks': rotation_report.scan_table(results, rotation.NETWORKS, 'rotation'),
+        'clip': rotation_report.clip_table(results),
+        'networks-finals': rotation_report.finals_table(results, rotation.NETWORKS, 'rotation', 'angle'),
+        'finals': rotation_report.finals_table(results, *scratch, 'angle'),
     }
     of_tuning = {
-        'fine-tune-scan': scan_table(results, *tuned),
-        'fine-tune-finals': finals_table(results, *tuned, 'wd'),
+        'fine-tune-scan': rotation_report.scan_table(results, *tuned),
+        'fine-tune-finals': rotation_report.finals_table(results, *tuned, 'wd'),
     }
     in_short = {README: {'results': readme_table(results)}, SWEEP_PAGE: {'sweep': sweep_table(results)}}
     own = {ROTATION_PAGE: of_rotation, TUNED_PAGE: of_tuning, SEARCH_PAGE: of_search}
@@ -621,7 +455,7 @@ def main() -> None:
     for page, made in pages(results).items():
         page.write_text(with_tables(page.read_text(encoding='utf-8'), made), encoding='utf-8')
     FIGURES.mkdir(parents=True, exist_ok=True)
-    for name, chart in figures(results).items():
+    for name, chart in {**figures(results), **rotation_report.figures(results)}.items():
         draw_png(chart).savefig(FIGURES / f'{name}.png')
     if of_front := front.chart(results):
         for ink, path in FRONT.items():

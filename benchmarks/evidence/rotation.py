@@ -56,12 +56,18 @@ def _rival(**optimizer: Any) -> dict[str, Any]:
     return {'optim_wrapper.optimizer': dict(_delete_=True, lr=1.0, **optimizer)}
 
 
-# Norm layers and biases, which LARS leaves out, have a learning rate of their own, as in its config for ResNet-20.
-_LARS = {
-    **_rival(type='mmpretrain.LARS', momentum=0.9, weight_decay=1e-4),
-    'optim_wrapper.constructor': 'mmfixnorm.peers.DecayedGroupsOptimWrapperConstructor',
-    'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=dict(no_decay=dict(lr_mult=0.025, lars_exclude=True))),
-}
+def _layerwise(optimizer: dict[str, Any], **no_decay: Any) -> dict[str, Any]:
+    """Norm layers and biases, which take no share of their norm, have a learning rate of their own."""
+    return {
+        **_rival(**optimizer),
+        'optim_wrapper.constructor': 'mmfixnorm.peers.DecayedGroupsOptimWrapperConstructor',
+        'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=dict(no_decay=no_decay)),
+    }
+
+
+# As in their configs for ResNet-20.
+_LARS = _layerwise(dict(type='mmpretrain.LARS', momentum=0.9, weight_decay=1e-4), lr_mult=0.025, lars_exclude=True)
+_LAMB = _layerwise(dict(type='mmpretrain.Lamb', weight_decay=0.01), lr_mult=0.2)
 _CLIP = {'optim_wrapper.clip_grad': dict(max_norm=CLIP_NORM)}
 
 METHODS: Methods = {
@@ -72,6 +78,7 @@ METHODS: Methods = {
     'fixnorm-clip': ('fixnorm', _CLIP),
     'adamw': ('wd', _rival(type='AdamW', weight_decay=0.05)),
     'lars': ('wd', _LARS),
+    'lamb': ('wd', _LAMB),
 }
 
 #: One switch at a time, between the paper's update and the angle of each layer.
@@ -110,7 +117,7 @@ class Task:
 
     Attributes:
         configs (str): Their path, with ``{method}`` for ``fixnorm`` and ``wd``.
-        lowest (dict): By the method's name up to the hyphen, of those that are not angles.
+        lowest (dict): By the method's name up to the hyphen, of those that are not angles or shares of a norm.
         decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
         methods (dict): What is compared.
         switches (dict): What differs from the angle in one thing.
@@ -137,12 +144,15 @@ TASKS = {
         switches=NO_PLAIN, decided=DECIDED,
     ),
     'digits': Task(
-        'configs/digits/resnet8_{method}_1xb64-20e_digits.py', dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4
+        'configs/digits/resnet8_{method}_1xb64-20e_digits.py',
+        dict(fixnorm=0.1, wd=0.1, adamw=2.5e-4, lars=0.5), 4.7e-4, switches=SWITCHES,
     ),
     'residual': Task(
         'residual_{method}.py', dict(fixnorm=0.1, wd=0.05, adamw=5e-4, lars=0.5), 3.9e-4, switches=SWITCHES
     ),
-    'mobile': Task('mobile_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=2.5e-4, lars=0.5), 0.0137),
+    'mobile': Task(
+        'mobile_{method}.py', dict(fixnorm=0.05, wd=0.0125, adamw=2.5e-4, lars=0.5), 0.0137, switches=SWITCHES
+    ),
     'deit': Task(
         'configs/cifar10/deit-thin_{method}_1xb128-20e_cifar10-5k.py',
         dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS,
@@ -202,7 +212,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def lowest(task: Task, method: str) -> float:
     """The lowest learning rate of a scan."""
     name = 'fixnorm' if method == 'per-layer' else method.split('-')[0]
-    return ANGLES if name in ('angle', 'hyperball') else task.lowest[name]
+    return ANGLES if name in ('angle', 'hyperball', 'lamb') else task.lowest[name]
 
 
 def trained_by(task: Task, method: str) -> tuple[str, dict[str, Any]]:

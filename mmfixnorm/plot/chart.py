@@ -84,6 +84,7 @@ class Panel:
     """Curves and estimates over one pair of axes.
 
     With ``y_range``, intervals are cut at its ends, and an estimate beyond them stands there with its value beside it.
+    With ``log_x`` the x axis is logarithmic, ``x_range`` are its ends, and ``x_names`` name its positions 0, 1, ...
     """
 
     x_title: str
@@ -94,6 +95,9 @@ class Panel:
     boundaries: Sequence[Boundary] = ()
     estimates: Sequence[Estimate] = ()
     y_range: tuple[float, float] | None = None
+    log_x: bool = False
+    x_range: tuple[float, float] | None = None
+    x_names: Sequence[str] = ()
 
     def beyond(self, y: float) -> tuple[float, str] | None:
         """Where a value that is not in view stands, and what is written beside it; None for one in view."""

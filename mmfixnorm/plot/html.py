@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
-from math import ceil, isnan
+from math import ceil, isnan, log10
 from typing import Any
 
 import plotly.graph_objects as go
@@ -94,6 +94,13 @@ def _draw_panel(figure: go.Figure, panel: Panel, place: dict[str, int]) -> None:
         if boundary.shaded:
             figure.add_vrect(left, boundary.x, fillcolor=ink, opacity=0.08, line_width=0, **place)
     figure.update_yaxes(title=panel.y_title, range=panel.y_range, **place)
+    if panel.log_x:
+        figure.update_xaxes(type='log', **place)
+    if panel.x_range:
+        ends = [log10(end) for end in panel.x_range] if panel.log_x else panel.x_range
+        figure.update_xaxes(range=ends, **place)
+    if panel.x_names:
+        figure.update_xaxes(tickvals=[*range(len(panel.x_names))], ticktext=[*panel.x_names], **place)
 
 
 def _estimate(of: Estimate, y: float) -> go.Scatter:

@@ -119,6 +119,12 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         _draw_estimate(axes, panel, estimate)
     if panel.y_range:
         axes.set_ylim(*panel.y_range)
+    if panel.log_x:
+        axes.set_xscale('log')
+    if panel.x_range:
+        axes.set_xlim(*panel.x_range)
+    if panel.x_names:
+        axes.set_xticks(range(len(panel.x_names)), panel.x_names)
     left = axes.get_xlim()[0]
     for boundary in panel.boundaries:
         axes.axvline(boundary.x, color=colour(boundary.colour), linestyle=':')

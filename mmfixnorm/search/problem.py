@@ -331,8 +331,13 @@ def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
     """Fill in what a search needs of its config: the learning rate, and the range of one that is an angle."""
     if not settings.needs_own_lr:
         return settings
-    key = settings.lr_keys[0]
-    lr = get_key(cfg.to_dict(), key, named_by='search.lr_key')
+    own = {key: get_key(cfg.to_dict(), key, named_by='search.lr_key') for key in settings.lr_keys}
+    key, lr = next(iter(own.items()))
+    if len({*own.values()}) > 1:
+        raise ConfigError(
+            f'search.lr_key: a search that starts from the learning rate of the config needs one, got {own}; name one '
+            'key, and list the others in search.linked_keys, where they keep their ratio to it'
+        )
     if not lr > 0:
         raise ConfigError(f'{key}: must be > 0 in the config, which a search starts from, got {lr!r}')
     if settings.own_lr not in (None, lr):

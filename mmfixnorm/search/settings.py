@@ -37,7 +37,7 @@ class SearchSettings(ABC):
             that is nan counts as 0, as where there are no boxes yet, unless the training had a value below 0.
         select (str): ``'last'`` takes the metric at the end of training, ``'best'`` the best
             validation of the training.
-        lr_key (str or list[str]): Where the learning rate is in the config.
+        lr_key (str or list[str]): Where the learning rate is in the config; all keys of a list get the same.
         alpha_key (str or list[str]): Where alpha is in the config.
         linked_keys (str or list[str]): Numbers of the config that move with the learning rate, such as
             ``param_scheduler.1.eta_min``: each keeps its ratio to the config's own (of the first ``lr_key``).

@@ -17,6 +17,8 @@ STACKED = Chart('two panels', PANELS, 'stacked', ['a <note>'])
 NEAR = Estimate('near', 3.0, 60.0, 59.0, 62.0, colour=1, marker=2, filled=False)
 FAR = Estimate('far', 5.0, 40.0, 39.0, 41.0)
 ESTIMATES = Panel('cost', '', [], 'titled', estimates=[FAR, NEAR], y_range=(55.0, 65.0))
+SCAN = Panel('angle', 'lost', [GAP], log_x=True, x_range=(0.1, 100.0))
+TASKS = Panel('', 'gain', [], estimates=[NEAR], x_names=['cells', 'streets'])
 GRID = Chart('a grid', [ESTIMATES] * 2, 'grid', ['60 [59, 62]'], legend=['near'])
 MAP = Chart(
     'a table',
@@ -131,6 +133,16 @@ def test_the_html_has_the_same_estimates():
     assert (far.y, near.marker.symbol) == ((55.5,), 'triangle-up-open')
     assert [a.text for a in figure.layout.annotations if '↓' in a.text] == ['↓ 40.0'] * 2
     assert [trace.name for trace in figure.data if trace.showlegend] == ['far', 'near']
+
+
+def test_an_axis_can_be_logarithmic_with_given_ends_or_name_its_positions():
+    chart = Chart('two axes', [SCAN, TASKS])
+    scan, tasks = draw_png(chart).axes
+    assert (scan.get_xscale(), scan.get_xlim(), tasks.get_xscale()) == ('log', (0.1, 100.0), 'linear')
+    assert [(t.get_position()[0], t.get_text()) for t in tasks.get_xticklabels()] == [(0, 'cells'), (1, 'streets')]
+    layout = draw_html(chart).layout
+    assert (layout.xaxis.type, layout.xaxis.range, layout.xaxis2.type) == ('log', (-1.0, 2.0), None)
+    assert (layout.xaxis2.tickvals, layout.xaxis2.ticktext) == ((0, 1), ('cells', 'streets'))
 
 
 def test_an_svg_says_what_it_shows_and_is_the_same_each_time(tmp_path):

@@ -127,6 +127,18 @@ def test_several_places_get_the_same_learning_rate(write_config):
     assert (cfg.optim_wrapper.a.optimizer.lr, cfg.optim_wrapper.b[0].lr) == (2.6, 2.6)
 
 
+def test_a_search_that_starts_from_the_configs_own_learning_rate_needs_one(write_config):
+    keys = ['optim_wrapper.a.optimizer.lr', 'optim_wrapper.b.optimizer.lr']
+    two = 'optim_wrapper = dict(a=dict(optimizer=dict(lr=1.0)), b=dict(optimizer=dict(lr={})))\n'
+    block = f"type='LRFitSearch', lr_range=(0.1, 1.6), lr_key={keys}"
+    assert load_problem(write_config(block, extra=two.format(1.0))).settings.own_lr == 1.0
+    with pytest.raises(ConfigError, match=r"needs one, got .*a\.optimizer\.lr': 1\.0, .*b\.optimizer\.lr': 0\.1"):
+        load_problem(write_config(block, extra=two.format(0.1)))
+    one = f"type='LRFitSearch', lr_range=(0.1, 1.6), lr_key='{keys[0]}', linked_keys=['{keys[1]}']"
+    cfg = load_problem(write_config(one, extra=two.format(0.1))).trial_config(SPEC)
+    assert (cfg.optim_wrapper.a.optimizer.lr, cfg.optim_wrapper.b.optimizer.lr) == (2.6, pytest.approx(0.26))
+
+
 def test_a_seed_of_none_leaves_the_configs_own(write_config):
     extra = 'randomness = dict(seed=7, deterministic=True)\n'
     own = load_problem(write_config('seed=None', extra=extra)).trial_config(SPEC)
