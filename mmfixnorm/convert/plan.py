@@ -19,6 +19,8 @@ from mmfixnorm.convert.patterns import patterns_for
 from mmfixnorm.convert.stock import head_edits, start_edit, stored_statistics_edits
 from mmfixnorm.core.audit import WeightRecord
 from mmfixnorm.core.audit.probe import preserve_random_state
+from mmfixnorm.core.layer_kinds import is_weight_layer
+from mmfixnorm.core.layers import FixNormConv2d, FixNormLinear
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.data_checks.coco import listing
 from mmfixnorm.engine.replace_layers import is_plain_layer
@@ -33,6 +35,11 @@ _STORED = (
 _HELD = (
     '{} layers are in front of BN on stored statistics (norm_eval=True), an affine map that stays as it is. Weight-'
     'normalised with their scale held at its start, they compute the same and are scale-invariant.'
+)
+
+_AUXILIARY = (
+    'Only auxiliary heads have a bound, which a search would tune: no layer of the main head was found to tell '
+    'classes. If one does, name it with --classifier.'
 )
 
 
@@ -62,10 +69,14 @@ class Plan:
     ) -> None:
         self.cfg, self._alpha, self._keep_norm_eval, self._classifiers = cfg, alpha, keep_norm_eval, classifiers
         self._size = size
-        self._edit, self._keys_of_heads = head_edits(cfg.model, alpha, cfg.get('default_scope'))
+        self._edit, self._heads = head_edits(cfg.model, alpha, cfg.get('default_scope'))
         self._trains_bn = False
         edited = self._edited()
         built = seeded_model(edited)
+        if frozen := [path for path in self._heads if _is_frozen(built, path)]:  # such as those of a teacher
+            self._edit, self._heads = head_edits(cfg.model, alpha, cfg.get('default_scope'), kept=frozen)
+            edited = self._edited()
+            built = seeded_model(edited)
         if train_bn and stored_statistics_edits(cfg.model, built, self._edit):
             self._trains_bn = True
             edited = self._edited()
@@ -87,13 +98,20 @@ class Plan:
                 self._choose(record)
         if not self.alpha_keys:
             raise self._no_classifier()
+        for name in self._classifiers:
+            if not self._replacements.get(name, '').startswith('FixNorm') and not self._is_bounded(name):
+                reason = self.left_out.get(f'{name}.weight', 'it is scale-invariant or not trained')
+                raise ConfigError(f'--classifier {name}: has no scale for alpha to bound: {reason}; leave it out')
+
+    def _is_bounded(self, name: str) -> bool:
+        return isinstance(self._model.get_submodule(name), (FixNormLinear, FixNormConv2d))
 
     def _check_classifiers(self) -> None:
-        plain = [name for name, module in self._model.named_modules() if is_plain_layer(module)]
-        if unknown := [name for name in self._classifiers if name not in plain]:
+        layers = [name for name, module in self._model.named_modules() if is_weight_layer(module)]
+        if unknown := [name for name in self._classifiers if name not in layers]:
             raise ConfigError(
                 f'--classifier {unknown[0]}: must be a linear layer or convolution of the model, one of '
-                f'{listing(plain[::-1])}'
+                f'{listing(layers[::-1])}'
             )
 
     def _no_classifier(self) -> ConfigError:
@@ -106,9 +124,16 @@ class Plan:
                 'there is no scale for alpha to bound. Norm fixing alone needs no converter: '
                 'see `mmfixnorm audit CONFIG` for what to leave out of its set'
             )
-        candidates = {name for name in self._class_layers or () if is_plain_layer(self._model.get_submodule(name))}
+        candidates = {*(self._class_layers or ())}
         candidates |= {r.name.rpartition('.')[0] for r in self.report.weights if r.advice.startswith('FixNorm')}
-        candidates = {name for name in candidates if is_plain_layer(self._model.get_submodule(name))}
+        out = {name: reason for name in candidates if (reason := self.left_out.get(f'{name}.weight'))}
+        if out and out.keys() == candidates:
+            name, reason = next(iter(sorted(out.items())))
+            return ConfigError(
+                f'model: the layer for the classes, {name}, cannot be given a bound: {reason}; there is no layer for '
+                'alpha to bound. That needs a change in the code of the model'
+            )
+        candidates = {name for name in candidates - out.keys() if is_plain_layer(self._model.get_submodule(name))}
         return ConfigError(
             'model: no classifier was found, that is, a last layer with outputs for the classes, followed by a softmax '
             'or sigmoid; there is no layer for alpha to bound. '
@@ -195,9 +220,13 @@ class Plan:
         return bool(self.alpha_keys)
 
     @property
+    def _replaced_with_bound(self) -> list[str]:
+        return [name for name, kind in self._replacements.items() if kind.startswith('FixNorm')]
+
+    @property
     def alpha_keys(self) -> list[str]:
-        bounded = any(kind.startswith('FixNorm') for kind in self._replacements.values())
-        return [*self._keys_of_heads, *(['model.fixnorm.alpha'] if bounded else [])]
+        replaced = ['model.fixnorm.alpha'] if self._replaced_with_bound else []
+        return [*(f'model.{path}.alpha' for path in self._heads), *replaced]
 
     def changes(self) -> dict[str, Any]:
         """Return ``model`` of the child."""
@@ -232,6 +261,8 @@ class Plan:
                 f'{", ".join(self._given_a_start)} starts at zero in the base config, which has no direction to '
                 "train; here it starts like mmpretrain's LinearClsHead."
             )
+        if all(name.startswith('auxiliary_head') for name in (*self._heads, *self._replaced_with_bound)):
+            comments.append(_AUXILIARY)
         if self._held:
             comments.append(_HELD.format(len(self._held)))
         if trained := [kind for name, kind in self._replacements.items() if name not in self._held]:
@@ -255,6 +286,16 @@ def seeded_model(cfg: Config) -> nn.Module:
     with preserve_random_state():
         set_random_seed(0)
         return prepared_model(cfg)
+
+
+def _is_frozen(model: nn.Module, path: str) -> bool:
+    """Tell whether the module that is built from the dict at a path has weights, and none of them is trained."""
+    module = dict(model.named_modules()).get(path)
+    return (
+        module is not None
+        and any(True for _ in module.parameters())
+        and not any(p.requires_grad for p in module.parameters())
+    )
 
 
 def _fits(kind: str, module: nn.Module) -> bool:

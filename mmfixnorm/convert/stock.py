@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 from mmengine.registry import MODELS
@@ -10,7 +10,7 @@ from torch import nn
 
 from mmfixnorm.type_names import type_name
 
-__all__ = ['head_edits', 'start_edit', 'stored_statistics_edits', 'walk']
+__all__ = ['RPN', 'head_edits', 'start_edit', 'stored_statistics_edits', 'walk']
 
 _HEADS = {
     'LinearClsHead': 'FixNormLinearClsHead',
@@ -24,6 +24,8 @@ _HEADS = {
     'WNRetinaHead': 'FixNormRetinaHead',
     'BaseOCHead': 'FixNormBaseOCHead',
 }
+#: The key of a region proposal network, whose head tells objects from background, whatever its type.
+RPN = 'rpn_head'
 # `conv_cfg` makes all of their convolutions, except a head's last ones; without `norm_cfg` no norm layer follows.
 _PLAIN_CONVS = ('FPN', 'ChannelMapper', 'RetinaHead')
 
@@ -36,30 +38,33 @@ def walk(node: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from walk(value, (*path, key))
 
 
-def head_edits(model: Mapping[str, Any], alpha: float, scope: str | None = None) -> tuple[dict[str, Any], list[str]]:
+def head_edits(
+    model: Mapping[str, Any], alpha: float, scope: str | None = None, *, kept: Container[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """Change the heads and convolutions that have their own config key.
 
     Args:
         model (Mapping): ``model`` of the plain config.
         alpha (float): Bound of the FixNorm heads.
         scope (str, optional): ``default_scope`` of the config. Defaults to None: the current scope.
+        kept (Container[str]): Dotted paths of heads that stay as they are. Those of region proposal networks do, too.
 
     Returns:
-        tuple[dict, list[str]]: ``model`` of the child, and the keys of alpha in it.
+        tuple[dict, list[str]]: ``model`` of the child, and the dotted paths of the changed heads in it.
     """
     edit: dict[str, Any] = {}
-    alpha_keys = []
+    heads = []
     for path, node in walk(model):
         kind = type_name(node.get('type', ''), MODELS, scope)
         change: dict[str, Any] = {}
-        if kind in _HEADS:
+        if kind in _HEADS and RPN not in path and '.'.join(path) not in kept:
             change.update(type=_HEADS[kind], alpha=alpha)
-            alpha_keys.append('.'.join(('model', *path, 'alpha')))
+            heads.append('.'.join(path))
         if kind in _PLAIN_CONVS and node.get('norm_cfg') is None and node.get('conv_cfg') is None:
             change.update(conv_cfg=dict(type='WNConv2d'))
         if change:
             _at(edit, path).update(change)
-    return edit, alpha_keys
+    return edit, heads
 
 
 def stored_statistics_edits(model_cfg: Mapping[str, Any], model: nn.Module, edit: dict[str, Any]) -> bool:

@@ -26,6 +26,12 @@ YOLOX = {f'bbox_head.multi_level_conv_cls.{level}' for level in range(3)}
             {**R18, 'model.roi_head.bbox_head.num_classes': 2},
             {'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg'},
         ),
+        # An RPN of another type has a class too, the objects.
+        (
+            'faster_rcnn/faster-rcnn_r50_fpn_fcos-rpn_1x_coco',
+            R18,
+            {'roi_head.bbox_head.fc_cls', 'roi_head.bbox_head.fc_reg'},
+        ),
         (
             'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
             R18,
@@ -88,6 +94,18 @@ def test_classifiers(config, head, layers) -> None:
     if head:
         cfg.merge_from_dict(dict(model=dict(head=head)))
     assert class_layers(cfg, model_of(cfg)) == dict.fromkeys(layers, True)
+
+
+@pytest.mark.parametrize('classes', [1, 2])
+def test_a_single_output_tells_two_classes_apart(classes) -> None:
+    cfg = load_config('mmseg::upernet/upernet_r18_4xb2-40k_cityscapes-512x1024.py')
+    binary = dict(num_classes=classes, out_channels=1, loss_decode=dict(use_sigmoid=True))
+    cfg.merge_from_dict(dict(model=dict(decode_head=binary)))
+    cfg.model.auxiliary_head = None
+    assert class_layers(cfg, model_of(cfg)) == {'decode_head.conv_seg': True}
+    cfg = load_config('mmseg::upernet/upernet_r18_4xb2-40k_cityscapes-512x1024.py')
+    cfg.merge_from_dict(dict(model=dict(decode_head=binary)))
+    assert class_layers(cfg, model_of(cfg)) == {'decode_head.conv_seg': True, 'auxiliary_head.conv_seg': True}
 
 
 def test_where_no_key_counts_the_classes_nothing_is_known() -> None:
