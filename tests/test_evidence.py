@@ -359,6 +359,36 @@ def test_the_best_norm_to_clip_at_is_tested_and_stands_among_the_others(tmp_path
     ]
 
 
+def test_decays_beyond_the_range_of_a_search_stand_beside_the_one_that_it_has_found(tmp_path):
+    def scan(group, value):
+        return dict(group=group, kind='search', winner=[0.1, None, None], value=value)
+
+    tested = [dict(group='camvid/wd/test', kind='finals'), dict(group='camvid/wd/test', seed=3, value=24.0)]
+    lines = [scan('camvid/wd/0.03', 26.0), scan('camvid/wd/0.1', 25.0), *tested]
+    (tmp_path / 'rotation-decay.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    usual = [scan('wd/seed0', 24.0), dict(group='wd/test', kind='finals'), dict(group='wd/test', seed=3, value=22.0)]
+    (tmp_path / 'rotation-camvid.jsonl').write_text('\n'.join(map(json.dumps, usual)))
+    rows = [row.split(' | ') for row in rotation_report.decay_table(Results(tmp_path)).splitlines()[2:]]
+    assert [(row[2], row[4], row[5][:5]) for row in rows] == [
+        ('0.01', '24.0', '22.00'),
+        ('0.03', '26.0', '24.00'),
+        ('0.1', '25.0', ''),
+    ]
+
+
+def test_the_angle_stands_beside_the_best_of_its_rivals(tmp_path):
+    def tested(group, *values, lr=0.01):
+        head = dict(group=group, kind='finals', point=[lr, None, None])
+        return [head, *(dict(group=group, seed=seed, value=value) for seed, value in enumerate(values))]
+
+    best, other = tested('lars/test', 61.0, 63.0), tested('wd/test', 50.0, 51.0)
+    lines = [*tested('angle/test', 60.0, 64.0), *best, *other, *tested('angle-filter/test', 90.0, 91.0)]
+    (tmp_path / 'rotation-bccd.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    (row,) = rotation_report.summary_table(Results(tmp_path)).splitlines()[2:]
+    gain = verdicts.difference([60.0, 64.0], [61.0, 63.0])
+    assert row == f'| bccd |  | 62.00 (sd 2.83) at 0.01 | lars: 62.00 (sd 1.41) | {gain} |'
+
+
 def test_longer_trainings_stand_below_those_of_the_usual_length_where_both_were_run(tmp_path):
     def finals(group, value, lr=0.02):
         head = dict(group=group, kind='finals', point=[lr, None, None])

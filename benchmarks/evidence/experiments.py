@@ -176,6 +176,7 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'lr-range': rotation.other_networks,
     'rotation-longer': rotation.longer,
     'rotation-clip': rotation.clip,
+    'rotation-decay': rotation.decay,
     **{f'lr-fit-{name}': lr_fit.task(name) for name in lr_fit.STOCK_LRS},
 }
 #: The searches of FixNorm and of weight decay on each task: their experiment and groups.

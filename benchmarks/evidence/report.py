@@ -31,7 +31,8 @@ from mmfixnorm.plot.png import draw_png, save_svg
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs/evidence.md'
-ROTATION_PAGE = ROOT / 'docs/rotation.md'
+ANGLE_PAGE = ROOT / 'docs/rotation.md'
+ROTATION_PAGE = ROOT / 'docs/rotation_measured.md'
 TUNED_PAGE = ROOT / 'docs/fine_tuning.md'
 SEARCH_PAGE = ROOT / 'docs/tuning.md'
 SWEEP_PAGE = ROOT / 'docs/why_not_a_sweep.md'
@@ -438,6 +439,7 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'default': rotation_report.default_table(results),
         'networks': rotation_report.scan_table(results, rotation.NETWORKS, 'rotation'),
         'clip': rotation_report.clip_table(results),
+        'decay': rotation_report.decay_table(results),
         'networks-finals': rotation_report.finals_table(results, rotation.NETWORKS, 'rotation', 'angle'),
         'finals': rotation_report.finals_table(results, *scratch, 'angle'),
     }
@@ -446,7 +448,12 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'fine-tune-finals': rotation_report.finals_table(results, *tuned, 'wd'),
     }
     in_short = {README: {'results': readme_table(results)}, SWEEP_PAGE: {'sweep': sweep_table(results)}}
-    own = {ROTATION_PAGE: of_rotation, TUNED_PAGE: of_tuning, SEARCH_PAGE: of_search}
+    own = {
+        ANGLE_PAGE: {'summary': rotation_report.summary_table(results)},
+        ROTATION_PAGE: of_rotation,
+        TUNED_PAGE: of_tuning,
+        SEARCH_PAGE: of_search,
+    }
     return {PAGE: {**tables(results), 'verdicts': verdicts.verdicts_table(results)}, **own, **in_short}
 
 

@@ -39,6 +39,9 @@ CLIP_NORM = 5.0
 CLIPPED = ('wd', 'fixnorm')
 CLIP_NORMS = (0.5, 1.0, 2.0, 10.0)
 
+#: Where the search of the weight decay ended at the upper edge of its range.
+HIGHER_DECAYS = {'camvid': (0.03, 0.1)}
+
 #: Which config a method starts from, and what it changes there.
 Methods = Mapping[str, tuple[str, dict[str, Any]]]
 
@@ -298,19 +301,29 @@ def clip(lab: Lab) -> None:
     """Gradients clipped at other norms, each with all learning rates; the best of all norms on test data."""
     for name in LONGER_TASKS:
         for method in CLIPPED:
-            config, options = trained_by(TASKS[name], f'{method}-clip')
-            lrs = seven(lowest(TASKS[name], method))
-            best: tuple[float, float, dict[str, Any]] | None = None
-            for norm in CLIP_NORMS:
-                changes = {**options, 'optim_wrapper.clip_grad': dict(max_norm=norm)}
-                group = f'{name}/{method}/{norm:g}'
-                winner = lab.search(group, config, changes, type='GridSearch', lrs=lrs, seed=SEEDS[0])
-                value = max(value_of(run) for run in lab.lines if run['group'] == group and 'kind' not in run)
-                if best is None or value > best[0]:
-                    best = (value, winner.lr, changes)
-            if best is not None:
-                point = Point(best[1], None, None)
-                lab.finals(f'{name}/{method}/test', config, point, options=best[2], seeds=TEST_SEEDS)
+            norms = {norm: {'optim_wrapper.clip_grad': dict(max_norm=norm)} for norm in CLIP_NORMS}
+            _swept(lab, name, f'{method}-clip', f'{name}/{method}', norms)
+
+
+def decay(lab: Lab) -> None:
+    """Weight decay beyond the range of its search, where that ended at an edge; the best of all on test data."""
+    for name, decays in HIGHER_DECAYS.items():
+        changes = {decay: {'optim_wrapper.optimizer.weight_decay': decay} for decay in decays}
+        _swept(lab, name, 'wd', f'{name}/wd', changes)
+
+
+def _swept(lab: Lab, name: str, method: str, group: str, changes: Mapping[float, dict[str, Any]]) -> None:
+    """A scan of the learning rate at each value of something else; the best of all on test data."""
+    config, options = trained_by(TASKS[name], method)
+    lrs = seven(lowest(TASKS[name], method))
+    found: list[tuple[float, float, dict[str, Any]]] = []
+    for value, change in changes.items():
+        of_value = f'{group}/{value:g}'
+        winner = lab.search(of_value, config, {**options, **change}, type='GridSearch', lrs=lrs, seed=SEEDS[0])
+        best = max(value_of(run) for run in lab.lines if run['group'] == of_value and 'kind' not in run)
+        found.append((best, winner.lr, change))
+    _, lr, change = max(found, key=lambda of: of[0])
+    lab.finals(f'{group}/test', config, Point(lr, None, None), options={**options, **change}, seeds=TEST_SEEDS)
 
 
 def _chosen(experiment: str, group: str) -> float:

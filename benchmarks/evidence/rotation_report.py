@@ -14,6 +14,28 @@ from mmfixnorm.convert.angle import ANGLE
 from mmfixnorm.plot.chart import Chart, Estimate, Line, Panel
 
 
+def summary_table(results: Results) -> str:
+    """The angle, tuned by seven learning rates and not tuned, beside the best of its rivals on each task."""
+    head = ['task', f'{ANGLE:g}, not tuned', '7 lrs', 'best rival, 7 lrs', '7 lrs minus that, 95 %']
+    rows = [head, ['---'] * len(head)]
+    for task, about in {**rotation.TASKS, **rotation.NETWORKS}.items():
+        tested = {method: results.values(f'rotation-{task}', f'{method}/test') for method in about.methods}
+        rivals = {of: values for of, values in tested.items() if not of.startswith('angle') and len(values) > 1}
+        if len(tested['angle']) < 2 or not rivals:
+            continue  # not trained yet
+        best = max(rivals, key=lambda of: statistics.mean(rivals[of]))
+        untuned = results.values(*rotation.where_default(results, task))
+        angle = results.head(f'rotation-{task}', 'angle/test')
+        cells = [
+            f'{spread(tested["angle"])} at {angle["point"][0]:g}' if angle else '',
+            f'{best}: {spread(rivals[best])}',
+        ]
+        mark = ' †' if task in rotation.NETWORKS else ''
+        gain = difference(tested['angle'], rivals[best])
+        rows.append([f'{task}{mark}', spread(untuned) if untuned else '', *cells, gain])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def scan_table(results: Results, tasks: Mapping[str, rotation.Task], experiments: str) -> str:
     """The learning rate of each method and task: seven values, the best, and how wide the top is.
 
@@ -111,25 +133,62 @@ def longer_table(results: Results) -> str:
 
 def clip_table(results: Results) -> str:
     """Gradients clipped at several norms: the best learning rate at each, and the best norm on test data."""
-    head = ['task', 'method', 'clipped at', 'lr', 'validation', 'test, new seeds', 'minus angle, 95 %']
-    rows = [head, ['---'] * len(head)]
+    usual = rotation.CLIP_NORM
+    rows = []
     for task in rotation.LONGER_TASKS:
-        own = f'rotation-{task}'
-        angle = results.values(own, 'angle/test')
         for method in rotation.CLIPPED:
-            of_norm = {norm: results.head('rotation-clip', f'{task}/{method}/{norm:g}') for norm in rotation.CLIP_NORMS}
-            found = {norm: search for norm, search in of_norm.items() if search}
-            if not found:
-                continue  # not run yet
-            tested = {max(found, key=lambda norm: found[norm]['value']): ('rotation-clip', f'{task}/{method}/test')}
-            if usual := results.head(own, f'{method}-clip/seed{rotation.SEEDS[0]}'):
-                found[rotation.CLIP_NORM], tested[rotation.CLIP_NORM] = usual, (own, f'{method}-clip/test')
-            for norm, search in sorted(found.items()):
-                values = results.values(*tested[norm]) if norm in tested else []
-                lr, value = f'{search["winner"][0]:g}', f'{search["value"]:.1f}'
-                test = [spread(values), difference(values, angle) if angle else ''] if values else ['', '']
-                rows.append([task, method, f'{norm:g}', lr, value, *test])
-    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+            place = ('rotation-clip', f'{task}/{method}')
+            rows += _swept_rows(results, task, method, place, rotation.CLIP_NORMS, (usual, f'{method}-clip'))
+    return _swept_text('clipped at', rows)
+
+
+def decay_table(results: Results) -> str:
+    """Weight decay beyond the range of its search, beside the decay that this has found."""
+    rows = []
+    for task, decays in rotation.HIGHER_DECAYS.items():
+        place, usual = ('rotation-decay', f'{task}/wd'), (rotation.TASKS[task].decay, 'wd')
+        rows += _swept_rows(results, task, 'wd', place, decays, usual)
+    return _swept_text('decay', rows)
+
+
+def _swept_text(column: str, rows: Sequence[Sequence[str]]) -> str:
+    head = ['task', 'method', column, 'lr', 'validation', 'test, new seeds', 'minus angle, 95 %']
+    return '\n'.join(f'| {" | ".join(row)} |' for row in (head, ['---'] * len(head), *rows))
+
+
+def _swept_rows(
+    results: Results,
+    task: str,
+    method: str,
+    place: tuple[str, str],
+    values: Sequence[float],
+    usual: tuple[float, str],
+) -> list[list[str]]:
+    """A row for each value of something, and for its usual one: the best learning rate; the best of all on test data.
+
+    Args:
+        results (Results): The raw lines.
+        task (str): Its name.
+        method (str): What the rows are called.
+        place (tuple[str, str]): Experiment, and what its groups begin with.
+        values (Sequence[float]): What was swept.
+        usual (tuple[float, str]): The value of the task's own scan, and the method of that.
+    """
+    experiment, group = place
+    own, (usual_value, usual_method) = f'rotation-{task}', usual
+    angle = results.values(own, 'angle/test')
+    found = {value: search for value in values if (search := results.head(experiment, f'{group}/{value:g}'))}
+    if not found:
+        return []  # not run yet
+    tested = {max(found, key=lambda value: found[value]['value']): (experiment, f'{group}/test')}
+    if search := results.head(own, f'{usual_method}/seed{rotation.SEEDS[0]}'):
+        found[usual_value], tested[usual_value] = search, (own, f'{usual_method}/test')
+    rows = []
+    for value, search in sorted(found.items()):
+        accuracy = results.values(*tested[value]) if value in tested else []
+        test = [spread(accuracy), difference(accuracy, angle) if angle else ''] if accuracy else ['', '']
+        rows.append([task, method, f'{value:g}', f'{search["winner"][0]:g}', f'{search["value"]:.1f}', *test])
+    return rows
 
 
 def default_table(results: Results) -> str:
