@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import keyword
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
+
+import numpy as np
+
+from mmfixnorm.errors import ConfigError
 
 __all__ = ['config_text']
 
 _WIDTH = 118
+_LITERALS = (type(None), bool, int, float, bytes)  # whose repr Python reads back
 
 
 def config_text(title: str, sections: Sequence[tuple[str, Any, Sequence[str]]]) -> str:
@@ -17,7 +24,11 @@ def config_text(title: str, sections: Sequence[tuple[str, Any, Sequence[str]]]) 
 
     Args:
         title (str): Comment at the top.
-        sections (Sequence): Triples of a key, its value, and sentences for comments above it.
+        sections (Sequence): Triples of a key, its value, and sentences for comments above it. A path becomes a string,
+            and a number of NumPy one of Python.
+
+    Raises:
+        ConfigError: If a value has no literal, such as a tensor; the message names its key.
 
     Example:
         >>> print(config_text('Small.', [('model', dict(head=dict(alpha=1.0)), ['The bound is high.'])]), end='')
@@ -35,7 +46,7 @@ def config_text(title: str, sections: Sequence[tuple[str, Any, Sequence[str]]]) 
             lines.append('')
         for comment in comments:
             lines += _comment(comment)
-        lines.append(f'{key} = {_formatted(value, 0, len(key) + 3)}')
+        lines.append(f'{key} = {_formatted(value, key, 0, len(key) + 3)}')
     return '\n'.join(lines) + '\n'
 
 
@@ -43,20 +54,26 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent='# ', subsequent_indent='# ', break_long_words=False)
 
 
-def _formatted(value: Any, indent: int, taken: int) -> str:
+def _formatted(value: Any, key: str, indent: int, taken: int) -> str:
     """Format a value in one line if it fits, else with one item per line."""
     inner = ' ' * (indent + 4)
     if isinstance(value, Mapping) and value:
-        plain = all(isinstance(key, str) and key.isidentifier() for key in value)
+        plain = all(isinstance(k, str) and k.isidentifier() and not keyword.iskeyword(k) for k in value)
         start, end = ('dict(', ')') if plain else ('{', '}')
-        heads = [f'{key}=' if plain else f'{_string(key)}: ' for key in value]
-        children: list[Any] = list(value.values())
-    elif isinstance(value, (list, tuple)) and value:
-        start, end = ('[', ']') if isinstance(value, list) else ('(', ')')
-        heads, children = [''] * len(value), list(value)
+        heads = [f'{k}=' if plain else f'{_formatted(k, key, 0, 0)}: ' for k in value]
+        children = [(f'{key}.{k}', child) for k, child in value.items()]
+    elif isinstance(value, (list, tuple, set)) and value:
+        start, end = '[]' if isinstance(value, list) else '()' if isinstance(value, tuple) else '{}'
+        heads = [''] * len(value)
+        children = [(f'{key}.{i}', child) for i, child in enumerate(value)]
     else:
-        return _leaf(value)
-    items = [head + _formatted(child, indent + 4, 4 + len(head)) for head, child in zip(heads, children, strict=True)]
+        return _leaf(value, key)
+    items = [
+        head + _formatted(child, name, indent + 4, 4 + len(head))
+        for head, (name, child) in zip(heads, children, strict=True)
+    ]
+    if isinstance(value, set):
+        items.sort()  # the order of a set is another one in each process
     comma = ',' if isinstance(value, tuple) and len(items) == 1 else ''
     line = start + ', '.join(items) + comma + end
     if '\n' not in line and indent + taken + len(line) <= _WIDTH:
@@ -65,12 +82,22 @@ def _formatted(value: Any, indent: int, taken: int) -> str:
     return f'{start}\n{body}\n{" " * indent}{end}'
 
 
-def _leaf(value: Any) -> str:
-    if isinstance(value, str):
-        return _string(value)
-    if isinstance(value, float) and not math.isfinite(value):  # repr gives a name that is undefined in a config
+def _leaf(value: Any, key: str) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, PurePath) or type(value) is str:
+        return _string(str(value))
+    if type(value) is float and not math.isfinite(value):  # repr gives a name that is undefined in a config
         return f'float({str(value)!r})'
-    return repr(value)
+    if type(value) in _LITERALS:
+        return repr(value)
+    for kind, empty in ((Mapping, '{}'), (list, '[]'), (tuple, '()'), (set, 'set()')):
+        if isinstance(value, kind):
+            return empty
+    raise ConfigError(
+        f'{key}: {value!r} is of type {type(value).__name__}, which cannot be written into the text of a config; use '
+        'numbers, strings, lists and dicts, and names of registered classes'
+    )
 
 
 def _filled(items: Sequence[str], inner: str) -> str:
