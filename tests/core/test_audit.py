@@ -6,7 +6,9 @@ import random
 import numpy as np
 import pytest
 import torch
+import torch.utils.checkpoint as cp
 from torch import nn
+from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from mmfixnorm.core import audit
 from mmfixnorm.core.audit.precision import DoublePrecision, single_precision
@@ -48,6 +50,7 @@ def everything(net):
         hooks=[(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in net.modules()],
         eps=net.norm.eps,
         default=torch.get_default_dtype(),
+        checkpoints=id(cp.CheckpointFunction),
         random=(random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()),
     )
 
@@ -370,3 +373,38 @@ def test_computed_tensors_are_copied_and_buffers_of_another_size_are_put_back():
 def test_a_tensor_in_place_of_a_list_of_inputs_is_told(name):
     with pytest.raises(TypeError, match=rf'{name} must be a list of inputs, such as \[tensor\], got Tensor'):
         audit(Branches(), IMAGES, **{name: IMAGES})
+
+
+CHECKPOINTS = {
+    'none': lambda stem, x: stem(x),
+    'by the module': lambda stem, x: cp.checkpoint(stem, x, use_reentrant=True),
+    'by the function': lambda stem, x: checkpoint(stem, x, use_reentrant=True),
+    'sequential': lambda stem, x: checkpoint_sequential(stem, 2, x, use_reentrant=True),
+    'not reentrant': lambda stem, x: checkpoint(stem, x, use_reentrant=False),
+}
+
+
+class Ramp(nn.Module):
+    """Makes a tensor of the default type, also where a backward runs the forward again."""
+
+    def forward(self, x):
+        return x * torch.linspace(1, 2, x.shape[-1])
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, by):
+        super().__init__()
+        torch.manual_seed(0)
+        self.by, self.first, self.fc = by, nn.Conv2d(3, 3, 1), nn.Linear(4, 3)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Dropout(0.3), Ramp(), nn.Conv2d(4, 4, 3)
+        )
+
+    def forward(self, x):
+        return self.fc(CHECKPOINTS[self.by](self.stem, self.first(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize('by', [by for by in CHECKPOINTS if by != 'none'])
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32])
+def test_a_model_with_activation_checkpointing_is_measured_as_without(by, dtype):
+    assert audit(Checkpointed(by), IMAGES, dtype=dtype) == audit(Checkpointed('none'), IMAGES, dtype=dtype)

@@ -6,12 +6,13 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from mmfixnorm.core.audit.calibration import calibrate
@@ -286,13 +287,8 @@ class Probe:
     def _forward(self) -> list[Tensor]:
         self._restore_buffers()
         _seed(self.seed)
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(self.dtype)
-        try:
-            with self._precision():
-                return list(_tensors(self._call(self.model)))
-        finally:
-            torch.set_default_dtype(default)
+        with self._precision(), _without_reentrant_checkpoints():
+            return list(_tensors(self._call(self.model)))
 
     @torch.no_grad()
     def _restore_buffers(self) -> None:
@@ -313,8 +309,16 @@ class Probe:
     def _to_dtype(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
-    def _precision(self) -> AbstractContextManager[Any]:
-        return DoublePrecision() if self.dtype == torch.float64 else nullcontext()
+    @contextmanager
+    def _precision(self) -> Iterator[None]:
+        """Of a forward, and of the backward, in which activation checkpointing runs parts of the forward again."""
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(self.dtype)
+        try:
+            with DoublePrecision() if self.dtype == torch.float64 else nullcontext():
+                yield
+        finally:
+            torch.set_default_dtype(default)
 
     @torch.no_grad()
     def _enliven(self, generator: torch.Generator) -> None:
@@ -334,6 +338,29 @@ class Probe:
                 )
             elif param.numel() > 1:
                 param.copy_(draw(param, 0.5, 1.5) * (first if abs(first) > 0.1 else 1.0))
+
+
+class _Called:
+    """In the place of ``torch.utils.checkpoint.CheckpointFunction``: calls the function, and keeps its activations."""
+
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def _without_reentrant_checkpoints() -> Iterator[None]:
+    """Switch the activation checkpointing off that refuses ``torch.autograd.grad``, under whatever name it is called.
+
+    The other kind, ``use_reentrant=False``, takes it.
+    """
+    module: Any = torch.utils.checkpoint
+    original = module.CheckpointFunction
+    module.CheckpointFunction = _Called
+    try:
+        yield
+    finally:
+        module.CheckpointFunction = original
 
 
 @contextmanager
