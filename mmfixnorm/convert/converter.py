@@ -85,7 +85,7 @@ def convert(
 
     Args:
         filename (str): A config of mmpretrain, mmdet or mmseg.
-        out (str): The file to write.
+        out (str): The file to write; its name ends in ``.py``.
         alpha (float): Bound on the scale of the classifiers, in units of ``sqrt(classes)``. Defaults to 1.0.
         lr_range (Sequence[float], optional): ``(lr_min, lr_max)`` of the search. Defaults to None: half to 8 times
             the config's learning rate, or with ``update='angle'`` 0.004 to 0.064.
@@ -105,6 +105,8 @@ def convert(
         ConfigError: If the config cannot be converted or is already FixNorm, or if ``out`` cannot be written.
     """
     if os.path.exists(out) and not overwrite:
+    if not out.endswith('.py'):
+        raise ConfigError(f'--out {out}: a config of mmengine ends in .py; choose such a name')
         raise ConfigError(f'{out}: it already exists; choose another name, or replace it with --force')
     if os.path.realpath(out) == os.path.realpath(filename):
         raise ConfigError(f'{out}: would replace the config itself; choose another name')
