@@ -28,6 +28,7 @@ from mmfixnorm.core.membership import flagged
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import message_of, raised_by
 from mmfixnorm.launch import build_model, initialise
+from mmfixnorm.fold import _NO_CHECKPOINT
 from mmfixnorm.type_names import type_name
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     'model_of',
     'norm_fixing_set',
     'prepared_model',
+    'load_weights',
     'with_usual_images',
 ]
 
@@ -273,7 +275,9 @@ def _loaded_size(cfg: Config) -> int | None:
 
 
 def _fixed_size(cfg: Config) -> int | None:
-    size = (cfg.model.get('backbone') or {}).get('img_size')
+    model = cfg.get('model')
+    backbone = model.get('backbone') if isinstance(model, Mapping) else None
+    size = backbone.get('img_size') if isinstance(backbone, Mapping) else None
     return size if size is None or isinstance(size, int) else int(size[0])
 
 
@@ -307,10 +311,7 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
         initialise(model)
     _fill(model)
     if checkpoint is not None:
-        try:
-            state = load_checkpoint(model, str(checkpoint), map_location='cpu')
-        except (OSError, RuntimeError, ValueError) as err:
-            raise ConfigError(f'--load-from {checkpoint}: {err}') from err
+        state = load_weights(model, str(checkpoint), named_by='--load-from')
         loaded = {key.removeprefix('module.') for key in state.get('state_dict', state)}
         if not loaded & set(model.state_dict()):
             raise ConfigError(f'--load-from {checkpoint}: it contains no tensor of this model')
@@ -338,6 +339,20 @@ def _nan_where_nothing_is_set() -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fills = options.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=True)
+def load_weights(model: nn.Module, checkpoint: str, *, named_by: str) -> dict[str, Any]:
+    """Load the weights of a checkpoint, a file or what else mmengine can load, into a model; return the checkpoint.
+
+    Raises:
+        ConfigError: If there is none, or it is damaged; the message begins with ``named_by``.
+    """
+    try:
+        return dict(load_checkpoint(model, checkpoint, map_location='cpu'))
+    except OSError as err:
+        raise ConfigError(f'{named_by} {checkpoint}: {err}') from err
+    except _NO_CHECKPOINT as err:
+        raise ConfigError(f'{named_by} {checkpoint}: not a checkpoint ({type(err).__name__}: {err})') from err
+
+
     options.fill_uninitialized_memory = True
     try:
         yield
@@ -489,3 +504,5 @@ def _without_pretrained(model: Any) -> None:
 def _is_pretrained(init_cfg: Mapping[str, Any]) -> bool:
     # PVT names a checkpoint and no type.
     return 'checkpoint' in init_cfg or type_name(init_cfg.get('type'), WEIGHT_INITIALIZERS) == 'Pretrained'
+        elif node.get('pretrained') is True:  # of a backbone of timm
+            node['pretrained'] = False

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
-from mmengine.runner import load_checkpoint, set_random_seed
+from mmengine.runner import set_random_seed
 from torch import Tensor, nn
 
 from mmfixnorm.convert.angle import schedule_for_lr
+from mmfixnorm.convert.audit import load_weights
 from mmfixnorm.core.audit.probe import preserve_random_state
 from mmfixnorm.core.norms import global_norm
 from mmfixnorm.data_checks.coco import listing
@@ -163,8 +164,8 @@ def _started_model(cfg: Config) -> tuple[nn.Module, str]:
     try:
         initialise(model)
         if cfg.get('load_from'):
-            load_checkpoint(model, cfg.load_from, map_location='cpu')
-    except (OSError, RuntimeError, ValueError) as err:
+            load_weights(model, cfg.load_from, named_by='load_from')
+    except (OSError, RuntimeError, ValueError) as err:  # a ConfigError is one too
         raise ConfigError(
             f'--lr-from: ||W_0|| is the norm of the weights that the child starts from, which cannot be loaded '
             f'({", ".join(files) or "no file is named"}): {err}; put the file there, or change load_from or init_cfg'
@@ -180,6 +181,7 @@ def _pretrained(node: Any) -> list[str]:
         return []
     found = [node['checkpoint']] if isinstance(node.get('checkpoint'), str) else []  # in init_cfg; PVT's has no type
     found += [node['pretrained']] if isinstance(node.get('pretrained'), str) else []
+    found += [f'the weights of {node.get("model_name")}'] if node.get('pretrained') is True else []  # of timm
     return list(dict.fromkeys(found + [file for child in node.values() for file in _pretrained(child)]))
 
 

@@ -13,7 +13,7 @@ from mmfixnorm.config import load_config
 from mmfixnorm.convert import convert
 from mmfixnorm.convert.angle import schedule_for_lr
 from mmfixnorm.convert.audit import prepared_model
-from mmfixnorm.convert.lr_from import LearningRate
+from mmfixnorm.convert.lr_from import LearningRate, _pretrained
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 
@@ -206,6 +206,7 @@ ADAM = "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=0.00
         ),
         ('', lambda _: Path('trained.pth').write_text('no'), {}, None),
         ("load_from = 'gone.pth'\n", None, {}, r'--lr-from: .*W_0.* is the norm .*\(gone.pth\): .*put the file there'),
+        ("load_from = 'plain.py'\n", None, {}, r'--lr-from: .*W_0.* load_from plain.py: not a checkpoint \(\w+: '),
         (
             "param_scheduler = [dict(type='Own', begin=0)]\n",
             None,
@@ -230,3 +231,9 @@ def test_a_file_that_is_not_there_is_named(plain):
     plain()
     with pytest.raises(ConfigError, match="--lr-from: no such checkpoint: 'other.pth'"):
         convert('plain.py', 'new.py', size=16, lr_from='other.pth')
+
+
+def test_weights_that_a_backbone_of_timm_finds_itself_are_no_initialisation():
+    backbone = dict(type='TIMMBackbone', model_name='resnet18', pretrained=True)
+    assert _pretrained(dict(backbone=backbone)) == ['the weights of resnet18']
+    assert _pretrained(dict(backbone=dict(backbone, pretrained=False))) == []
