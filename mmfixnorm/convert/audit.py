@@ -17,19 +17,20 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
-from mmengine.registry import HOOKS, OPTIM_WRAPPER_CONSTRUCTORS, WEIGHT_INITIALIZERS
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS, WEIGHT_INITIALIZERS, Registry
 from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 
-from mmfixnorm.config import PARTS, dicts_in, hooks_of_type
+from mmfixnorm.config import PARTS, dicts_in
 from mmfixnorm.core import AuditReport, audit, fill_scales, norm_fixing_parameters
 from mmfixnorm.core.layer_kinds import is_norm_layer
 from mmfixnorm.core.membership import flagged
+from mmfixnorm.engine import AutoAlphaHook, FixNormHook, FixNormOptimWrapperConstructor
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import message_of, raised_by
-from mmfixnorm.launch import build_model, initialise
 from mmfixnorm.fold import _NO_CHECKPOINT
-from mmfixnorm.type_names import type_name
+from mmfixnorm.launch import build_model, initialise
+from mmfixnorm.type_names import _registered, type_name
 
 __all__ = [
     'SET',
@@ -37,12 +38,15 @@ __all__ = [
     'adapt',
     'audit_config',
     'audit_model',
+    'check_scope',
     'first_epoch',
+    'hooks_of_class',
     'images_of',
+    'load_weights',
     'model_of',
     'norm_fixing_set',
     'prepared_model',
-    'load_weights',
+    'with_scope',
     'with_usual_images',
 ]
 
@@ -131,9 +135,15 @@ def audit_config(
         **kwargs: Arguments of :func:`audit_model`.
 
     Raises:
-        ConfigError: If the toolbox is unknown, the model cannot be built, the checkpoint does not fit, or the model
-            cannot run with the generated batch.
+        ConfigError: If the device or the toolbox is unknown, the model cannot be built, the checkpoint does not fit, or
+            the model cannot run with the generated batch.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as err:  # an unknown name; a device that is missing, or torch without it
+        reason = message_of(err).partition('\n')[0]
+        raise ConfigError(f"--device: {device!r} cannot be used ({reason}); 'cpu' always can") from err
+    cfg = with_scope(cfg)
     if checkpoint is None and kwargs.get('size') is None:
         cfg = with_usual_images(cfg)
     model = prepared_model(cfg, checkpoint).to(device)
@@ -178,6 +188,7 @@ def audit_model(
         ConfigError: If the toolbox is unknown, the model trains on something else than images with labels, boxes or
             masks, or it cannot run with the generated batch.
     """
+    cfg = with_scope(cfg)
     toolbox = _toolbox(cfg)
     if needed := toolbox.what_it_needs(model):
         raise ConfigError(f'model: {type(model).__name__} trains on {needed}, which a generated batch does not have')
@@ -321,24 +332,13 @@ def prepared_model(cfg: Config, checkpoint: str | os.PathLike[str] | None = None
             if weight is not None and not weight.requires_grad and not weight.any():
                 nn.init.ones_(weight)
     fill_scales(model)
-    if hooks_of_type(cfg, 'AutoAlphaHook', HOOKS):
+    if hooks_of_class(cfg, AutoAlphaHook):
         for module in model.modules():  # the hook sets alpha in training, but no hook runs here
             if hasattr(module, 'waits_for_alpha'):
                 module.waits_for_alpha = False
     return model
 
 
-@contextmanager
-def _nan_where_nothing_is_set() -> Iterator[None]:
-    """Let new tensors that nothing initialises be nan, not what is in the memory by chance; needs torch 2.2."""
-    options: Any = getattr(torch.utils, 'deterministic', None)
-    if options is None:
-        yield
-        return
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    fills = options.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
 def load_weights(model: nn.Module, checkpoint: str, *, named_by: str) -> dict[str, Any]:
     """Load the weights of a checkpoint, a file or what else mmengine can load, into a model; return the checkpoint.
 
@@ -353,6 +353,17 @@ def load_weights(model: nn.Module, checkpoint: str, *, named_by: str) -> dict[st
         raise ConfigError(f'{named_by} {checkpoint}: not a checkpoint ({type(err).__name__}: {err})') from err
 
 
+@contextmanager
+def _nan_where_nothing_is_set() -> Iterator[None]:
+    """Let new tensors that nothing initialises be nan, not what is in the memory by chance; needs torch 2.2."""
+    options: Any = getattr(torch.utils, 'deterministic', None)
+    if options is None:
+        yield
+        return
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    fills = options.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
     options.fill_uninitialized_memory = True
     try:
         yield
@@ -401,20 +412,32 @@ def norm_fixing_set(model: nn.Module, cfg: Config) -> list[str] | None:
     """
     names = {id(p): name for name, p in model.named_parameters()}
     wrapper = cfg.get('optim_wrapper') or {}
-    constructor_type = type_name(wrapper.get('constructor') or '', OPTIM_WRAPPER_CONSTRUCTORS, cfg.get('default_scope'))
-    if constructor_type == 'FixNormOptimWrapperConstructor':
+    if _is_a(wrapper.get('constructor'), FixNormOptimWrapperConstructor, OPTIM_WRAPPER_CONSTRUCTORS, cfg):
         # A plain wrapper, as the one for mixed precision needs an accelerator.
         settings = dict(type='OptimWrapper', optimizer=wrapper.get('optimizer', dict(type='SGD', lr=0.1)))
         constructor = OPTIM_WRAPPER_CONSTRUCTORS.build(
             dict(type=wrapper['constructor'], optim_wrapper_cfg=settings, paramwise_cfg=wrapper.get('paramwise_cfg'))
         )
-        return [names[id(p)] for p in flagged(constructor(model).optimizer)]
-    for hook in hooks_of_type(cfg, 'FixNormHook', HOOKS):
+        if in_set := [names[id(p)] for p in flagged(constructor(model).optimizer)]:
+            return in_set  # some peers have the groups of FixNorm, and fix no norm
+    for hook_cfg in hooks_of_class(cfg, FixNormHook):
         try:
-            return [*norm_fixing_parameters(model, fc=hook.get('fc', True), exclude=hook.get('exclude', ()))]
-        except ValueError as err:
-            raise ConfigError(f'custom_hooks: FixNormHook: {err}') from err
+            hook = HOOKS.build(hook_cfg)  # a subclass may have other defaults
+            return [*norm_fixing_parameters(model, fc=hook.fc, exclude=hook.exclude)]
+        except (TypeError, ValueError) as err:
+            raise ConfigError(f'custom_hooks: {type_name(hook_cfg["type"])}: {err}') from err
     return None
+
+
+def hooks_of_class(cfg: Config, parent: type) -> list[Mapping[str, Any]]:
+    """Return the entries of ``custom_hooks`` for a hook or a subclass of it, under any name."""
+    return [hook for hook in cfg.get('custom_hooks') or [] if _is_a(hook.get('type'), parent, HOOKS, cfg)]
+
+
+def _is_a(kind: Any, parent: type, registry: Registry, cfg: Config) -> bool:
+    """Tell whether a ``type``, in any form that mmengine builds, is a class or a subclass of it."""
+    found = _registered(kind, registry, cfg.get('default_scope')) if isinstance(kind, str) else kind
+    return isinstance(found, type) and issubclass(found, parent)
 
 
 def _larger(side: int) -> int:
@@ -439,11 +462,41 @@ def _not_audited(model: nn.Module, side: int, dtype: torch.dtype, err: Exception
     return _SizeError(message, larger) if too_small or one_size else ConfigError(message)
 
 
+def with_scope(cfg: Config) -> Config:
+    """Set ``default_scope`` where a config has none, as mmdet's in pure Python, in a copy of it.
+
+    The toolbox is the one that has the class of the model, or a class that it inherits from.
+    """
+    model = cfg.get('model')
+    if cfg.get('default_scope') not in (None, 'mmengine') or not isinstance(model, Mapping):
+        return cfg
+    for kind in (model.get('type'), (model.get('fixnorm') or {}).get('plain_type')):
+        found = _registered(kind, MODELS, 'mmengine') if isinstance(kind, str) else kind
+        for base in found.__mro__ if isinstance(found, type) else ():
+            if (toolbox := base.__module__.partition('.')[0]) in PARTS:
+                cfg = copy.deepcopy(cfg)
+                cfg.default_scope = toolbox
+                return cfg
+    return cfg
+
+
 def _toolbox(cfg: Config) -> Any:
+    return import_module(f'{PARTS[check_scope(cfg)]}.generated_batch')
+
+
+def check_scope(cfg: Config) -> str:
+    """Return the toolbox of a config.
+
+    Raises:
+        ConfigError: If ``default_scope`` names none.
+    """
     scope = cfg.get('default_scope')
     if scope not in PARTS:
-        raise ConfigError(f'default_scope must be one of {sorted(PARTS)}, got {scope!r}')
-    return import_module(f'{PARTS[scope]}.generated_batch')
+        raise ConfigError(
+            f'default_scope: must be one of {sorted(PARTS)}, got {scope!r}; set it to the toolbox that the model is '
+            "from, such as default_scope = 'mmdet'"
+        )
+    return str(scope)
 
 
 def _double_precision(toolbox: Any, dtype: torch.dtype) -> AbstractContextManager[None]:
@@ -499,10 +552,10 @@ def _without_pretrained(model: Any) -> None:
             node['init_cfg'] = [own for own in init_cfg if not _is_pretrained(own)]
         if isinstance(node.get('pretrained'), str):
             node['pretrained'] = None
+        elif node.get('pretrained') is True:  # of a backbone of timm
+            node['pretrained'] = False
 
 
 def _is_pretrained(init_cfg: Mapping[str, Any]) -> bool:
     # PVT names a checkpoint and no type.
     return 'checkpoint' in init_cfg or type_name(init_cfg.get('type'), WEIGHT_INITIALIZERS) == 'Pretrained'
-        elif node.get('pretrained') is True:  # of a backbone of timm
-            node['pretrained'] = False

@@ -19,7 +19,7 @@ from mmfixnorm.convert.angle import (
     schedule_for_lr,
     wrapper_by_angle,
 )
-from mmfixnorm.convert.audit import ConfigAudit, audit_model
+from mmfixnorm.convert.audit import ConfigAudit, audit_model, check_scope, hooks_of_class, with_scope
 from mmfixnorm.convert.inherit import over_none
 from mmfixnorm.convert.lr_from import LearningRate, check_lr_from, lr_from_checkpoint
 from mmfixnorm.convert.plan import Plan, seeded_model
@@ -29,6 +29,7 @@ from mmfixnorm.convert.text import config_text
 from mmfixnorm.core.audit import AuditReport
 from mmfixnorm.core.layers import WeightNormalized
 from mmfixnorm.data_checks.coco import listing
+from mmfixnorm.engine import FixNormHook
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.settings import ANGLE_RANGE
 from mmfixnorm.type_names import type_name
@@ -104,9 +105,9 @@ def convert(
     Raises:
         ConfigError: If the config cannot be converted or is already FixNorm, or if ``out`` cannot be written.
     """
-    if os.path.exists(out) and not overwrite:
     if not out.endswith('.py'):
         raise ConfigError(f'--out {out}: a config of mmengine ends in .py; choose such a name')
+    if os.path.exists(out) and not overwrite:
         raise ConfigError(f'{out}: it already exists; choose another name, or replace it with --force')
     if os.path.realpath(out) == os.path.realpath(filename):
         raise ConfigError(f'{out}: would replace the config itself; choose another name')
@@ -116,7 +117,8 @@ def convert(
         raise ConfigError('--train-bn: trains the BN that --keep-norm-eval keeps; pass one of the two, or neither')
     if update not in ('step', 'angle'):
         raise ConfigError(f"--update: must be 'step' or 'angle', got {update!r}")
-    cfg = with_names(load_config(filename))
+    given = with_names(load_config(filename))
+    cfg = with_scope(given)
     _check(cfg)
     if lr_from is not None:
         check_lr_from(cfg, update, lr_from)
@@ -132,6 +134,8 @@ def convert(
     )
     base = filename if os.path.isabs(filename) else base_of(filename, os.path.dirname(out) or '.')
     write = partial(_child, plan, base, lr_range, update=update, inherit=not is_pure_python(filename))
+    if cfg is not given:
+        write = partial(write, scope=cfg.default_scope)
     beside = f'{out}.{os.getpid()}.tmp.py'
     try:
         os.makedirs(os.path.dirname(out) or '.', exist_ok=True)
@@ -179,16 +183,16 @@ def _prefixed(progress: Callable[[str], None] | None, what: str) -> Callable[[st
 
 
 def _check(cfg: Config) -> None:
-    scope, model = cfg.get('default_scope'), cfg.get('model')
-    if scope not in PARTS:
-        raise ConfigError(f'default_scope: must be one of {sorted(PARTS)}, got {scope!r}')
-    if not isinstance(model, Mapping):
-        raise ConfigError(f'model: must be a dict, got {model!r}')
+    if not isinstance(cfg.get('model'), Mapping):
+        raise ConfigError(f'model: must be a dict, got {cfg.get("model")!r}')
+    check_scope(cfg)
     types = [node['type'] for _, node in walk(cfg.to_dict()) if 'type' in node]
     types += [hook.get('type') for hook in cfg.get('custom_hooks') or []]
     names = [*types, (cfg.get('optim_wrapper') or {}).get('constructor')]
     if ours := [name for name in names if 'FixNorm' in type_name(name or '')]:
         raise ConfigError(f'it is already FixNorm: it has {ours[0]!r}')
+    if hooks := hooks_of_class(cfg, FixNormHook):
+        raise ConfigError(f'it is already FixNorm: {type_name(hooks[0]["type"])!r} is a FixNormHook')
     check_optim_wrapper(cfg)
 
 
@@ -209,8 +213,12 @@ def _child(
     schedule: Sequence[Mapping[str, Any]] | None,
     inherit: bool,
     rate: LearningRate | None = None,
+    scope: str | None = None,
 ) -> tuple[str, list[str]]:
-    """Return the text of the child config, and notes for the user; without ``inherit`` it has the base in full."""
+    """Return the text of the child config, and notes for the user; without ``inherit`` it has the base in full.
+
+    It gets a ``scope`` of its own where the base has none: its types are names in the registries of the toolbox.
+    """
     notes = _notes_on(plan.report)
     excluded = plan.excluded()
     wrapper, wrapper_comments = optim_wrapper_edit(plan.cfg, excluded, decay=bool(plan.left_out), rate=rate)
@@ -239,6 +247,7 @@ def _child(
     if search is None:
         notes.append('val_evaluator reports no known metric, so there is no search block.')
     sections: list[tuple[str, Any, Sequence[str]]] = [
+        *([('default_scope', scope, [])] if scope else []),
         ('custom_imports', _imports(plan.cfg), []),
         ('model', plan.changes(), plan.comments()),
         ('optim_wrapper', wrapper, [*plan.comments_on_left_out(), *wrapper_comments]),

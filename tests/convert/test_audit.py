@@ -1,19 +1,22 @@
 """The audit of a config: the size of its images, and the batches that it generates."""
 
 import copy
+from collections import OrderedDict
 from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import HOOKS, MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
+import mmfixnorm.peers  # noqa: F401  # registers its constructors
 from mmfixnorm.cls import generated_batch
 from mmfixnorm.config import load_config
 from mmfixnorm.convert import audit
-from mmfixnorm.convert.audit import audit_config, model_of
+from mmfixnorm.convert.audit import audit_config, load_weights, model_of, norm_fixing_set, with_scope
 from mmfixnorm.det.generated_batch import generate_batch, what_it_needs
+from mmfixnorm.engine import FixNormHook, FixNormOptimWrapperConstructor
 from mmfixnorm.errors import ConfigError
 
 ARCH = dict(embed_dims=16, num_layers=1, tokens_mlp_dims=8, channels_mlp_dims=16)
@@ -234,3 +237,127 @@ def test_a_weight_that_nothing_initialises_is_drawn() -> None:
     assert model.linear.weight.abs().max() <= 1 / 3**0.5
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.utils.deterministic.fill_uninitialized_memory  # its default
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class OwnConstructor(FixNormOptimWrapperConstructor):
+    """A subclass under a name of its own."""
+
+
+@HOOKS.register_module()
+class OwnHook(FixNormHook):
+    """A subclass with another default."""
+
+    def __init__(self, exclude=('^fc',)) -> None:
+        super().__init__(exclude=exclude)
+
+
+def _by(constructor) -> dict:
+    return dict(optim_wrapper=dict(constructor=constructor))
+
+
+PEER = 'PerLayerGroupsOptimWrapperConstructor'
+SETS = [
+    (_by('OwnConstructor'), ['conv', 'fc']),
+    (_by('mmengine.OwnConstructor'), ['conv', 'fc']),
+    (_by(OwnConstructor), ['conv', 'fc']),
+    (_by(PEER), ['conv', 'fc']),
+    (_by(f'mmfixnorm.peers.lr_correction.{PEER}'), ['conv', 'fc']),
+    (_by('DecayedGroupsOptimWrapperConstructor'), None),  # has the groups, and fixes no norm
+    (dict(_by('DecayedGroupsOptimWrapperConstructor'), custom_hooks=[dict(type='OwnHook')]), ['conv']),
+    (dict(custom_hooks=[dict(type='OwnHook')]), ['conv']),
+    (dict(custom_hooks=[dict(type='mmengine.OwnHook', exclude=())]), ['conv', 'fc']),
+    (dict(custom_hooks=[dict(type=OwnHook)]), ['conv']),
+    (_by('Unknown'), None),
+]
+
+
+@pytest.mark.parametrize(('cfg', 'layers'), SETS, ids=str)
+def test_a_subclass_of_the_constructor_or_of_the_hook_has_a_set_too(cfg, layers) -> None:
+    model = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(4), fc=nn.Linear(4, 2)))
+    expected = None if layers is None else [f'{layer}.weight' for layer in layers]
+    assert norm_fixing_set(model, Config(cfg)) == expected
+
+
+def test_a_hook_that_cannot_be_built_is_told_by_its_name() -> None:
+    cfg = Config(dict(custom_hooks=[dict(type='OwnHook', without='fc')]))
+    with pytest.raises(ConfigError, match=r"custom_hooks: OwnHook: .*unexpected keyword argument 'without'"):
+        norm_fixing_set(nn.Sequential(nn.Linear(2, 2)), cfg)
+
+
+class OwnClassifier(nn.Module):
+    """Not of a toolbox, nor a subclass of one of its classes."""
+
+
+FIXNORM_MODEL = dict(type='FixNormModel', fixnorm=dict(plain_type='mmpretrain.ImageClassifier'))
+SCOPES = [  # the scope and the model of a config, and the toolbox that is found
+    (None, dict(type='mmpretrain.ImageClassifier'), 'mmpretrain'),
+    ('mmengine', dict(type='mmdet.models.detectors.RetinaNet'), 'mmdet'),
+    (None, FIXNORM_MODEL, 'mmpretrain'),
+    ('mmseg', dict(type='mmdet.RetinaNet'), 'mmseg'),
+    (None, dict(type='ImageClassifier'), None),  # which mmengine does not find either
+    (None, dict(type=OwnClassifier), None),
+]
+
+
+@pytest.mark.parametrize(('scope', 'model', 'toolbox'), SCOPES)
+def test_the_toolbox_of_a_config_without_a_scope_is_that_of_its_model(scope, model, toolbox) -> None:
+    cfg = Config(dict(default_scope=scope, model=model))
+    assert with_scope(cfg).default_scope == toolbox
+    assert cfg.default_scope == scope
+    if toolbox is None:
+        with pytest.raises(ConfigError, match=r"default_scope: must be one of .*, got None; set .* = 'mmdet'"):
+            audit_config(cfg)
+
+
+def test_a_subclass_has_the_toolbox_of_its_parent() -> None:
+    from mmpretrain.models import ImageClassifier
+
+    class Own(ImageClassifier):
+        pass
+
+    assert with_scope(Config(dict(model=dict(type=Own)))).default_scope == 'mmpretrain'
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(model=None), 'model: must be a dict, got None'),
+        (dict(model='resnet'), "model: must be a dict, got 'resnet'"),
+        (dict(model=dict(type='mmengine.OwnNet', backbone='resnet50')), 'mmengine.OwnNet is not in'),
+        (dict(model=dict(type='mmengine.OwnNet', backbone=[dict(type='ResNet')])), 'mmengine.OwnNet is not in'),
+    ],
+)
+def test_a_model_of_another_form_is_no_traceback(change, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        audit_config(Config(dict(default_scope='mmpretrain', **change)))
+
+
+@pytest.mark.parametrize('device', ['gpu', 'cuda:99'])
+def test_a_device_that_is_not_there_is_told_before_anything_is_built(device) -> None:
+    with pytest.raises(ConfigError, match=rf"^--device: '{device}' cannot be used \(.+\); 'cpu' always can$"):
+        audit_config(Config(dict(default_scope='mmpretrain')), device=device)
+
+
+@pytest.mark.parametrize('content', [b'', b'no checkpoint', b'hello, garbage here'])
+def test_a_damaged_checkpoint_is_named(tmp_path, content) -> None:
+    (tmp_path / 'a.pth').write_bytes(content)
+    with pytest.raises(ConfigError, match=r'^--load-from .*a\.pth: not a checkpoint \(\w+: '):
+        load_weights(nn.Linear(1, 1), str(tmp_path / 'a.pth'), named_by='--load-from')
+    with pytest.raises(ConfigError, match=r'^load_from .*b\.pth: .*b\.pth can not be found'):
+        load_weights(nn.Linear(1, 1), str(tmp_path / 'b.pth'), named_by='load_from')
+
+
+@MODELS.register_module()
+class LoadsWhileItIsBuilt(nn.Module):
+    """As the backbones of timm, which download while they are built."""
+
+    def __init__(self, pretrained=False) -> None:
+        super().__init__()
+        self.pretrained = pretrained
+
+
+@pytest.mark.parametrize('pretrained', [True, 'torchvision://resnet50', False, None])
+def test_nothing_is_downloaded_while_the_model_is_built(pretrained) -> None:
+    model = dict(type='mmengine.LoadsWhileItIsBuilt', pretrained=pretrained)
+    assert not model_of(Config(dict(default_scope='mmpretrain', model=model))).pretrained

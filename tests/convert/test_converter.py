@@ -6,12 +6,14 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS
 from torch import nn
 
 from mmfixnorm.config import load_config
 from mmfixnorm.convert import convert
 from mmfixnorm.convert.angle import has_warm_up
 from mmfixnorm.convert.audit import prepared_model
+from mmfixnorm.engine import FixNormHook
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 
@@ -99,11 +101,25 @@ def refused(tmp_path, message, text='', base=WD, **kwargs) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ['child.py']
 
 
+@HOOKS.register_module()
+class OwnNormFixing(FixNormHook):
+    """A subclass under a name of its own."""
+
+
+@pytest.mark.parametrize('out', ['new.json', 'sub dir/new', 'new.PY', '.'])
+def test_what_mmengine_would_not_read_is_refused_first(tmp_path, monkeypatch, out) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=rf'^--out {out}: a config of mmengine ends in .py; choose such a name'):
+        convert('not read yet.py', out, overwrite=True)
+
+
 @pytest.mark.parametrize(
     'text, message',
     [
         ("default_scope = 'mmrotate'", "default_scope: must be one of .*, got 'mmrotate'"),
         ("custom_hooks = [dict(type='FixNormHook')]", "already FixNorm: it has 'FixNormHook'"),
+        ("custom_hooks = [dict(type='OwnNormFixing')]", "already FixNorm: 'OwnNormFixing' is a FixNormHook"),
+        ('model = None', 'model: must be a dict, got None'),
         ("model = dict(type='FixNormModel')", "already FixNorm: it has 'FixNormModel'"),
         ("optim_wrapper = dict(constructor='FixNormOptimWrapperConstructor')", 'already FixNorm'),
         ("optim_wrapper = dict(type='ApexOptimWrapper')", 'has no form with norm fixing'),

@@ -1,5 +1,7 @@
 """Configs whose types are classes or scoped names: converted, audited and compared as those with plain names."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -12,6 +14,8 @@ from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, op
 from mmfixnorm.errors import ConfigError
 
 pytest.importorskip('mmpretrain')
+
+WD = Path(__file__).parents[2] / 'configs/digits/resnet8_wd_1xb64-20e_digits.py'
 
 CLASSES = """
 from mmengine.hooks import EMAHook
@@ -42,12 +46,15 @@ optim_wrapper = dict(
 """
 
 
-def test_a_config_of_classes_is_converted(tmp_path) -> None:
-    (tmp_path / 'plain.py').write_text(CLASSES)
+@pytest.mark.parametrize('scope', ["'mmpretrain'", 'None'])
+def test_a_config_of_classes_is_converted(tmp_path, scope) -> None:
+    text = CLASSES.replace("default_scope = 'mmpretrain'", f'default_scope = {scope}')
+    (tmp_path / 'plain.py').write_text(f"{text}\nnames = {{'class': 0, 'pass': 1}}\n")
     done = convert(str(tmp_path / 'plain.py'), str(tmp_path / 'new.py'), size=16)
     # 18 layers: a stem, 16 convolutions in blocks and the classifier; 3 more in shortcuts.
     assert (len(done.in_set), done.classifiers) == (21, ('head.fc',))
     new = load_config(tmp_path / 'new.py')
+    assert (new.default_scope, new.names) == ('mmpretrain', {'class': 0, 'pass': 1})
     assert new.model.head.type == 'FixNormLinearClsHead'
     assert new.model.backbone.type == 'mmpretrain.models.backbones.ResNet_CIFAR'
     assert new.optim_wrapper.type == 'FixNormOptimWrapper'
@@ -65,6 +72,15 @@ def test_the_set_of_a_config_of_classes_is_audited(tmp_path) -> None:
     assert audit.failing == ('head.fc.weight',)
     with pytest.raises(ConfigError, match='already FixNorm'):
         convert(str(tmp_path / 'fixnorm.py'), str(tmp_path / 'new.py'))
+
+
+def test_a_child_has_a_scope_where_its_base_has_none(tmp_path) -> None:
+    (tmp_path / 'plain.py').write_text(
+        f"_base_ = [{str(WD)!r}]\ndefault_scope = None\nmodel = dict(type='mmpretrain.ImageClassifier')\n"
+    )
+    done = convert(str(tmp_path / 'plain.py'), str(tmp_path / 'new.py'), size=16)
+    assert "default_scope = 'mmpretrain'" in done.text
+    assert load_config(tmp_path / 'new.py').default_scope == 'mmpretrain'
 
 
 @pytest.mark.parametrize('scope', ['', 'mmengine.'])

@@ -75,9 +75,13 @@ def test_a_set_with_a_plain_classifier_fails_with_status_1(capsys, tmp_path):
     assert 'head.fc.weight: no norm layer follows: it feeds a softmax or sigmoid classifier' in shown
 
 
-def test_a_mistake_has_status_2(capsys):
-    assert main(['nowhere.py']) == 2
-    assert 'no such config file' in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ('argv', 'message'),
+    [(['nowhere.py'], 'no such config file'), ([str(DIGITS), '--device', 'gpu'], "--device: 'gpu' cannot be used")],
+)
+def test_a_mistake_has_status_2(capsys, argv, message):
+    assert main(argv) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
