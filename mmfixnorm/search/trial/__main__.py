@@ -1,8 +1,8 @@
 """One training of a search: ``python -m mmfixnorm.search.trial TRIAL_DIR``.
 
 Trains the folder's ``config.py`` as ``spec.json`` says and leaves ``result.json`` there. An error
-of the training itself is not caught: the process fails, its log has the traceback, and the driver
-makes another attempt, which continues from the newest checkpoint that can be loaded.
+of the training itself, or of a file, is not caught: the process fails, its log has the traceback, and
+the driver makes another attempt, which continues from the newest checkpoint that can be loaded.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader, Runner
 
+from mmfixnorm.data_checks.paths import data_paths
 from mmfixnorm.errors import ConfigError, RaisedError
-from mmfixnorm.failures import explain_failure, explain_missing
+from mmfixnorm.failures import explain_failure, explain_missing, failed_download
 from mmfixnorm.fold import FoldCheckHook
 from mmfixnorm.launch import build_runner, build_training, load_config
 from mmfixnorm.launch import train as train_model
@@ -353,6 +354,20 @@ def ramp_lr(trial_dir: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     return {'outcome': 'measured', 'message': message, 'ramp': ramp.to_dict()}
 
 
+def is_of_files(err: Exception, trial_dir: Path) -> bool:
+    """Return whether an error is of a file or a folder, which another attempt, or another machine, may not meet.
+
+    A full disk, a mount that is gone, a missing permission, data that this machine does not see. Not a download, whose
+    message says which file to put where.
+    """
+    if isinstance(err.__cause__ or err.__context__, OSError):
+        return failed_download(err) is None
+    try:
+        return not all(os.path.exists(path) for path in data_paths(_config(trial_dir)).values())
+    except ConfigError:
+        return False
+
+
 def run_trial(trial_dir: Path) -> TrialResult:
     """Train and return how it ended: done, measured, diverged, broken or cancelled to begin anew; others raise."""
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
@@ -372,11 +387,14 @@ def run_trial(trial_dir: Path) -> TrialResult:
     except NotRepeatedError as err:
         ended, fork_hook.why_off = {'outcome': 'cancelled'}, str(err)
     except ConfigError as err:
+        if is_of_files(err, trial_dir):
+            raise
         if isinstance(err, RaisedError):
             traceback.print_exc()  # into the trial's log
         ended = {'outcome': 'broken', 'message': str(err)}
     except (*_CONFIG_ERRORS, RuntimeError) as err:
-        if hook.iterations or not (isinstance(err, _CONFIG_ERRORS) or explain_missing(err)):
+        is_of_config = isinstance(err, _CONFIG_ERRORS) or explain_missing(err)
+        if hook.iterations or not is_of_config or is_of_files(err, trial_dir):
             raise
         traceback.print_exc()
         ended = {'outcome': 'broken', 'message': explain_failure(err)}

@@ -42,8 +42,9 @@ LATE_S = 75  #: NFS shows new files after 60 s, by default
 NOTICE_VARIABLE = 'MMFIXNORM_NOTICE'
 
 #: done: has a value. measured: a ramp of the learning rate has its range, and no value. diverged: trained without a
-#: finite value; a result, ranked below all values. failed: its process ended otherwise; worth another attempt. broken:
-#: the config is wrong, so every trial would end like this. cancelled: ended by the driver.
+#: finite value; a result, ranked below all values. failed: its process ended otherwise, or a file cannot be
+#: read or written; worth another attempt. broken: the config is wrong, so every trial would end like this. cancelled:
+#: ended by the driver.
 OUTCOMES = ('done', 'measured', 'diverged', 'failed', 'broken', 'cancelled')
 
 # A line of mmengine's log; the messages that are followed by a list of many lines, and what such lines look like.

@@ -1,5 +1,7 @@
 """One training of a search: real ones, a second long."""
 
+import errno
+import importlib
 import json
 import logging
 import math
@@ -10,12 +12,14 @@ import sys
 import threading
 import types
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 
+from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
@@ -105,6 +109,49 @@ def test_a_wrong_config_is_broken_and_says_why(make_trial, options, message):
     result = run(make_trial(**options))
     assert (result['outcome'], result['value']) == ('broken', None)
     assert re.search(message, result['message'])
+
+
+OF_FILES = {  # what building a data set raises, whether its data are there: whether every trial would end like this
+    'a full disk': (OSError(errno.ENOSPC, 'No space left on device'), True, False),
+    'a stale mount': (OSError(errno.ESTALE, 'Stale file handle'), True, False),
+    'another user': (PermissionError(errno.EACCES, 'Permission denied'), True, False),
+    'not mounted': (FileNotFoundError(errno.ENOENT, 'No such file or directory'), False, False),
+    'not mounted, as some data sets say it': (AssertionError('no images'), False, False),
+    'a mistake': (AssertionError('no images'), True, True),
+    'no network': (URLError('Name or service not known'), True, True),
+}
+
+
+@pytest.mark.parametrize(('raised', 'has_data', 'is_broken'), OF_FILES.values(), ids=OF_FILES)
+def test_what_one_machine_cannot_read_is_for_another_attempt(
+    make_trial, tmp_path, monkeypatch, raised, has_data, is_broken
+):
+    data = tmp_path / 'data'
+    data.mkdir()
+    folder = make_trial(train_dataloader__dataset__data_root=str(data))
+
+    def build(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(importlib.import_module('toy_toolbox').ToyPoints, '__init__', build)
+    if not has_data:
+        data.rmdir()
+    if is_broken:
+        assert run(folder)['outcome'] == 'broken'
+        return
+    with pytest.raises(ConfigError):
+        trial.main([str(folder)])
+    assert not (folder / 'result.json').exists()
+
+
+def test_a_work_dir_that_cannot_be_written_is_for_another_attempt(make_trial):
+    folder = make_trial()
+    (folder / 'run').touch()  # chmod would not keep root out
+    with pytest.raises(ConfigError, match='work_dir: cannot write to'):
+        trial.main([str(folder)])
+    assert not (folder / 'result.json').exists()
+    (folder / 'run').unlink()
+    assert run(folder)['outcome'] == 'done'
 
 
 def test_a_loss_that_is_nan_stops_the_training(make_trial):
