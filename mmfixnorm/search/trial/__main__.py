@@ -44,6 +44,7 @@ from mmfixnorm.search.trial.folder import (
     SPEC_FILE,
     TrainingProgress,
     TrialResult,
+    add_to_curve,
     read_curve,
     saved_file,
     write_progress,
@@ -175,8 +176,7 @@ class TrialHook(Hook):
         step = training_step(runner)
         self.curve[step] = metric_value(metrics or {}, self._task['metric'])
         if is_main_process():
-            with open(self._curve_file, 'a', encoding='utf-8') as f:
-                f.write(json.dumps([step, self.curve[step]]) + '\n')
+            add_to_curve(self._curve_file, step, self.curve[step])
 
     def _report_progress(self, runner: Runner, loss: float) -> None:
         now = time.monotonic()

@@ -226,6 +226,14 @@ def read_curve(path: Path, *, up_to: float = math.inf) -> dict[int, float]:
     return curve
 
 
+def add_to_curve(path: Path, step: int, value: float) -> None:
+    """Add a validation, on a line of its own: an earlier attempt may have left one that was cut off."""
+    with open(path, 'a+b') as f:
+        f.seek(max(0, f.seek(0, os.SEEK_END) - 1))
+        is_cut_off = f.read() not in (b'', b'\n')
+        f.write(b'\n' * is_cut_off + json.dumps([step, value]).encode() + b'\n')
+
+
 def read_angles(trial_dir: Path) -> dict[int, float]:
     """Read the angle per step, in radians, by iteration, that WeightNormLoggerHook has logged in a trial.
 

@@ -25,6 +25,7 @@ from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.trial import __main__ as trial
+from mmfixnorm.search.trial.folder import add_to_curve, read_curve
 
 HERE = Path(__file__).parents[1]
 ALPHA = 'model.head.alpha'
@@ -224,6 +225,31 @@ def test_a_training_killed_before_its_result_is_only_validated_again(make_trial,
     forget_runs()
     result = run(make_trial(attempt=2))
     assert result['curve'] == straight['curve']
+
+
+CUT_OFF = ['', '[1, 0.5]\n', '[1, 0.5]', '[1, 0.5]\n[2, 0.', '[', '[1, 0.5]\n[2', '[1, 0.5]\n\0\0']
+
+
+@pytest.mark.parametrize('left', CUT_OFF)
+def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path, left):
+    curve = tmp_path / 'curve.jsonl'
+    curve.write_text(left)
+    add_to_curve(curve, 2, 0.75)
+    add_to_curve(curve, 3, 0.875)
+    assert read_curve(curve) == {**({1: 0.5} if '[1, 0.5]' in left else {}), 2: 0.75, 3: 0.875}
+
+
+def test_a_validation_that_a_full_disk_has_cut_off_is_made_up_for(make_trial, forget_runs):
+    straight = run(make_trial(name='straight'))
+    forget_runs()
+    folder = make_trial(model__raise_at=20)
+    with pytest.raises(ValueError, match='empty'):
+        trial.main([str(folder)])  # in epoch 3
+    curve = folder / 'curve.jsonl'
+    curve.write_text(curve.read_text()[:-4])
+    forget_runs()
+    run(make_trial(attempt=2))
+    assert list(read_curve(curve).items()) == [tuple(point) for point in straight['curve']]
 
 
 def test_the_metric_is_the_last_or_the_best_finite_validation():
