@@ -46,6 +46,7 @@ from mmfixnorm.search.trial.folder import (
     TrialResult,
     add_to_curve,
     read_curve,
+    read_progress,
     saved_file,
     write_progress,
 )
@@ -93,13 +94,20 @@ class TrialHook(Hook):
         curve_file (Path): Gets a line for each validation; lines of earlier attempts are kept.
         interval (int): Check the loss every ``interval`` iterations; each check synchronises with the device.
         notice (Notice, optional): Whether this process was told to end, which all processes ask with the loss.
+        seconds (float): Time of earlier runs of this attempt.
     """
 
     priority = 'LOWEST'
 
     def __init__(
-        self, task: Mapping[str, Any], curve_file: Path, interval: int = 10, notice: Notice | None = None
+        self,
+        task: Mapping[str, Any],
+        curve_file: Path,
+        interval: int = 10,
+        notice: Notice | None = None,
+        seconds: float = 0.0,
     ) -> None:
+        self._begin = time.monotonic() - seconds
         self._task = task
         self._notice = notice or Notice('')
         self._is_told = False
@@ -115,6 +123,11 @@ class TrialHook(Hook):
         self.built_weight_decays: list[float] = []
         self.scales = LargestScale()
         self._scale_before: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Time of this attempt so far, in seconds."""
+        return round(time.monotonic() - self._begin, 3)
 
     def before_train(self, runner: Runner) -> None:
         """Read the tuned numbers back from what was built; by now a checkpoint is loaded as well."""
@@ -153,6 +166,8 @@ class TrialHook(Hook):
         # Not while gradients accumulate, which no checkpoint has, and not in the last iteration.
         counts = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         if self._is_told and (runner.iter + 1) % counts == 0 and runner.iter + 1 < runner.max_iters:
+            self._reported = -math.inf  # the time up to here must not be lost
+            self._report_progress(runner, self._check_loss())
             save_for_later(runner, saved_file(self._curve_file.parent, self._task['attempt']))
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -181,7 +196,7 @@ class TrialHook(Hook):
     def _report_progress(self, runner: Runner, loss: float) -> None:
         now = time.monotonic()
         if is_main_process() and now - self._reported >= _REPORT_S:
-            progress = TrainingProgress(runner.iter + 1, runner.max_iters, loss, self.scales.largest())
+            progress = TrainingProgress(runner.iter + 1, runner.max_iters, loss, self.scales.largest(), self.seconds)
             write_progress(self._curve_file.parent, progress, attempt=self._task['attempt'])
             self._reported = now
 
@@ -371,10 +386,11 @@ def is_of_files(err: Exception, trial_dir: Path) -> bool:
 def run_trial(trial_dir: Path) -> TrialResult:
     """Train and return how it ended: done, measured, diverged, broken or cancelled to begin anew; others raise."""
     task = json.loads((trial_dir / SPEC_FILE).read_text(encoding='utf-8'))
-    hook = TrialHook(task, trial_dir / CURVE_FILE, notice=Notice.of_environment())
+    earlier = read_progress(trial_dir, attempt=task['attempt'])  # of a run that was killed, or returned to the queue
+    seconds = earlier.seconds if earlier else 0.0
+    hook = TrialHook(task, trial_dir / CURVE_FILE, notice=Notice.of_environment(), seconds=seconds)
     fork_hook = ForkHook(trial_dir, task, hook.scales)
     warnings = WarningLog()
-    begin = time.monotonic()
     try:
         if task.get('is_ramp'):
             ended = ramp_lr(trial_dir, task)
@@ -409,7 +425,7 @@ def run_trial(trial_dir: Path) -> TrialResult:
         built_alphas=hook.built_alphas,
         built_weight_decays=hook.built_weight_decays,
         curve=[[s, v if math.isfinite(v) else None] for s, v in sorted(hook.curve.items())],
-        seconds=round(time.monotonic() - begin, 3),
+        seconds=hook.seconds,
         largest_scale=hook.scales.largest(),
         forked_from=start.key if start else '',
         forked_at=start.iteration if start else 0,

@@ -7,7 +7,7 @@
 ``log.txt``            what the trial prints, all attempts
 ``attempt-N.saved``    attempt N was told to end and has written a checkpoint: it continues, as the same attempt
 ``curve.jsonl``        its validations, all attempts, a line each
-``progress.json``      how far the training is, and its loss; written about once a second
+``progress.json``      how far the training is, its loss and its time; written about once a second
 ``run/``               the work dir of its Runner, with the checkpoints and mmengine's log
 ``result.json``        how the last attempt ended; written by the trial
 ``forks/``, ``fork/``  checkpoints for trainings at other alphas, see :mod:`.forks`
@@ -116,7 +116,7 @@ class TrialResult:
         built_weight_decays: Weight decays of the built optimizer's groups that are trained.
         curve: ``[step, value]`` of each validation; a value that is not finite is None.
         length: Epochs or iterations trained.
-        seconds: Wall-clock time of the attempt.
+        seconds: Wall-clock time of the attempt, of all its runs where it was returned to a queue.
         largest_scale: Over the whole training and all layers with a bound, the largest ``|g|`` in units of alpha: as
             the alpha that it would just meet. None if it is not known, or no layer has a bound.
         same_as: The trial whose training this is, where it was not done again.
@@ -259,12 +259,16 @@ def read_angles(trial_dir: Path) -> dict[int, float]:
 
 
 class TrainingProgress(NamedTuple):
-    """How far a training is: iterations done, of how many, the loss that was checked last, the largest scale so far."""
+    """How far a training is: iterations done, of how many, the loss that was checked last, the largest scale so far.
+
+    And the wall-clock time of its attempt, that of earlier runs of the attempt included, in seconds.
+    """
 
     iteration: int
     max_iters: int
     loss: float | None
     largest_scale: float | None = None
+    seconds: float = 0.0
 
     @property
     def fraction(self) -> float:

@@ -11,6 +11,7 @@ import torch
 from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.trial import __main__ as trial
+from mmfixnorm.search.trial.folder import read_progress
 
 HERE = Path(__file__).parents[1]
 
@@ -80,6 +81,16 @@ def test_a_training_told_to_end_anywhere_loses_no_iteration(make_trial, forget_r
     assert curve == expected
     assert torch.equal(weights, all_weights)
     assert not list((told / 'run').glob('notice_*'))
+
+
+def test_what_a_training_took_that_was_told_to_end_is_not_lost(make_trial, forget_runs):
+    folder = make_trial('told', told_after=(21,))
+    assert trial.main([str(folder)]) == os.EX_TEMPFAIL
+    progress = read_progress(folder, attempt=1)
+    assert progress.iteration == 21
+    forget_runs()
+    assert trial.main([str(folder)]) == 0
+    assert json.loads((folder / 'result.json').read_text())['seconds'] > progress.seconds > 0
 
 
 def test_in_the_last_iteration_there_is_nothing_to_save(make_trial):

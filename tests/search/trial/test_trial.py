@@ -25,7 +25,7 @@ from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.trial import __main__ as trial
-from mmfixnorm.search.trial.folder import add_to_curve, read_curve
+from mmfixnorm.search.trial.folder import TrainingProgress, add_to_curve, read_curve, read_progress, write_progress
 
 HERE = Path(__file__).parents[1]
 ALPHA = 'model.head.alpha'
@@ -250,6 +250,17 @@ def test_a_validation_that_a_full_disk_has_cut_off_is_made_up_for(make_trial, fo
     forget_runs()
     run(make_trial(attempt=2))
     assert list(read_curve(curve).items()) == [tuple(point) for point in straight['curve']]
+
+
+@pytest.mark.parametrize(('attempt', 'counts'), [(1, True), (2, False)])
+def test_the_time_of_an_attempt_is_that_of_all_its_runs(make_trial, attempt, counts):
+    folder = make_trial(attempt=attempt)
+    write_progress(folder, TrainingProgress(9, 32, 0.5, seconds=1000.0), attempt=1)  # by a run that was killed
+    result = run(folder)
+    assert (result['seconds'] > 1000) == counts
+    reported = read_progress(folder, attempt=attempt).seconds
+    assert (reported > 1000) == counts
+    assert 0 < reported < result['seconds']
 
 
 def test_the_metric_is_the_last_or_the_best_finite_validation():
