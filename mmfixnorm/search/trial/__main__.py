@@ -322,6 +322,7 @@ def train(
 
 def _config(trial_dir: Path) -> Config:
     cfg = load_config(trial_dir / CONFIG_FILE)
+    cfg.work_dir = str(trial_dir.absolute() / 'run')  # the search may have been moved since the config was written
     if dist.is_torchelastic_launched():
         cfg.launcher = 'pytorch'
     return cfg

@@ -197,6 +197,20 @@ def test_a_validation_that_a_kill_has_prevented_is_made_up_for(make_trial, forge
     assert run(make_trial(attempt=2))['curve'] == straight['curve']
 
 
+def test_a_trial_whose_folder_was_moved_continues_there(make_trial, forget_runs, tmp_path):
+    straight = run(make_trial(name='straight'))
+    forget_runs()
+    folder = make_trial(model__raise_at=20)
+    with pytest.raises(ValueError, match='empty'):
+        trial.main([str(folder)])  # in epoch 3
+    moved = tmp_path / 'moved'
+    make_trial().rename(moved)
+    forget_runs()
+    assert run(moved)['curve'] == straight['curve']
+    assert not folder.exists()
+    assert (moved / 'run' / 'epoch_4.pth').exists()
+
+
 def test_a_torn_checkpoint_is_passed_over_for_an_older_one(make_trial, forget_runs):
     folder = make_trial()
     straight = run(folder)
