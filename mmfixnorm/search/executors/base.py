@@ -42,7 +42,8 @@ class Exit:
         if self.code is None:
             return self.reason or 'its process ended while no driver was watching'
         if self.code < 0:
-            return f'its process was killed by signal {-self.code} ({signal.Signals(-self.code).name})'
+            name = next((f' ({known.name})' for known in signal.Signals if known == -self.code), '')  # none: real-time
+            return f'its process was killed by signal {-self.code}{name}'
         return f'its process ended with status {self.code}'
 
 

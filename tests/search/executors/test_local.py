@@ -128,6 +128,15 @@ def test_a_process_that_only_reuses_the_number_is_not_taken_for_the_trial(tmp_pa
         sleeper.wait()
 
 
+@pytest.mark.parametrize(('number', 'name'), [(9, ' (SIGKILL)'), (34, ' (SIGRTMIN)'), (35, ''), (63, '')])
+def test_a_trial_killed_by_any_signal_is_told_with_it(tmp_path, number, name):
+    executor = LocalExecutor(1, ['/bin/sh', '-c', f'kill -{number} $$'])
+    handle = executor.submit(tmp_path, 1)
+    ends = []  # told once
+    wait_until(lambda: ends.append(executor.poll(handle)) or ends[-1])
+    assert str(ends[-1]) == f'its process was killed by signal {number}{name}'
+
+
 def test_a_trial_of_another_machine_is_not_guessed_about(tmp_path):
     claim = tmp_path / 'attempt-1.claim'
     claim.write_text('1 1 elsewhere\n')
