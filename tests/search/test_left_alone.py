@@ -88,6 +88,24 @@ def test_a_record_torn_by_a_kill_is_read_as_it_was(make_search, small, capsys, v
     assert not path.with_name('study.db-journal').exists()
 
 
+def test_a_torn_record_that_is_repaired_while_it_is_read_is_read_again(make_search, small, monkeypatch):
+    search = make_search(small)
+    search.run()
+    rows = search.table()
+    path = search.work_dir / 'study.db'
+    subprocess.run([sys.executable, '-c', KILLED_IN_A_WRITE, str(path)], check=False)
+    copy = shutil.copyfile
+
+    def repaired_meanwhile(source, target):
+        if source.name.endswith('-journal'):
+            sqlite3.connect(path).execute('SELECT * FROM trials').fetchall()
+        copy(source, target)
+
+    monkeypatch.setattr(shutil, 'copyfile', repaired_meanwhile)
+    assert search.table() == rows
+    assert not path.with_name('study.db-journal').exists()
+
+
 @pytest.mark.parametrize('reader', ['pipe', 'terminal'])
 def test_a_search_outlives_the_reader_of_its_output(make_search, small, fake_trial, reader):
     search = make_search(small)

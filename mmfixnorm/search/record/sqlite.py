@@ -11,7 +11,7 @@ import json
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -43,12 +43,14 @@ def read_study_file(path: Path, *, study_name: str) -> StudyFile:
         sqlite3.Error: The file is not an sqlite file.
         KeyError: The study is not in it.
     """
-    try:
-        return _read(path, study_name, mode='ro')
-    except sqlite3.OperationalError as err:
-        if 'readonly' not in str(err):
-            raise
-        return _read_repaired(path, study_name)
+    while True:
+        try:
+            return _read(path, study_name, mode='ro')
+        except sqlite3.OperationalError as err:
+            if 'readonly' not in str(err):
+                raise
+        with suppress(FileNotFoundError):  # the next driver has just repaired it
+            return _read_repaired(path, study_name)
 
 
 def _read_repaired(path: Path, study_name: str) -> StudyFile:
