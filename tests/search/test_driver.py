@@ -317,3 +317,20 @@ def test_only_the_leading_trial_keeps_its_weights(make_search, small):
     search.run(listener=leave_weights)
     kept = [p.parts[-3] for p in search.work_dir.glob('trials/*/run/*.pth')]
     assert kept == [search.run().best.key]
+
+
+def test_a_result_that_cannot_be_read_leaves_the_other_trials_alone(make_search, small):
+    search, heard = make_search(small), []
+
+    def take_its_place(event):
+        heard.append(event.kind)
+        if event.kind == 'submitting' and event.data['key'] == 'r0-k0':
+            (search.work_dir / 'trials' / 'r0-k0' / 'result.json').mkdir()
+
+    with pytest.raises(ConfigError, match=r'r0-k0/result\.json: cannot be read'):
+        search.run('timed', workers=2, listener=take_its_place)
+    assert heard.count('submitted') == 2
+    assert 'stopping' not in heard
+    assert search.record().attempts == []
+    (search.work_dir / 'trials' / 'r0-k0' / 'result.json').rmdir()
+    assert search.run().kind == 'done'

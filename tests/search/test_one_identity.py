@@ -283,6 +283,24 @@ def test_all_trials_are_asked_to_end_before_any_is_waited_for(make_search, small
     assert calls == ['request', 'request', 'cancel', 'cancel']
 
 
+@pytest.mark.parametrize(
+    ('name', 'has_locks', 'told'),
+    [
+        ('driver.lock', True, r"cannot write to .*driver\.lock'\)"),
+        ('driver.lock.held', False, r'a process that is not known \(driver\.lock\.held: Is a directory\)'),
+    ],
+)
+def test_a_lock_that_is_another_users_is_told_in_a_line(tmp_path, monkeypatch, name, has_locks, told):
+    def no_locks(*arguments):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    if not has_locks:
+        monkeypatch.setattr(fcntl, 'flock', no_locks)
+    (tmp_path / name).mkdir()  # a missing permission would not keep root out
+    with pytest.raises(ConfigError, match=told), driver_lock(tmp_path):
+        pass
+
+
 def test_a_file_system_without_locks_has_one_driver_all_the_same(make_search, small, monkeypatch):
     def no_locks(*arguments):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

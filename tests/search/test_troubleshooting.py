@@ -97,6 +97,9 @@ def going_on(told, make_search, small, tmp_path):
         (folder / name).write_text('{"key": "r0')
         given = {'key': 'r0-k0', 'attempt': 1, 'fingerprint': 'f'}
         told(read, folder, **given) if read else told(check_folder, folder, spec, 'f')
+    (folder / 'result.json').unlink()
+    (folder / 'result.json').mkdir()  # a missing permission would not keep root out
+    told(read_result, folder, key='r0-k0', attempt=1, fingerprint='f')
     (tmp_path / STUDY_FILE).write_bytes(b'no database')
     told(read_record, tmp_path)
     with pytest.raises(ConfigError) as full, writing_to(tmp_path):

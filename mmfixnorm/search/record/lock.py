@@ -11,12 +11,13 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.files import writing_to
 from mmfixnorm.search.executors.claim import start_time
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
@@ -28,14 +29,17 @@ def driver_lock(work_dir: Path) -> Iterator[None]:
     """Hold the search in ``work_dir``.
 
     Raises:
-        ConfigError: Another driver holds it, or may hold it; the message names the process.
+        ConfigError: Another driver holds it, or may hold it; the message names the process. Or the lock cannot be
+            written, such as that of another user.
     """
     path = work_dir / 'driver.lock'
-    with open(path, 'a+', encoding='utf-8') as file:  # 'a': opening must not delete the text of a holder
-        by_file = _acquire(file, path)
-        file.truncate(0)
-        file.write(json.dumps(_this_process()))
-        file.flush()
+    with ExitStack() as stack:
+        with writing_to(work_dir):
+            file = stack.enter_context(open(path, 'a+', encoding='utf-8'))  # 'a' leaves the text of a holder there
+            by_file = _acquire(file, path)
+            file.truncate(0)
+            file.write(json.dumps(_this_process()))
+            file.flush()
         try:
             yield
         finally:
@@ -85,7 +89,7 @@ def _has_ended(path: Path) -> bool:
     try:
         holder = json.loads(path.read_text(encoding='utf-8'))
         return bool(holder['host'] == os.uname().nodename and start_time(holder['pid']) != holder['started'])
-    except (ValueError, KeyError, FileNotFoundError):
+    except (OSError, ValueError, KeyError):
         return False
 
 
@@ -99,3 +103,5 @@ def _holder(path: Path) -> str:
         return f'process {holder["pid"]} on {holder["host"]}, since {holder["since"]}'
     except (ValueError, KeyError):
         return 'a process that has just started'
+    except OSError as err:
+        return f'a process that is not known ({path.name}: {err.strerror})'

@@ -20,13 +20,14 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search._utils.files import write_json, write_text
+from mmfixnorm.search._utils.files import CannotWriteError, write_json, write_text
 
 if TYPE_CHECKING:
     from mmengine.config import Config  # takes a third of a second, and only a driver that submits needs it
@@ -58,6 +59,32 @@ _LONGEST_READ = 1 << 18
 _CONTROL = re.compile(r'\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]')  # colours; bars that redraw their line
 
 
+class CannotReadError(CannotWriteError):
+    """A file of a trial cannot be read now; as where one cannot be written, the driver leaves alone what runs."""
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Report a file that is there and cannot be read, such as another user's, in one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as err:
+        raise CannotReadError(
+            f'{path}: cannot be read ({err.strerror}); make it readable and run the same command again'
+        ) from err
+
+
+def _read(path: Path) -> bytes | None:
+    """Read a file; None if there is none."""
+    try:
+        with _reading(path):
+            return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def saved_file(trial_dir: Path, attempt: int) -> Path:
     """Return the file by which an attempt says that it is to be continued, see :mod:`.notice`."""
     return trial_dir / f'attempt-{attempt}.saved'
@@ -83,13 +110,14 @@ def read_task(trial_dir: Path) -> dict[str, Any] | None:
     """Read ``spec.json``; None if there is none.
 
     Raises:
-        ConfigError: The file is not a valid task; it is left as it is.
+        ConfigError: The file cannot be read, or is not a valid task; it is left as it is.
     """
     path = trial_dir / SPEC_FILE
-    if not path.exists():
+    text = _read(path)
+    if text is None:
         return None
     try:
-        task = json.loads(path.read_text(encoding='utf-8'))
+        task = json.loads(text)
         if missing := {'key', 'lr', 'alpha', 'fingerprint'} - set(task):
             raise ValueError(f'without {sorted(missing)}')
     except (ValueError, TypeError) as err:
@@ -176,17 +204,18 @@ def read_result(trial_dir: Path, *, key: str, attempt: int, fingerprint: str) ->
     """Read the result of this attempt; None if there is none, or one of an earlier attempt.
 
     Raises:
-        ConfigError: The file is corrupt or belongs to something else; it is left as it is.
+        ConfigError: The file cannot be read, is corrupt or belongs to something else; it is left as it is.
     """
     path = trial_dir / RESULT_FILE
     advice = (
         'nothing was changed; move that file away and run the same command again, '
         'and the trial continues from its last checkpoint'
     )
-    try:
-        result = TrialResult(**json.loads(path.read_text(encoding='utf-8')))
-    except FileNotFoundError:
+    text = _read(path)
+    if text is None:
         return None
+    try:
+        result = TrialResult(**json.loads(text))
     except (ValueError, TypeError) as err:
         raise ConfigError(f'{path}: not a valid result ({err}); {advice}') from err
     if (result.key, result.fingerprint) != (key, fingerprint):
@@ -202,8 +231,8 @@ def trials_with_results(trials_dir: Path, *, fingerprint: str) -> list[str]:
     keys = []
     for path in sorted(trials_dir.glob(f'*/{RESULT_FILE}')):
         try:
-            result = TrialResult(**json.loads(path.read_text(encoding='utf-8')))
-        except (ValueError, TypeError):
+            result = TrialResult(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
             keys.append(path.parent.name)
             continue
         if result.finished and result.fingerprint == fingerprint:
@@ -212,11 +241,13 @@ def trials_with_results(trials_dir: Path, *, fingerprint: str) -> list[str]:
 
 
 def read_curve(path: Path, *, up_to: float = math.inf) -> dict[int, float]:
-    """Read the validations of all attempts so far, up to where training continues; empty without the file."""
+    """Read the validations of all attempts so far, up to where training continues; empty without the file.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
     curve: dict[int, float] = {}
-    if not path.exists():
-        return curve
-    for line in path.read_text(encoding='utf-8').splitlines():
+    for line in (_read(path) or b'').splitlines():
         try:
             step, value = json.loads(line)
         except ValueError:
@@ -238,11 +269,14 @@ def read_angles(trial_dir: Path) -> dict[int, float]:
     """Read the angle per step, in radians, by iteration, that WeightNormLoggerHook has logged in a trial.
 
     Of an iteration that a later start has done again, the later angle counts. Empty without a log, or without angles.
+
+    Raises:
+        ConfigError: The log cannot be read.
     """
     angles: dict[int, float] = {}
     for path in sorted(trial_dir.glob('run/*/vis_data/scalars.json')):  # folders are named after their starting time
         began = math.inf
-        for text in path.read_text(encoding='utf-8', errors='replace').splitlines():
+        for text in (_read(path) or b'').splitlines():
             try:
                 line = json.loads(text)
             except ValueError:
@@ -285,10 +319,15 @@ def write_progress(trial_dir: Path, progress: TrainingProgress, *, attempt: int)
 
 
 def read_progress(trial_dir: Path, *, attempt: int) -> TrainingProgress | None:
-    """Read how far this attempt is; None before it has said so."""
+    """Read how far this attempt is; None before it has said so.
+
+    Raises:
+        ConfigError: The file cannot be read.
+    """
+    text = _read(trial_dir / PROGRESS_FILE)
     try:
-        data = json.loads((trial_dir / PROGRESS_FILE).read_text(encoding='utf-8'))
-    except (FileNotFoundError, ValueError):
+        data = json.loads(text or b'')
+    except ValueError:
         return None
     if data.pop('attempt') != attempt:
         return None
@@ -299,15 +338,19 @@ def read_log_end(path: Path, size: int) -> str:
     """Read about the last ``size`` bytes of a trial's log, without what :func:`without_lists` leaves out.
 
     Empty if there is no such file.
+
+    Raises:
+        ConfigError: The file cannot be read.
     """
-    if not path.exists():
-        return ''
     part = max(1, 2 * size)  # some of it is control characters
     while True:
-        with open(path, 'rb') as f:
-            length = f.seek(0, os.SEEK_END)
-            f.seek(max(0, length - part))
-            log = f.read(part).decode('utf-8', errors='replace')
+        try:
+            with _reading(path), open(path, 'rb') as f:
+                length = f.seek(0, os.SEEK_END)
+                f.seek(max(0, length - part))
+                log = f.read(part).decode('utf-8', errors='replace')
+        except FileNotFoundError:
+            return ''
         shown = without_lists(without_control(log.rstrip()), is_whole=part >= length)
         if part >= min(length, _LONGEST_READ) or 2 * len(shown) >= size:
             return shown
