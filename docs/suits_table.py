@@ -82,8 +82,8 @@ ROWS = [
         'segmentor with BN',
         'mmseg/pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024',
         '**yes**: convert and search',
-        'a small Base-OC on street scenes: above weight decay of the same search, not above seven more learning rates of '
-        'it; by angle it gains, on UPerNet too ([table](rotation_measured.md#does-it-gain))',
+        'a small Base-OC on street scenes: above weight decay of the same search, not above seven more learning rates '
+        'of it; by angle it gains, on UPerNet too ([table](rotation_measured.md#does-it-gain))',
     ),
     Row(
         'SegFormer',

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import struct
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -23,10 +24,12 @@ from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
 
-__all__ = ['fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
+__all__ = ['NO_CHECKPOINT', 'fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
 
-# The errors of torch.load for a file that is truncated or not a checkpoint.
-_NO_CHECKPOINT = (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, KeyError, ValueError)
+#: The errors of torch.load for a file that is truncated or not a checkpoint.
+NO_CHECKPOINT = (
+    RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, LookupError, ValueError, struct.error,
+)  # fmt: skip
 
 
 def fold_checkpoint(cfg: Config, filename: str) -> dict[str, Any]:
@@ -139,7 +142,7 @@ def read_checkpoint(filename: str) -> dict[str, Any]:
     check_checkpoint(filename)
     try:
         checkpoint = CheckpointLoader.load_checkpoint(filename, map_location='cpu')
-    except _NO_CHECKPOINT as err:
+    except NO_CHECKPOINT as err:
         raise ConfigError(f'{filename}: not a checkpoint ({type(err).__name__}: {err})') from err
     if not isinstance(checkpoint, dict):
         raise ConfigError(f'{filename}: a checkpoint is a dict with state_dict, got {type(checkpoint).__name__}')

@@ -13,7 +13,7 @@ from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import Registry
 
-__all__ = ['full_name', 'type_name']
+__all__ = ['full_name', 'registered', 'type_name']
 
 # Packages whose classes are known by their registered names.
 _KNOWN = frozenset({'mmengine', 'mmcv', 'mmfixnorm', 'torch', *MODULE2PACKAGE})
@@ -38,7 +38,7 @@ def type_name(kind: Any, registry: Registry | None = None, scope: str | None = N
         ('EMAHook', 'EMAHook', 'project.hooks.EMAHook')
     """
     if registry is not None and isinstance(kind, str):
-        kind = _registered(kind, registry, scope) or kind
+        kind = registered(kind, registry, scope) or kind
     text = full_name(kind)
     root, dot, _ = text.partition('.')
     if dot and root not in _KNOWN:
@@ -60,7 +60,8 @@ def full_name(kind: Any) -> str:
     return f'{module}.{name}' if module and name else repr(kind)
 
 
-def _registered(name: str, registry: Registry, scope: str | None) -> Any:
+def registered(name: str, registry: Registry, scope: str | None) -> Any:
+    """Return the class or function that a name of a config means; None if there is none."""
     with registry.switch_scope_and_registry(scope) as own:
         try:
             found = own.get(name)

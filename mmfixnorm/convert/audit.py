@@ -28,9 +28,9 @@ from mmfixnorm.core.membership import flagged
 from mmfixnorm.engine import AutoAlphaHook, FixNormHook, FixNormOptimWrapperConstructor
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.failures import message_of, raised_by
-from mmfixnorm.fold import _NO_CHECKPOINT
+from mmfixnorm.fold import NO_CHECKPOINT
 from mmfixnorm.launch import build_model, initialise
-from mmfixnorm.type_names import _registered, type_name
+from mmfixnorm.type_names import registered, type_name
 
 __all__ = [
     'SET',
@@ -349,7 +349,7 @@ def load_weights(model: nn.Module, checkpoint: str, *, named_by: str) -> dict[st
         return dict(load_checkpoint(model, checkpoint, map_location='cpu'))
     except OSError as err:
         raise ConfigError(f'{named_by} {checkpoint}: {err}') from err
-    except _NO_CHECKPOINT as err:
+    except NO_CHECKPOINT as err:
         raise ConfigError(f'{named_by} {checkpoint}: not a checkpoint ({type(err).__name__}: {err})') from err
 
 
@@ -436,7 +436,7 @@ def hooks_of_class(cfg: Config, parent: type) -> list[Mapping[str, Any]]:
 
 def _is_a(kind: Any, parent: type, registry: Registry, cfg: Config) -> bool:
     """Tell whether a ``type``, in any form that mmengine builds, is a class or a subclass of it."""
-    found = _registered(kind, registry, cfg.get('default_scope')) if isinstance(kind, str) else kind
+    found = registered(kind, registry, cfg.get('default_scope')) if isinstance(kind, str) else kind
     return isinstance(found, type) and issubclass(found, parent)
 
 
@@ -471,7 +471,7 @@ def with_scope(cfg: Config) -> Config:
     if cfg.get('default_scope') not in (None, 'mmengine') or not isinstance(model, Mapping):
         return cfg
     for kind in (model.get('type'), (model.get('fixnorm') or {}).get('plain_type')):
-        found = _registered(kind, MODELS, 'mmengine') if isinstance(kind, str) else kind
+        found = registered(kind, MODELS, 'mmengine') if isinstance(kind, str) else kind
         for base in found.__mro__ if isinstance(found, type) else ():
             if (toolbox := base.__module__.partition('.')[0]) in PARTS:
                 cfg = copy.deepcopy(cfg)
