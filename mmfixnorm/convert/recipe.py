@@ -59,6 +59,13 @@ def check_optim_wrapper(cfg: Config) -> None:
             f'paramwise_cfg=dict(lr_constructor=dict(type={constructor!r}, ...)); else add '
             "custom_hooks=[dict(type='FixNormHook')] to the config by hand"
         )
+    if constructor == 'DefaultOptimWrapperConstructor':
+        for key, own in (wrapper.get('paramwise_cfg') or {}).get('custom_keys', {}).items():
+            if 'lr' in own:
+                raise ConfigError(
+                    f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}].lr: got {own["lr"]!r}, but the child takes '
+                    'multiples of optim_wrapper.optimizer.lr alone; write it as lr_mult'
+                )
     lr = wrapper['optimizer'].get('lr')
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr > 0:
         raise ConfigError(f'optim_wrapper.optimizer.lr: must be a number > 0 to start from, got {lr!r}')
@@ -86,10 +93,13 @@ def optim_wrapper_edit(
         edit['optimizer'] = dict(lr=rate.lr, **edit.get('optimizer', {}))
         comments.append(rate.comment)
     inherited = {key: value for key, value in (wrapper.get('paramwise_cfg') or {}).items() if key != '_scope_'}
-    paramwise, dropped = _paramwise(inherited, exclude)
     if _constructor_type(cfg) in _LAYER_WISE:
-        paramwise, dropped = _layer_wise(wrapper.constructor, inherited, exclude)
+        paramwise, dropped = _layer_wise(wrapper.constructor, _constructor_type(cfg), inherited, decay=decay)
         comments.append('lr_constructor: each parameter has the learning rate that the base gives it.')
+    else:
+        paramwise, dropped = _paramwise(inherited, decay=decay)
+    if exclude:
+        paramwise['exclude'] = list(exclude)
     if any(key not in _ALLOWED or value != 0 for key, value in inherited.items()):
         edit['paramwise_cfg'] = dict(_delete_=True, **paramwise)
     elif paramwise:
@@ -115,28 +125,55 @@ def _takes_weight_decay(optimizer: Mapping[str, Any]) -> bool:
     return built is not None and 'weight_decay' in inspect.signature(built).parameters
 
 
-def _paramwise(cfg: Mapping[str, Any], exclude: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def _paramwise(cfg: Mapping[str, Any], *, decay: bool) -> tuple[dict[str, Any], list[str]]:
     """Return the options for the constructor of FixNorm, and the names of dropped options that had an effect."""
     keys = cfg.get('custom_keys', {})
-    lr_mults = {key: dict(lr_mult=o['lr_mult']) for key, o in keys.items() if o.get('lr_mult', 1) != 1}
-    kept = {name: value for name, value in (('custom_keys', lr_mults), ('exclude', list(exclude))) if value}
+    custom = _custom_keys(keys, ('lr_mult', 'decay_mult') if decay else ('lr_mult',))
     # Options that only switch decay off are dropped silently: the constructor does it, or there is no decay.
-    dropped = [f'{key}={value}' for key, value in cfg.items() if key.endswith('lr_mult') and value != 1]
-    dropped += [f'custom_keys[{key!r}] {o}' for key, o in keys.items() if o.get('decay_mult', 1) not in (0, 1)]
-    return kept, dropped
+    decaying = ('dwconv_decay_mult',) if decay else ()
+    dropped = [f'{k}={v}' for k, v in cfg.items() if (k.endswith('lr_mult') or k in decaying) and v not in (1, None)]
+    return dict(custom_keys=custom) if custom else {}, dropped + _dropped_of(keys)
 
 
-def _layer_wise(constructor: str, cfg: Mapping[str, Any], exclude: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def _layer_wise(
+    constructor: Any, kind: str, cfg: Mapping[str, Any], *, decay: bool
+) -> tuple[dict[str, Any], list[str]]:
     """As :func:`_paramwise`, for a constructor whose learning rates depend on the layer.
 
-    Such constructors take nothing but decay from ``custom_keys``; their ``lr_mult`` has no effect.
+    In ``custom_keys``, ``lr_mult`` has no effect with mmpretrain's, and nothing has with those of mmdet and mmseg.
     """
     options = {key: o for key, o in cfg.items() if key != 'custom_keys' and not key.endswith('decay_mult')}
     kept: dict[str, Any] = dict(lr_constructor=dict(type=constructor, **options))
-    if exclude:
-        kept['exclude'] = list(exclude)
-    keys = cfg.get('custom_keys', {})
-    return kept, [f'custom_keys[{key!r}] {o}' for key, o in keys.items() if o.get('decay_mult', 1) not in (0, 1)]
+    keys = cfg.get('custom_keys', {}) if kind == 'LearningRateDecayOptimWrapperConstructor' else {}
+    if decay and (custom := _custom_keys(keys, ('decay_mult',))):
+        kept['custom_keys'] = custom
+    return kept, _dropped_of(keys, without_effect=('lr',))
+
+
+def _custom_keys(keys: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return the factors of these names in ``custom_keys``, without keys that make no difference.
+
+    The longest key that a name contains applies alone, so one with factors of 1 counts beside a shorter one.
+    """
+    factors = dict(
+        lr_mult={key: own.get('lr_mult', 1.0) for key, own in keys.items()},
+        decay_mult={key: 0.0 if own.get('decay_mult', 1.0) == 0 else 1.0 for key, own in keys.items()},
+    )
+    used = [name for name in names if any(factor != 1 for factor in factors[name].values())]
+    order = sorted(sorted(keys), key=len, reverse=True)  # mmengine's, the first match applies
+    while order and all(factors[name][order[-1]] == 1 for name in used):
+        order.pop()
+    return {key: {name: factors[name][key] for name in used} for key in keys if key in order}
+
+
+def _dropped_of(keys: Mapping[str, Mapping[str, Any]], without_effect: Sequence[str] = ()) -> list[str]:
+    """Name what ``custom_keys`` has besides what FixNorm's constructor takes or has no use for."""
+    dropped = []
+    for key, own in keys.items():
+        taken = {'lr_mult', *without_effect, *(['decay_mult'] if own.get('decay_mult', 1) in (0, 1) else [])}
+        if rest := {name: value for name, value in own.items() if name not in taken}:
+            dropped.append(f'custom_keys[{key!r}] {rest}')
+    return dropped
 
 
 def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:

@@ -32,7 +32,8 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     - ``norm_fixing``: weights of convolutions and linear layers, flagged, no weight decay;
     - ``fc``: with ``lambda_fc`` (Algorithm 1) the weights of linear layers, which then are not in the set;
-    - ``no_decay``: norm layers, and parameters of at most one dimension: biases, scales, every ``g``;
+    - ``no_decay``: norm layers, parameters of at most one dimension (biases, scales, every ``g``), and what else has
+      ``decay_mult=0`` outside the set;
     - ``others``: the rest (embeddings, excluded weights), with the optimizer's ``weight_decay``.
 
     Each group is split further by the learning rates of ``custom_keys`` and ``lr_constructor``. Frozen parameters are
@@ -44,7 +45,8 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
             - ``lambda_fc`` (float): Algorithm 1: weight decay of the linear layers.
             - ``exclude`` (list[str]): Regular expressions of weight names to leave out of the set.
-            - ``custom_keys`` (dict): ``{part of a name: dict(lr_mult=...)}``, the longest match applies.
+            - ``custom_keys`` (dict): ``{part of a name: dict(lr_mult=..., decay_mult=...)}``, the longest match applies
+              alone. ``decay_mult`` is 1 or 0: 0 takes weights outside the set out of the optimizer's decay.
             - ``lr_constructor`` (dict): ``dict(type=..., **options)``: another constructor, such as mmpretrain's
               ``LearningRateDecayOptimWrapperConstructor``, with the options that would be in its ``paramwise_cfg``.
               Each parameter gets the learning rate that it has there; the set, the decay and the groups stay as
@@ -111,14 +113,17 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'optim_wrapper.paramwise_cfg.lambda_fc must be >= 0 (None = FC weights are fixed too), '
                 f'got {lambda_fc!r}'
             )
+        # With options for each group the set may decay, which `decay_mult` would not change.
+        taken = ['lr_mult'] if 'groups' in self.options else ['lr_mult', 'decay_mult']
         for key, options in cfg.get('custom_keys', {}).items():
-            if set(options) - {'lr_mult'}:
-                raise ConfigError(
-                    f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}]: only lr_mult is supported, got {dict(options)}'
-                )
+            of_key = f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}]'
+            if set(options) - {*taken}:
+                raise ConfigError(f'{of_key}: only {" and ".join(taken)} is supported, got {dict(options)}')
+            if options.get('decay_mult', 1) not in (0, 1):
+                raise ConfigError(f'{of_key}.decay_mult must be 0 or 1, got {options["decay_mult"]!r}')
         if cfg.get('lr_constructor') is not None:
             check_lr_constructor(cfg['lr_constructor'])
-        if cfg.get('custom_keys') and self.base_lr is None:
+        if any('lr_mult' in options for options in cfg.get('custom_keys', {}).values()) and self.base_lr is None:
             raise ConfigError(
                 'optim_wrapper.paramwise_cfg.custom_keys: '
                 'lr_mult needs a number as optim_wrapper.optimizer.lr, got None'
@@ -199,8 +204,14 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 if id(param) in sorted_in or (as_first and not param.requires_grad):
                     continue  # shared by several modules, or frozen
                 sorted_in.add(id(param))
-                kind = 'norm_fixing' if id(param) in in_set else self._kind(owner, name, param, as_first=as_first)
-                lr_mult = self._lr_mult(f'{owner_name}.{name}') * self._lr_factors.get(id(param), 1.0)
+                custom = self._custom_options(f'{owner_name}.{name}')
+                if id(param) in in_set:
+                    kind = 'norm_fixing'
+                elif custom.get('decay_mult', 1) == 0:
+                    kind = 'no_decay'
+                else:
+                    kind = self._kind(owner, name, param, as_first=as_first)
+                lr_mult = float(custom.get('lr_mult', 1.0)) * self._lr_factors.get(id(param), 1.0)
                 groups.setdefault((kind, lr_mult), {'params': [], **settings[kind]})['params'].append(param)
         order = [*settings]
         groups = {key: groups[key] for key in sorted(groups, key=lambda key: (order.index(key[0]), key[1]))}
@@ -220,10 +231,10 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         is_fc = is_linear(owner) and name == 'weight'
         return 'fc' if is_fc and self.paramwise_cfg['lambda_fc'] is not None else 'others'
 
-    def _lr_mult(self, name: str) -> float:
+    def _custom_options(self, name: str) -> Mapping[str, Any]:
         keys = self.paramwise_cfg.get('custom_keys', {})
         matches = sorted(key for key in keys if key in name)
-        return float(keys[max(matches, key=len)].get('lr_mult', 1.0)) if matches else 1.0
+        return keys[max(matches, key=len)] if matches else {}
 
 
 def _log_groups(groups: dict[tuple[str, float], dict[str, Any]]) -> None:

@@ -1,8 +1,12 @@
 """Optim wrapper, hooks and search block of a converted config."""
 
 import pytest
+import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import nn
 
+import mmfixnorm.engine  # noqa: F401  # registers the wrappers
 from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
@@ -91,11 +95,95 @@ def test_the_wrapper_has_no_decay_on_the_set_and_keeps_factors_of_the_learning_r
     assert optim_wrapper_edit(cfg, exclude, decay=decay)[0] == expected
 
 
-def test_what_is_not_taken_over_is_said() -> None:
-    keys = dict(a=dict(decay_mult=0.5), b=dict(decay_mult=0.0))
-    cfg = config(paramwise_cfg=dict(bias_lr_mult=2.0, bias_decay_mult=0.0, custom_keys=keys))
-    _, comments = optim_wrapper_edit(cfg, [], decay=False)
-    assert comments == ["Not carried over from paramwise_cfg: bias_lr_mult=2.0, custom_keys['a'] {'decay_mult': 0.5}."]
+class Net(nn.Module):
+    """Two layers in the set, with norm layers, and three tensors beside it: of an embedding, of a table, of a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = {f'layer{i}': nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)) for i in (1, 4)}
+        self.backbone = nn.ModuleDict(layers)
+        self.backbone.bias_table = nn.Parameter(torch.zeros(3, 3))
+        self.query_embed = nn.Embedding(4, 3)
+        self.head = nn.Linear(3, 2)
+
+    def get_layer_depth(self, name: str) -> tuple[int, int]:
+        return int(not name.startswith('backbone')), 3
+
+
+OUTSIDE = ('backbone.bias_table', 'query_embed.weight', 'head.weight')
+DECAYED = dict(type='SGD', lr=0.1, weight_decay=0.05)
+BY_LAYER = dict(constructor='mmpretrain.LearningRateDecayOptimWrapperConstructor')
+
+
+def settings(optim_wrapper) -> dict[str, tuple[float, float]]:
+    """Learning rate of each parameter, and weight decay of those outside the set that it is kept for."""
+    net = Net()
+    groups = build_optim_wrapper(net, optim_wrapper).optimizer.param_groups
+    names = {id(param): name for name, param in net.named_parameters()}
+    found = {names[id(param)]: group for group in groups for param in group['params']}
+    return {name: (group['lr'], name in OUTSIDE and group['weight_decay']) for name, group in found.items()}
+
+
+@pytest.mark.parametrize(
+    'base, custom_keys',
+    [
+        (dict(), {'backbone': dict(lr_mult=0.1), 'backbone.layer4': dict(lr_mult=1.0)}),
+        (dict(), {'backbone': dict(lr_mult=0.1), 'backbone.layer4': dict()}),
+        (dict(), {'backbone': dict(lr_mult=0.1), 'bias_table': dict(decay_mult=0.0)}),
+        (dict(), {'layer4.0': dict(lr_mult=0.1), 'backbone': dict()}),  # as long: the first in the alphabet
+        (dict(), {'bone': dict(lr_mult=0.1), 'layer4': dict(lr_mult=1.0), 'layer4.0': dict(lr_mult=0.5)}),
+        (dict(), {'query_embed': dict(lr_mult=1.0, decay_mult=0.0)}),
+        (dict(), {'bias_table': dict(decay_mult=0.0), 'backbone.bias_table': dict(lr_mult=0.1)}),
+        (dict(), {'': dict(decay_mult=0.0), 'head': dict(decay_mult=1.0)}),
+        (BY_LAYER, {'query_embed': dict(lr_mult=0.1, decay_mult=0.0)}),
+        (BY_LAYER, {'bias_table': dict(decay_mult=0.0), 'backbone.bias_table': dict(lr_mult=0.1)}),
+    ],
+)
+def test_custom_keys_mean_what_they_mean_in_the_base(base, custom_keys) -> None:
+    rates = {}
+    if 'constructor' in base:
+        pytest.importorskip('mmpretrain')
+        import mmpretrain.engine  # noqa: F401  # registers the constructor
+
+        rates = dict(layer_decay_rate=0.5)
+    cfg = config(**{'type': 'OptimWrapper', 'optimizer': DECAYED, **base})
+    cfg.optim_wrapper.paramwise_cfg = dict(**rates, custom_keys=custom_keys)
+    check_optim_wrapper(cfg)
+    edit, comments = optim_wrapper_edit(cfg, [r'^head\.weight$'], decay=True)
+    child = Config(cfg.to_dict())
+    child.merge_from_dict(dict(optim_wrapper=edit))
+    found, expected = settings(child.optim_wrapper), settings(cfg.optim_wrapper)
+    assert found == {name: pytest.approx(own) for name, own in expected.items()}
+    assert not any('Not carried over' in comment for comment in comments)
+
+
+BY_DEPTH = dict(constructor='LearningRateDecayOptimizerConstructor')
+
+
+@pytest.mark.parametrize(
+    'wrapper, paramwise, decay, dropped',
+    [
+        (dict(), dict(bias_lr_mult=2.0, bias_decay_mult=0.0), False, 'bias_lr_mult=2.0'),
+        (dict(), dict(dwconv_decay_mult=0.0), True, 'dwconv_decay_mult=0.0'),
+        (dict(), dict(dwconv_decay_mult=0.0), False, None),
+        (dict(), dict(custom_keys=dict(a=dict(decay_mult=0.0), b=dict(lr_mult=0.1))), False, None),
+        (dict(), dict(custom_keys=dict(a=dict(decay_mult=0.5))), False, "custom_keys['a'] {'decay_mult': 0.5}"),
+        (dict(), dict(custom_keys=dict(a=dict(decay_mult=0.5))), True, "custom_keys['a'] {'decay_mult': 0.5}"),
+        (
+            dict(),
+            dict(custom_keys=dict(bn=dict(decay_mult=0, lr_mult=0.1, lars_exclude=True), a=dict(weight_decay=0.1))),
+            True,
+            "custom_keys['bn'] {'lars_exclude': True}, custom_keys['a'] {'weight_decay': 0.1}",
+        ),
+        (BY_LAYER, dict(custom_keys=dict(a=dict(lr=0.1, momentum=0.5))), True, "custom_keys['a'] {'momentum': 0.5}"),
+        # Those of mmdet and mmseg read no custom_keys.
+        (BY_DEPTH, dict(decay_rate=0.9, custom_keys=dict(a=dict(decay_mult=0.5, x=1))), True, None),
+    ],
+)
+def test_what_is_not_taken_over_is_said(wrapper, paramwise, decay, dropped) -> None:
+    _, comments = optim_wrapper_edit(config(**wrapper, paramwise_cfg=paramwise), [], decay=decay)
+    said = [comment for comment in comments if 'Not carried over' in comment]
+    assert said == ([f'Not carried over from paramwise_cfg: {dropped}.'] if dropped else [])
 
 
 @pytest.mark.parametrize(
@@ -106,6 +194,10 @@ def test_what_is_not_taken_over_is_said() -> None:
         (
             dict(constructor='project.GroupsByName'),
             "constructor: 'project.GroupsByName' is unknown, .*lr_constructor=dict.type='project.GroupsByName'",
+        ),
+        (
+            dict(paramwise_cfg=dict(custom_keys={'head.': dict(lr=0.01)})),
+            r"optim_wrapper.paramwise_cfg.custom_keys\['head.'\].lr: got 0.01, .*write it as lr_mult",
         ),
         (dict(optimizer=dict(type='SGD')), 'optimizer.lr: must be a number > 0 to start from, got None'),
     ],

@@ -86,6 +86,28 @@ def test_learning_rates_of_custom_keys_split_the_groups(toy_classifier):
     assert {n for n, lr in rates.items() if lr == 1.0} == {'head.fc.weight', 'head.fc.bias'}
 
 
+@pytest.mark.parametrize(
+    'custom_keys, decays',
+    [
+        (dict(), {'pos_embed': 0.01, 'backbone.0.weight': 0.01, 'head.fc.weight': 5e-5}),
+        ({'pos_embed': dict(decay_mult=0)}, {'pos_embed': 0, 'backbone.0.weight': 0.01, 'head.fc.weight': 5e-5}),
+        ({'': dict(decay_mult=0)}, {'pos_embed': 0, 'backbone.0.weight': 0, 'head.fc.weight': 0}),
+        (
+            {'': dict(decay_mult=0), 'pos_embed': dict(lr_mult=0.1)},
+            {'pos_embed': 0.01, 'backbone.0.weight': 0, 'head.fc.weight': 0},
+        ),
+    ],
+)
+def test_decay_of_custom_keys_can_be_switched_off_outside_the_set(toy_classifier, custom_keys, decays):
+    model = toy_classifier(fc=nn.Linear(6, 3))
+    model.pos_embed = nn.Parameter(torch.ones(1, 2))
+    sgd = dict(type='SGD', lr=0.1, weight_decay=0.01)
+    groups = sorted_names(model, build(model, sgd, lambda_fc=5e-5, exclude=[r'^backbone\.0'], custom_keys=custom_keys))
+    found = {name: decay for names, _, decay, _ in groups for name in names}
+    assert {name: found[name] for name in decays} == decays
+    assert groups[0][:3] == ({'backbone.3.weight'}, True, 0.0)
+
+
 def test_decay_multipliers_of_a_baseline_are_taken_as_said(toy_classifier):
     model = toy_classifier()
     assert sorted_names(model, build(model, norm_decay_mult=0.0, bias_decay_mult=0.0)) == sorted_names(
@@ -127,7 +149,11 @@ def test_layers_with_stored_statistics_in_the_set_are_named_in_a_warning(toy_cla
         (dict(lambda_fc=math.nan), 'got nan'),
         (dict(exclude=['nope']), "pattern 'nope' matches none"),
         (dict(exclude=['.']), 'norm-fixing set is empty'),
-        (dict(custom_keys=dict(head=dict(decay_mult=0))), r"custom_keys\['head'\]: only lr_mult"),
+        (dict(custom_keys=dict(head=dict(lr=0.1))), r"custom_keys\['head'\]: only lr_mult and decay_mult"),
+        (
+            dict(custom_keys=dict(head=dict(decay_mult=0.5))),
+            r"custom_keys\['head'\]\.decay_mult must be 0 or 1, got 0.5",
+        ),
     ],
 )
 def test_bad_options_say_what_was_found(toy_classifier, paramwise_cfg, message):
