@@ -210,9 +210,11 @@ def search_block(
         linked (Sequence[str]): Keys of the numbers that move with the learning rate.
 
     Raises:
-        ConfigError: If ``lr_range`` is not a valid range.
+        ConfigError: If ``lr_range`` is not a valid range, or the config's own ``search`` is no dict.
     """
     replaced = cfg.get('search')
+    if replaced is not None and not isinstance(replaced, Mapping):
+        raise ConfigError(f'search: must be a dict, got {replaced!r}; remove it, or write search=dict(type=..., ...)')
     own = {key: value for key, value in (replaced or {}).items() if key in _KEPT_OF_SEARCH}
     metric = own.pop('metric', None) or _metric(cfg)
     if metric is None:

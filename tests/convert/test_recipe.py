@@ -244,6 +244,14 @@ def test_a_search_of_the_plain_config_is_replaced_but_for_its_metric_and_how_it_
     assert parse_settings(plain.search).confirm_seeds == 1
 
 
+@pytest.mark.parametrize('search', ['grid', ['FixNormSearch'], 3])
+def test_a_search_that_is_no_block_is_refused(search) -> None:
+    plain = config(dict(type='CocoMetric', metric='bbox'))
+    plain.search = search
+    with pytest.raises(ConfigError, match=r'^search: must be a dict, got'):
+        search_block(plain, ['model.bbox_head.alpha'])
+
+
 def test_averaged_weights_are_put_to_the_norm_and_no_hook_is_lost_or_doubled() -> None:
     ema, watch = dict(type='EMAHook', momentum=1e-4), dict(type='WeightNormLoggerHook', interval=100, per_layer=False)
     check = dict(type='ClassCheckHook')
