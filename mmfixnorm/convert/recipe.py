@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -176,11 +176,15 @@ def _dropped_of(keys: Mapping[str, Mapping[str, Any]], without_effect: Sequence[
     return dropped
 
 
+def _averages(cfg: Config, hook: Mapping[str, Any]) -> bool:
+    return type_name(hook.get('type'), HOOKS, cfg.get('default_scope')) == 'EMAHook'
+
+
 def hooks_with_fixnorm(cfg: Config) -> list[dict[str, Any]]:
     """Return the hooks of the config, with averages rescaled to the norm, logs of the set and checks of the classes."""
     hooks = [dict(hook) for hook in cfg.get('custom_hooks') or []]
     for hook in hooks:
-        if type_name(hook.get('type'), HOOKS, cfg.get('default_scope')) == 'EMAHook':
+        if _averages(cfg, hook):
             hook['type'] = 'FixNormEMAHook'
     if not hooks_of_type(cfg, 'WeightNormLoggerHook', HOOKS):
         hooks.append(dict(type='WeightNormLoggerHook', interval=100, per_layer=False))
@@ -232,23 +236,87 @@ def search_block(
 def _metric(cfg: Config) -> str | None:
     evaluators = cfg.get('val_evaluator') or []
     for evaluator in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
-        metric = _METRICS.get(type_name(evaluator.get('type'), METRICS, cfg.get('default_scope')))
-        if metric is not None:
-            prefix, name = metric
-            own = evaluator.get('metric') or evaluator.get('iou_metrics')
-            own = own[0] if isinstance(own, (list, tuple)) else own
+        prefix, name_of = _METRICS.get(type_name(evaluator.get('type'), METRICS, cfg.get('default_scope')), ('', None))
+        name = name_of and name_of(evaluator)
+        if name:
             prefix = evaluator.get('prefix') or prefix
-            return f'{prefix}/{name.format(own)}' if prefix else name.format(own)
+            return f'{prefix}/{name}' if prefix else name
     return None
 
 
-# Evaluator to its prefix and the name of its metric; {} is the first of its own metrics.
-_METRICS = {
-    'Accuracy': ('accuracy', 'top1'),
-    'SingleLabelMetric': ('single-label', 'f1-score'),
-    'MultiLabelMetric': ('multi-label', 'f1-score'),
-    'AveragePrecision': ('multi-label', 'mAP'),
-    'CocoMetric': ('coco', '{}_mAP'),
-    'VOCMetric': ('pascal_voc', 'mAP'),
-    'IoUMetric': ('', '{}'),
+def _accuracy(options: Mapping[str, Any]) -> str:
+    return f'top{min(_several(options.get("topk", 1)))}{_of_threshold(options)}'
+
+
+def _single_label(options: Mapping[str, Any]) -> str | None:
+    item = _item(options)
+    average = options.get('average', 'macro')
+    if not item or average is None:  # one number for each class
+        return None
+    return f'{item}{_of_threshold(options)}{"_micro" if average == "micro" else ""}'
+
+
+def _multi_label(options: Mapping[str, Any]) -> str | None:
+    item = _item(options)
+    average = options.get('average', 'macro')
+    if not item or average is None:
+        return None
+    thr, topk = options.get('thr'), options.get('topk')
+    if thr is None and topk is None:
+        thr = 0.5
+    at = ('' if thr == 0.5 else f'_thr-{thr:.2f}') if thr else f'_top{topk}'
+    return f'{item}{at}{"" if average == "macro" else f"_{average}"}'
+
+
+def _average_precision(options: Mapping[str, Any]) -> str | None:
+    return 'mAP' if options.get('average', 'macro') else None
+
+
+def _coco(options: Mapping[str, Any]) -> str | None:
+    if options.get('format_only'):
+        return None
+    first = _several(options.get('metric', 'bbox'))[0]
+    if first == 'proposal_fast':
+        return f'AR@{options.get("proposal_nums", (100,))[0]}'
+    by_default = 'AR@100' if first == 'proposal' else 'mAP'
+    items = options.get('metric_items') or [by_default]
+    item = by_default if by_default in items else items[0]
+    return item if first == 'proposal' else f'{first}_{item}'
+
+
+def _voc(options: Mapping[str, Any]) -> str:
+    if _several(options.get('metric', 'mAP'))[0] == 'mAP':
+        return 'mAP'
+    return f'recall@{options.get("proposal_nums", (100,))[0]}@{_several(options.get("iou_thrs", 0.5))[0]}'
+
+
+def _iou(options: Mapping[str, Any]) -> str | None:
+    return None if options.get('format_only') else _several(options.get('iou_metrics', 'mIoU'))[0]
+
+
+def _several(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _item(options: Mapping[str, Any]) -> str | None:
+    items = options.get('items', ('f1-score',))
+    return next((item for item in ('f1-score', 'precision', 'recall') if item in items), None)
+
+
+def _of_threshold(options: Mapping[str, Any]) -> str:
+    thrs = _several(options.get('thrs', 0.0))
+    if len(thrs) == 1:
+        return ''
+    return '_no-thr' if thrs[0] is None else f'_thr-{thrs[0]:.2f}'
+
+
+# Evaluator to its prefix, and what tells the name of its first number from its options: None if it reports none.
+_METRICS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str | None]]] = {
+    'Accuracy': ('accuracy', _accuracy),
+    'SingleLabelMetric': ('single-label', _single_label),
+    'MultiLabelMetric': ('multi-label', _multi_label),
+    'AveragePrecision': ('multi-label', _average_precision),
+    'CocoMetric': ('coco', _coco),
+    'VOCMetric': ('pascal_voc', _voc),
+    'IoUMetric': ('', _iou),
 }

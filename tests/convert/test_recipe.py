@@ -3,11 +3,17 @@
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 import mmfixnorm.engine  # noqa: F401  # registers the wrappers
-from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
+from mmfixnorm.convert.recipe import (
+    check_optim_wrapper,
+    hooks_with_fixnorm,
+    optim_wrapper_edit,
+    search_block,
+)
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.methods import parse_settings
 
@@ -207,21 +213,131 @@ def test_what_cannot_be_kept_is_refused(wrapper, message) -> None:
         check_optim_wrapper(config(**wrapper))
 
 
+def classified() -> dict:
+    scores = torch.tensor([0.7, 0.1, 0.2, 0.0, 0.0])
+    return dict(pred_score=scores, gt_label=torch.tensor([0]), gt_score=(scores > 0.5).float())
+
+
+def segmented() -> dict:
+    mask = torch.zeros(1, 4, 4, dtype=torch.long)
+    return dict(pred_sem_seg=dict(data=mask), gt_sem_seg=dict(data=mask), img_path='')
+
+
+def detected() -> dict:
+    box, labels, masks = [2.0, 2.0, 10.0, 10.0], torch.tensor([0]), torch.zeros(1, 16, 16, dtype=torch.bool)
+    masks[0, 2:10, 2:10] = True
+    found = dict(bboxes=torch.tensor([box]), labels=labels)
+    outline = [[2.0, 2.0, 10.0, 2.0, 10.0, 10.0, 2.0, 10.0]]
+    return dict(
+        pred_instances=dict(found, scores=torch.tensor([1.0]), masks=masks),
+        gt_instances=found,
+        ignored_instances=dict(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)),
+        instances=[dict(bbox=box, bbox_label=0, ignore_flag=0, mask=outline)],
+        ori_shape=(16, 16),
+    )
+
+
+EVALUATORS = {  # evaluator -> its toolbox, an image, options with the name of the metric; None if it reports no number
+    'Accuracy': (
+        'mmpretrain',
+        classified,
+        [
+            (dict(), 'accuracy/top1'),
+            (dict(topk=(1, 5)), 'accuracy/top1'),
+            (dict(topk=5), 'accuracy/top5'),
+            (dict(topk=(2, 3)), 'accuracy/top2'),
+            (dict(thrs=(0.0, 0.5)), 'accuracy/top1_thr-0.00'),
+            (dict(thrs=(None, 0.5), topk=[3]), 'accuracy/top3_no-thr'),
+            (dict(thrs=[0.5], prefix='mine'), 'mine/top1'),
+        ],
+    ),
+    'SingleLabelMetric': (
+        'mmpretrain',
+        classified,
+        [
+            (dict(), 'single-label/f1-score'),
+            (dict(average='micro'), 'single-label/f1-score_micro'),
+            (dict(average=None), None),
+            (dict(items=['precision']), 'single-label/precision'),
+            (dict(items=['support']), None),
+            (dict(items=['recall', 'f1-score'], thrs=(0.2, None)), 'single-label/f1-score_thr-0.20'),
+            (dict(average='micro', thrs=(None, 0.2)), 'single-label/f1-score_no-thr_micro'),
+        ],
+    ),
+    'MultiLabelMetric': (
+        'mmpretrain',
+        classified,
+        [
+            (dict(), 'multi-label/f1-score'),
+            (dict(thr=0.3, average='micro'), 'multi-label/f1-score_thr-0.30_micro'),
+            (dict(topk=2, items=('recall',)), 'multi-label/recall_top2'),
+            (dict(average=None), None),
+        ],
+    ),
+    'AveragePrecision': ('mmpretrain', classified, [(dict(), 'multi-label/mAP'), (dict(average=None), None)]),
+    'CocoMetric': (
+        'mmdet',
+        detected,
+        [
+            (dict(), 'coco/bbox_mAP'),
+            (dict(metric=['segm', 'bbox']), 'coco/segm_mAP'),
+            (dict(metric='bbox', prefix='mine'), 'mine/bbox_mAP'),
+            (dict(metric='bbox', metric_items=['mAP_50']), 'coco/bbox_mAP_50'),
+            (dict(metric='proposal'), 'coco/AR@100'),
+            (dict(metric='proposal', metric_items=['AR@300']), 'coco/AR@300'),
+            (dict(metric='proposal_fast'), 'coco/AR@100'),
+            (dict(metric='proposal_fast', proposal_nums=(10, 20)), 'coco/AR@10'),
+        ],
+    ),
+    'VOCMetric': (
+        'mmdet',
+        detected,
+        [
+            (dict(), 'pascal_voc/mAP'),
+            (dict(metric='recall'), 'pascal_voc/recall@100@0.5'),
+            (dict(metric=['recall'], iou_thrs=[0.4, 0.6], proposal_nums=(7, 9)), 'pascal_voc/recall@7@0.4'),
+        ],
+    ),
+    'IoUMetric': (
+        'mmseg',
+        segmented,
+        [(dict(), 'mIoU'), (dict(iou_metrics=['mDice', 'mIoU']), 'mDice'), (dict(iou_metrics=['mFscore']), 'mFscore')],
+    ),
+}
+
+
 @pytest.mark.parametrize(
-    'evaluator, metric',
-    [
-        (dict(type='Accuracy', topk=(1, 5)), 'accuracy/top1'),
-        (dict(type='CocoMetric', metric=['bbox', 'segm']), 'coco/bbox_mAP'),
-        (dict(type='mmdet.CocoMetric', metric='bbox', prefix='mine'), 'mine/bbox_mAP'),
-        ([dict(type='Unknown'), dict(type='IoUMetric', iou_metrics=['mIoU'])], 'mIoU'),
-        (dict(type='VOCMetric', metric='mAP'), 'pascal_voc/mAP'),
-    ],
+    'kind, options, metric',
+    [(kind, *row) for kind, (_, _, rows) in EVALUATORS.items() for row in rows],
+    ids=lambda value: value if isinstance(value, str) else None,
 )
-def test_the_metric_is_that_of_the_evaluator(evaluator, metric) -> None:
-    block = search_block(config(evaluator), ['model.head.alpha'])
+def test_the_metric_is_a_number_that_the_evaluator_reports(kind, options, metric) -> None:
+    toolbox, image, _ = EVALUATORS[kind]
+    metrics = pytest.importorskip(f'{toolbox}.evaluation.metrics')
+    evaluator = Evaluator([getattr(metrics, kind)(**options)])
+    evaluator.dataset_meta = dict(classes=('a', 'b', 'c', 'd', 'e'))
+    for i in (1, 2):
+        evaluator.process(data_batch={}, data_samples=[dict(image(), img_id=i)])
+    reported = evaluator.evaluate(2)
+    block = search_block(config(dict(type=kind, **options)), ['model.head.alpha'])
+    if metric is None:
+        assert block is None
+        return
+    assert float(reported[metric]) >= 0
     assert block == dict(
         type='FixNormSearch', lr_range=(0.05, 0.8), metric=metric, rule='greater', alpha_key='model.head.alpha'
     )
+
+
+@pytest.mark.parametrize(
+    'evaluators, metric',
+    [
+        ([dict(type='Unknown'), dict(type='IoUMetric')], 'mIoU'),
+        ([dict(type='AveragePrecision', average=None), dict(type='mmpretrain.Accuracy', topk=5)], 'accuracy/top5'),
+    ],
+)
+def test_an_evaluator_without_a_known_number_is_passed_over(evaluators, metric) -> None:
+    assert search_block(config(evaluators), ['model.head.alpha'])['metric'] == metric
 
 
 def test_the_range_is_the_users_and_an_unknown_metric_gives_no_search() -> None:
