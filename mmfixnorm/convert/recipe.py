@@ -16,7 +16,7 @@ from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.settings import EXECUTION_KEYS
 from mmfixnorm.type_names import type_name
 
-__all__ = ['check_optim_wrapper', 'hooks_with_fixnorm', 'optim_wrapper_edit', 'search_block']
+__all__ = ['check_optim_wrapper', 'default_hooks_edit', 'hooks_with_fixnorm', 'optim_wrapper_edit', 'search_block']
 
 _WRAPPERS = {'OptimWrapper': 'FixNormOptimWrapper', 'AmpOptimWrapper': 'FixNormAmpOptimWrapper'}
 _CONSTRUCTOR = 'FixNormOptimWrapperConstructor'
@@ -174,6 +174,12 @@ def _dropped_of(keys: Mapping[str, Mapping[str, Any]], without_effect: Sequence[
         if rest := {name: value for name, value in own.items() if name not in taken}:
             dropped.append(f'custom_keys[{key!r}] {rest}')
     return dropped
+
+
+def default_hooks_edit(cfg: Config) -> dict[str, Any]:
+    """Return the child's ``default_hooks``: those that average weights, with averages rescaled to the norm."""
+    hooks = (cfg.get('default_hooks') or {}).items()
+    return {name: dict(type='FixNormEMAHook') for name, hook in hooks if hook and _averages(cfg, hook)}
 
 
 def _averages(cfg: Config, hook: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from torch import nn
 import mmfixnorm.engine  # noqa: F401  # registers the wrappers
 from mmfixnorm.convert.recipe import (
     check_optim_wrapper,
+    default_hooks_edit,
     hooks_with_fixnorm,
     optim_wrapper_edit,
     search_block,
@@ -376,3 +377,17 @@ def test_averaged_weights_are_put_to_the_norm_and_no_hook_is_lost_or_doubled() -
     assert cfg.custom_hooks[0].type == 'EMAHook'
     for present in (watch, dict(watch, type='WeightNormHook')):
         assert hooks_with_fixnorm(Config(dict(custom_hooks=[check, present]))) == [check, present]
+
+
+@pytest.mark.parametrize(
+    'hooks, edit',
+    [
+        (None, {}),
+        (dict(ema=dict(type='EMAHook', momentum=1e-4), timer=dict(type='IterTimerHook')), dict(ema='FixNormEMAHook')),
+        (dict(average=dict(type='mmengine.EMAHook'), logger=None), dict(average='FixNormEMAHook')),
+    ],
+)
+def test_averaged_weights_among_the_default_hooks_are_put_to_the_norm_too(hooks, edit) -> None:
+    assert default_hooks_edit(Config(dict(default_hooks=hooks))) == {
+        name: dict(type=kind) for name, kind in edit.items()
+    }

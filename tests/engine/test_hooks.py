@@ -239,6 +239,29 @@ def test_average_is_evaluated_and_saved_at_full_norm(toy_runner):
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize('on', [dict(evaluate_on_origin=True), dict(evaluate_on_ema=False)], ids=str)
+def test_trained_weights_are_evaluated_as_by_the_hook_of_mmpretrain(toy_runner, on):
+    pytest.importorskip('mmpretrain')
+    import mmpretrain.engine  # noqa: F401  # registers it
+
+    def of_trained_weights(name, kind):
+        """What is reported of them by the four validations of a training and by a test of its checkpoint."""
+        kwargs = dict(epochs=4, lr=3.0, val=True, custom_hooks=[dict(type=kind, momentum=0.1, **on)])
+        trained = toy_runner(name, **kwargs)
+        trained.train()
+        loops = dict(test_dataloader=trained.val_dataloader, test_evaluator=trained.val_evaluator, test_cfg=dict())
+        file = str(Path(trained.work_dir) / 'epoch_4.pth')
+        tested = toy_runner(f'{name}_test', **kwargs, load_from=file, **loops)
+        result = tested.test()
+        suffix = '_origin' if 'evaluate_on_origin' in on else ''
+        found = list(trained.message_hub.get_scalar(f'val/accuracy{suffix}').data[0])
+        return found, tested.message_hub.get_scalar(f'test/accuracy{suffix}').current() if suffix else result
+
+    ours = of_trained_weights('ours', 'FixNormEMAHook')
+    assert ours == of_trained_weights('theirs', 'mmpretrain.EMAHook')
+    assert len(ours[0]) == 4
+
+
 @pytest.mark.parametrize('mode', ['val', 'test'])
 def test_average_at_full_norm_leaves_no_trace(toy_runner, mode):
     runner = toy_runner(lr=3.0, custom_hooks=[dict(type='FixNormEMAHook', momentum=0.1)])
