@@ -11,7 +11,16 @@ from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
-__all__ = ['ANGLE', 'has_warm_up', 'keys_of_lr', 'schedule_by_angle', 'schedule_for_lr', 'wrapper_by_angle']
+__all__ = [
+    'ANGLE',
+    'comments_on_decay',
+    'has_warm_up',
+    'keys_of_lr',
+    'schedule_by_angle',
+    'schedule_for_lr',
+    'schedule_without_decay',
+    'wrapper_by_angle',
+]
 
 ANGLE = 0.02
 """Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
@@ -71,6 +80,8 @@ def wrapper_by_angle(cfg: Config, edit: Mapping[str, Any]) -> tuple[dict[str, An
 def schedule_by_angle(cfg: Config) -> list[dict[str, Any]] | None:
     """Write the child's ``param_scheduler``, without any number in units of the old learning rate.
 
+    Schedulers that would bring weight decay are left out, as by :func:`schedule_without_decay`.
+
     Returns:
         list[dict] | None: All schedulers; None if the config's own have no such number.
 
@@ -83,6 +94,8 @@ def schedule_by_angle(cfg: Config) -> list[dict[str, Any]] | None:
 def schedule_for_lr(cfg: Config, lr: float) -> list[dict[str, Any]] | None:
     """Write the child's ``param_scheduler`` for another learning rate than the config's, in the same proportion.
 
+    Schedulers that would bring weight decay are left out, as by :func:`schedule_without_decay`.
+
     Returns:
         list[dict] | None: All schedulers; None if the config's own have no number in units of the learning rate.
 
@@ -92,15 +105,56 @@ def schedule_for_lr(cfg: Config, lr: float) -> list[dict[str, Any]] | None:
     return _schedule(cfg, lr, '--lr-from')
 
 
-def _schedule(cfg: Config, new_lr: float, flag: str) -> list[dict[str, Any]] | None:
+def schedule_without_decay(cfg: Config) -> list[dict[str, Any]] | None:
+    """Write the child's ``param_scheduler`` without schedulers that take a weight decay of 0 to another value.
+
+    Such a scheduler, as ``CosineAnnealingParamScheduler(param_name='weight_decay', eta_min=1e-5)``, gives its number to
+    every group, the norm-fixing set included. Those that multiply, and mmpretrain's ``CosineAnnealingWeightDecay``,
+    keep 0 at 0.
+
+    Returns:
+        list[dict] | None: All schedulers that are left; None if the config has none of those.
+    """
+    before = _schedulers(cfg)
+    after = [own for own in before if not _decays(own, cfg.get('default_scope'))]
+    return None if before == after else after
+
+
+def comments_on_decay(cfg: Config) -> list[str]:
+    """Name the schedulers that :func:`schedule_without_decay` leaves out, in a comment for each."""
+    scope = cfg.get('default_scope')
+    return [
+        f'Not carried over: {type_name(own["type"], PARAM_SCHEDULERS, scope)} of weight_decay with '
+        f'{", ".join(f"{name}={own[name]}" for name in names)}, which would bring weight decay to the set.'
+        for own in _schedulers(cfg)
+        if (names := _decays(own, scope))
+    ]
+
+
+def _schedulers(cfg: Config) -> list[dict[str, Any]]:
     schedulers = cfg.get('param_scheduler') or []
-    several = not isinstance(schedulers, Mapping)
-    before = [dict(own) for own in (schedulers if several else [schedulers])]
+    return [dict(own) for own in ([schedulers] if isinstance(schedulers, Mapping) else schedulers)]
+
+
+def _decays(scheduler: Mapping[str, Any], scope: str | None) -> list[str]:
+    """Return the keys of the numbers to which a scheduler would take a weight decay of 0."""
+    if scheduler.get('param_name') != 'weight_decay':
+        return []
+    kind = type_name(scheduler.get('type') or '', PARAM_SCHEDULERS, scope)
+    names = _ALL_LR_KEYS.get(kind.removesuffix('ParamScheduler') + 'LR', ())
+    return [name for name in names if name != 'eps' and scheduler.get(name)]
+
+
+def _schedule(cfg: Config, new_lr: float, flag: str) -> list[dict[str, Any]] | None:
+    several = not isinstance(cfg.get('param_scheduler'), Mapping)
+    before = _schedulers(cfg)
     lr = float(cfg.optim_wrapper.optimizer.lr)
     after = []
     for i, own in enumerate(before):
         key = f'param_scheduler[{i}]' if several else 'param_scheduler'
         scope = cfg.get('default_scope')
+        if _decays(own, scope):
+            continue
         kind = _kind(own, scope)
         after.append(dict(own) if kind is None else _scaled(own, kind, lr, key, new_lr, flag, scope))
     return None if after == before else after

@@ -1,5 +1,7 @@
 """A config converted by angle: no number of it stays in units of the learning rate of its base."""
 
+import re
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -7,7 +9,15 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 from torch import nn
 
-from mmfixnorm.convert.angle import ANGLE, keys_of_lr, schedule_by_angle, wrapper_by_angle
+from mmfixnorm.convert.angle import (
+    ANGLE,
+    comments_on_decay,
+    keys_of_lr,
+    schedule_by_angle,
+    schedule_for_lr,
+    schedule_without_decay,
+    wrapper_by_angle,
+)
 from mmfixnorm.convert.recipe import optim_wrapper_edit
 from mmfixnorm.core.layers import WNLinear
 from mmfixnorm.errors import ConfigError
@@ -55,11 +65,50 @@ WARM_UP = dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=
         dict(type='MultiStepLR', milestones=[3], gamma=0.1),
         dict(type='PolyLR', power=0.9, eta_min=0.0),
         dict(type='CosineAnnealingMomentum', eta_min=0.85),
-        dict(type='CosineAnnealingParamScheduler', param_name='weight_decay', eta_min=0.1),
+        dict(type='LinearParamScheduler', param_name='weight_decay', start_factor=0.1),
     ],
 )
 def test_a_schedule_of_factors_or_of_another_value_is_inherited(scheduler) -> None:
     assert schedule_by_angle(config(WARM_UP, scheduler)) is None
+
+
+def decays_of(scheduler) -> list[float]:
+    """The weight decay of two groups, one without, after some steps."""
+    groups = [dict(params=[torch.zeros(1, requires_grad=True)], weight_decay=decay) for decay in (0.0, 0.05)]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    built = PARAM_SCHEDULERS.build({**scheduler, 'optimizer': optimizer})
+    for _ in range(4):
+        optimizer.step()
+        built.step()
+    return [group['weight_decay'] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(
+    'scheduler, comment',
+    [
+        (dict(type='CosineAnnealingParamScheduler', eta_min=1e-4, T_max=5), 'CosineAnnealing.* with eta_min=0.0001,'),
+        (dict(type='CosineAnnealingParamScheduler', eta_min=0.0, T_max=5), None),
+        (dict(type='CosineAnnealingParamScheduler', eta_min_ratio=0.1, T_max=5), None),
+        (dict(type='CosineRestartParamScheduler', eta_min=1e-4, periods=[5]), 'with eta_min=0.0001,'),
+        (dict(type='PolyParamScheduler', eta_min=1e-4, end=5), 'PolyParamScheduler of weight_decay with'),
+        (dict(type='MultiStepParamScheduler', milestones=[2], gamma=0.1), None),
+        (dict(type='ExponentialParamScheduler', gamma=0.5), None),
+        (dict(type='LinearParamScheduler', start_factor=0.1, end=5), None),
+    ],
+    ids=lambda value: value['type'] if isinstance(value, dict) else None,
+)
+def test_a_schedule_that_would_bring_weight_decay_is_left_out_with_a_comment(scheduler, comment) -> None:
+    scheduler = dict(scheduler, param_name='weight_decay')
+    assert (decays_of(scheduler)[0] != 0) == bool(comment)
+    cfg = config(WARM_UP, scheduler)
+    expected = [WARM_UP] if comment else None
+    for found in (schedule_without_decay(cfg), schedule_by_angle(cfg), schedule_for_lr(cfg, 0.3)):
+        assert found == expected
+    comments = comments_on_decay(cfg)
+    assert len(comments) == bool(comment)
+    assert all(re.search(comment, own) for own in comments)
+    cfg.param_scheduler = scheduler
+    assert schedule_without_decay(cfg) == ([] if comment else None)
 
 
 @pytest.mark.parametrize(
