@@ -13,17 +13,25 @@ from mmengine.config import Config
 
 from mmfixnorm.config import PARTS, base_of, is_pure_python, load_config, with_names
 from mmfixnorm.convert.angle import (
+    comments_on_decay,
     has_warm_up,
     keys_of_lr,
     schedule_by_angle,
     schedule_for_lr,
+    schedule_without_decay,
     wrapper_by_angle,
 )
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, check_scope, hooks_of_class, with_scope
 from mmfixnorm.convert.inherit import over_none
 from mmfixnorm.convert.lr_from import LearningRate, check_lr_from, lr_from_checkpoint
 from mmfixnorm.convert.plan import Plan, seeded_model
-from mmfixnorm.convert.recipe import check_optim_wrapper, hooks_with_fixnorm, optim_wrapper_edit, search_block
+from mmfixnorm.convert.recipe import (
+    check_optim_wrapper,
+    default_hooks_edit,
+    hooks_with_fixnorm,
+    optim_wrapper_edit,
+    search_block,
+)
 from mmfixnorm.convert.stock import walk
 from mmfixnorm.convert.text import config_text
 from mmfixnorm.core.audit import AuditReport
@@ -122,7 +130,7 @@ def convert(
     _check(cfg)
     if lr_from is not None:
         check_lr_from(cfg, update, lr_from)
-    schedule = schedule_by_angle(cfg) if update == 'angle' else None
+    schedule = schedule_by_angle(cfg) if update == 'angle' else schedule_without_decay(cfg)
     plan = Plan(
         cfg,
         alpha,
@@ -252,8 +260,11 @@ def _child(
         ('model', plan.changes(), plan.comments()),
         ('optim_wrapper', wrapper, [*plan.comments_on_left_out(), *wrapper_comments]),
     ]
-    if schedule:
-        sections.append(('param_scheduler', list(schedule), [_SCHEDULE.format('the angle' if by_angle else 'lr')]))
+    if schedule is not None:
+        in_proportion = [_SCHEDULE.format('the angle' if by_angle else 'lr')] if by_angle or rate else []
+        sections.append(('param_scheduler', list(schedule), [*in_proportion, *comments_on_decay(plan.cfg)]))
+    if default_hooks := default_hooks_edit(plan.cfg):
+        sections.append(('default_hooks', default_hooks, []))
     hooks = hooks_with_fixnorm(plan.cfg)
     if hooks != [dict(hook) for hook in plan.cfg.get('custom_hooks') or []]:
         sections.append(('custom_hooks', hooks, []))

@@ -58,6 +58,21 @@ def test_by_angle_it_becomes_the_config_by_angle_that_was_written_by_hand(tmp_pa
     assert '# lr_range is in radians.' in done.text
 
 
+@pytest.mark.parametrize('update', ['step', 'angle'])
+def test_no_schedule_brings_decay_back_and_averages_among_the_default_hooks_have_the_norm(tmp_path, update) -> None:
+    base = tmp_path / 'base.py'
+    base.write_text(
+        f'_base_ = [{str(WD)!r}]\n'
+        "param_scheduler = [dict(type='CosineAnnealingParamScheduler', param_name='weight_decay', eta_min=1e-5)]\n"
+        "default_hooks = dict(ema=dict(type='EMAHook', momentum=0.01))\n"
+    )
+    done = convert(str(base), str(tmp_path / 'new.py'), size=16, update=update)
+    new = Config.fromfile(tmp_path / 'new.py')
+    assert new.param_scheduler == []
+    assert '# Not carried over: CosineAnnealingParamScheduler of weight_decay with eta_min=1e-05' in done.text
+    assert new.default_hooks.ema == dict(type='FixNormEMAHook', momentum=0.01)
+
+
 def test_by_angle_the_end_of_a_schedule_is_no_longer_in_units_of_the_lr(tmp_path) -> None:
     cosine = dict(type='CosineAnnealingLR', by_epoch=True, T_max=20, eta_min=0.01)
     plain = child_of(tmp_path, f'param_scheduler = [{cosine!r}]\n')
