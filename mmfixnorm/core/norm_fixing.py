@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import types
@@ -30,6 +31,7 @@ from mmfixnorm.core.sharding import local_part, shard_key, sum_over_shards_
 __all__ = [
     'Moves',
     'NormFixer',
+    'StepGuard',
     'add_step_hooks',
     'norm_fixing_parameters',
     'unless_skipped',
@@ -416,6 +418,56 @@ def _keep_step_hooks(optimizer: Optimizer) -> None:
     # Disabled for the compiler, which can only trace a step of the class.
     hooked = torch._dynamo.disable(Optimizer.profile_hook_step(inner))
     optimizer.step = types.MethodType(hooked, optimizer)  # type: ignore[method-assign]
+
+
+class StepGuard:
+    """Calls a function when ``optimizer.step`` ends with an error or an interrupt, which then goes on.
+
+    No hook is called then, so it replaces ``step`` of the instance. Learning rate schedulers that wrap ``step`` may
+    come before or after it. Copies and pickles of the optimizer are without it.
+
+    Args:
+        optimizer (Optimizer): Takes the steps. Add its step hooks before.
+        recover (Callable[[], None]): Called before the error is raised on.
+
+    Attributes:
+        inside (bool): Whether a step is being taken under this guard.
+    """
+
+    def __init__(self, optimizer: Optimizer, recover: Callable[[], None]) -> None:
+        import torch._dynamo  # imported late, as in _keep_step_hooks
+
+        self.inside = False
+        self._optimizer = optimizer
+        self._own_step = vars(optimizer).get('step')
+        step = optimizer.step
+        inner = getattr(step, '__func__', step)
+
+        def guarded(_: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            self.inside = True
+            try:
+                return step(*args, **kwargs)
+            except BaseException:
+                recover()
+                raise
+            finally:
+                self.inside = False
+
+        functools.update_wrapper(guarded, inner)
+        for name in [name for name in vars(guarded) if name.startswith('_torchdynamo')]:
+            delattr(guarded, name)  # by these the compiler finds what is inside a step that is disabled for it
+        # As in _keep_step_hooks. A method, because schedulers take the function of a step out of it.
+        self._guarded = types.MethodType(torch._dynamo.disable(guarded), optimizer)
+        optimizer.step = self._guarded  # type: ignore[method-assign]
+
+    def remove(self) -> None:
+        """Put back what ``step`` was, unless other code has wrapped it since."""
+        if vars(self._optimizer).get('step') is not self._guarded:
+            return
+        if self._own_step is None:
+            del self._optimizer.step
+        else:
+            self._optimizer.step = self._own_step  # type: ignore[method-assign]
 
 
 def _listing(names: Sequence[str]) -> str:

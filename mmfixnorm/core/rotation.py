@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places, positions
-from mmfixnorm.core.norm_fixing import Moves, NormFixer, unless_skipped
+from mmfixnorm.core.norm_fixing import Moves, NormFixer, StepGuard, unless_skipped
 from mmfixnorm.core.norms import compute_dtype, inner_products, joint_norms, sum_dtype, tensor_norm
-from mmfixnorm.core.sharding import local_part, sum_over_processes
+from mmfixnorm.core.sharding import local_part, shard_key, sum_over_processes
 
 __all__ = ['UNITS', 'AngleNormFixer', 'ProposalNormFixer', 'make_norm_fixer']
 
@@ -33,9 +33,10 @@ class ProposalNormFixer(NormFixer):
     """A :class:`~mmfixnorm.core.NormFixer` that knows the weights before the step, and the step of the optimizer.
 
     Needs one copy of the set. Where the optimizer does not read the weights (torch's optimizers without weight decay
-    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits. After a step
-    that ended with an error, the next one starts from the weights before it. A subclass replaces ``_rescale``, and
-    writes the new weights of all that moved.
+    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits. What looks at
+    the weights in the middle of the step, as a signal handler does, sees these zeros. A step that ends with an error or
+    an interrupt leaves the weights of the set as they were before it. A subclass replaces ``_rescale``, and writes the
+    new weights of all that moved; and ``_check``, for what it refuses.
 
     Args:
         target (float | str, optional): As in the base class.
@@ -44,41 +45,69 @@ class ProposalNormFixer(NormFixer):
     def __init__(self, target: float | str | None = None) -> None:
         super().__init__(target)
         self._copies: dict[Place, Tensor] = {}
+        self._before: tuple[list[Tensor], list[Tensor]] = [], []  # weights that a step changes, and what they were
+        self._has_closure = False
         self._from_zero = False
-        self._at_zero: list[Place] = []
+        self._guard: StepGuard | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), '_copies': {}, '_at_zero': []}
+        return {**super().__getstate__(), '_copies': {}, '_before': ([], []), '_guard': None}
+
+    def install(self, optimizer: Optimizer) -> None:
+        if self._optimizer is not optimizer:
+            super().install(optimizer)
+            self._guard = StepGuard(optimizer, self._put_back)
+            self._handles.append(self._guard)
+
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        parts, copies = self._before
+        if parts:
+            torch._foreach_copy_(parts, copies)
+        self._before = [], []
 
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._at_zero:  # the last step ended with an error
-            every = places(optimizer, FLAG, WAITING)
-            parts = [local_part(every[place]) for place in self._at_zero]
-            torch._foreach_copy_(parts, [self._copies[place] for place in self._at_zero])
-            self.report.write('Norm fixing: the last step ended with an error; the weights are those before it')
         super()._measure(optimizer, args, kwargs)
         own_args = (*args[1:], *kwargs.values())  # after the optimizer
-        has_closure = any(argument is not None for argument in own_args)
+        self._has_closure = any(argument is not None for argument in own_args)
+        every = places(optimizer, FLAG, WAITING)
+        moved = {place: tensor for place, tensor in every.items() if is_moved(optimizer, place)}
+        if not self._has_closure:
+            self._check(optimizer, moved, every)
         # A hook of another owner that is called after this one would find zeros in place of the weights.
         is_last = next(reversed(optimizer._optimizer_step_pre_hooks)) == self._handles[0].id
-        self._from_zero = not has_closure and is_last and _reads_no_weights(optimizer)
-        every = places(optimizer, FLAG, WAITING)
-        may_move = {p: t for p, t in every.items() if (t.requires_grad if has_closure else is_moved(optimizer, p))}
+        is_guarded = self._guard is not None and self._guard.inside  # not if other code has replaced the step
+        self._from_zero = not self._has_closure and is_last and is_guarded and _reads_no_weights(optimizer)
+        may_move = {p: t for p, t in every.items() if t.requires_grad} if self._has_closure else moved
         for place, tensor in may_move.items():
             part, copy = local_part(tensor), self._copies.get(place)
             if copy is None or copy.shape != part.shape or copy.dtype != part.dtype or copy.device != part.device:
                 self._copies[place] = torch.empty_like(part)
         if may_move:
-            parts = [local_part(tensor) for tensor in may_move.values()]
-            torch._foreach_copy_([self._copies[place] for place in may_move], parts)
+            parts, copies = [local_part(t) for t in may_move.values()], [self._copies[place] for place in may_move]
+            torch._foreach_copy_(copies, parts)
+            self._before = parts, copies
             if self._from_zero:
                 torch._foreach_zero_(parts)
-                self._at_zero = [*may_move]
 
+    @torch.no_grad()
     def _hold(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if self._has_closure:
+            every = places(optimizer, FLAG, WAITING)
+            moved = {place: tensor for place, tensor in every.items() if is_moved(optimizer, place)}
+            self._check(optimizer, moved, every)
         super()._hold(optimizer, args, kwargs)
-        self._at_zero = []
+        self._before = [], []
+
+    def _check(self, optimizer: Optimizer, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
+        """Refuse what the weights cannot be turned with, before the step; with a closure, after it, as gradients come.
+
+        Args:
+            optimizer (Optimizer): Takes the step.
+            moved (Mapping[Place, Tensor]): The weights that it moves.
+            every (Mapping[Place, Tensor]): All weights that are in the set or may join.
+        """
 
     def stepped_from_zero(self, optimizer: Optimizer) -> list[Tensor]:
         if not self._from_zero:
@@ -120,19 +149,18 @@ class AngleNormFixer(ProposalNormFixer):
         self.unit = per
         self.per = f'set, turned by angle per {per}'
 
-    def _take_targets(self, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
-        super()._take_targets(moved, every)
-        self._refuse_zeros(moved, every)
-
-    def _join(
-        self, optimizer: Optimizer, joining: Sequence[Place], every: Mapping[Place, Tensor], *, sharded: bool
-    ) -> None:
-        super()._join(optimizer, joining, every, sharded=sharded)
-        if joining and not sharded:
+    def _check(self, optimizer: Optimizer, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
+        if self.unit == 'set':
+            _refuse_different([optimizer.param_groups[number]['lr'] for number, _ in moved])
+        sharded = any(shard_key(tensor) is not None for tensor in every.values())
+        if sharded and self.unit == 'filter':
+            raise ValueError("per='filter' does not work with sharded weights, which divide filters; set per='layer'")
+        joining = [place for place in self._norms_before if place in moved]
+        if joining and (self._size is None or not sharded):
             self._refuse_zeros(joining, every)
 
-    def _refuse_zeros(self, moved: Iterable[Place], every: Mapping[Place, Tensor]) -> None:
-        parts = [([every[place]], [self._norms_before[place]]) for place in moved]
+    def _refuse_zeros(self, joining: Iterable[Place], every: Mapping[Place, Tensor]) -> None:
+        parts = [([every[place]], [self._norms_before[place]]) for place in joining]
         norms = joint_norms(parts, [*every.values()]).tolist()
         if zeros := [tuple(tensors[0].shape) for (tensors, _), norm in zip(parts, norms, strict=True) if norm == 0]:
             raise ValueError(
@@ -145,8 +173,6 @@ class AngleNormFixer(ProposalNormFixer):
         steps, weights = self._proposal(moved)
         units = dict(zip(moved, _unit_sums(weights, steps, self.unit), strict=True))
         held_squares = {place: tensor_norm(local_part(tensor)) ** 2 for place, tensor in held.items()}
-        if every and self.unit == 'filter':
-            raise ValueError("per='filter' does not work with sharded weights, which divide filters; set per='layer'")
         if every:
             units, held_squares = _sum_over_processes(every, units, held_squares)
         if not moved:
@@ -160,7 +186,7 @@ class AngleNormFixer(ProposalNormFixer):
         factor = unless_skipped(length / sums[0].sum().sqrt(), optimizer)
         angles = [optimizer.param_groups[number]['lr'] for number, _ in moved]
         if self.unit == 'set':
-            sums, angles, sizes = sums.sum(dim=1, keepdim=True), [_the_angle(angles)], [1]
+            sums, angles, sizes = sums.sum(dim=1, keepdim=True), angles[:1], [1]
         of_weights, of_steps = _coefficients(sums, _per_unit(angles, sizes, sums))
         _combine_(steps, (of_steps * factor).split(sizes), weights, (of_weights * factor).split(sizes))
 
@@ -197,13 +223,12 @@ def _coefficients(sums: Tensor, angles: Any) -> tuple[Tensor, Tensor]:
     return torch.where(turns, angles.cos() - per_step * along / length, 1.0), per_step
 
 
-def _the_angle(angles: Sequence[Any]) -> Any:
+def _refuse_different(angles: Sequence[Any]) -> None:
     if any(angle is not angles[0] and angle != angles[0] for angle in angles):
         raise ValueError(
             f"per='set' turns all weights by one angle, and their groups have the learning rates {sorted({*angles})}; "
             "set per='layer', or leave lr_mult to weights outside the set"
         )
-    return angles[0]
 
 
 def _per_unit(angles: Sequence[Any], sizes: Sequence[int], like: Tensor) -> Tensor:

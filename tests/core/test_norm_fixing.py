@@ -439,10 +439,11 @@ def test_hooks_around_the_step_see_the_weights_before_and_after_it():
     assert len(seen) == 2
 
 
-def test_step_compiles_and_keeps_the_norm():
+@pytest.mark.parametrize('update', ['step', 'angle'])
+def test_step_compiles_and_keeps_the_norm(update):
     model = small_net()
     optimizer = sgd(model)
-    norm_fixer = fix_norm(optimizer, model=model)
+    norm_fixer = fix_norm(optimizer, model=model, update=update)
     step(model, optimizer)
     compiled = torch.compile(lambda seed: step(model, optimizer, seed), backend='eager')
     for i in range(3):

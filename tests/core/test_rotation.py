@@ -1,7 +1,7 @@
 """Steps of a given angle, against a naive float64 loop and by what must not matter."""
 
 import copy
-import logging
+import inspect
 import math
 import sys
 
@@ -300,24 +300,121 @@ def one_step(model, per='layer', lr=0.1, grads=None, optimizer=None):
     return optimizer
 
 
-def test_after_a_step_that_fails_the_next_one_starts_from_the_weights_before_it(monkeypatch):
+def scheduler_of(optimizer):
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+WRAPPED = {
+    'plain': [],
+    'scheduler before': [scheduler_of, 'fix'],
+    'scheduler after': ['fix', scheduler_of],
+    'fixed again': ['fix', scheduler_of, 'fix'],
+}
+
+
+@pytest.mark.parametrize('error', [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize('steps', WRAPPED.values(), ids=WRAPPED)
+def test_an_error_in_the_step_leaves_the_weights_before_it(monkeypatch, steps, error):
     model = small_net()
-    twin, written = copy.deepcopy(model), []
-    grads = [torch.randn_like(p) for p in model.parameters()]
-    optimizer, expected = one_step(model, grads=grads), one_step(twin, grads=grads)
-
-    def out_of_memory(*args, **kwargs):
-        raise MemoryError('CUDA out of memory')
-
-    monkeypatch.setattr(logging.getLogger('mmfixnorm'), 'warning', written.append)
-    with monkeypatch.context() as patched:
-        patched.setattr(sys.modules[torch.optim.SGD.__module__], 'sgd', out_of_memory)
-        with pytest.raises(MemoryError):
-            optimizer.step()
+    optimizer = torch.optim.SGD(groups_of(model), momentum=0.9)
+    for wrap in steps or ['fix']:
+        fix_norm(optimizer, params=convs(model), update='angle') if wrap == 'fix' else wrap(optimizer)
+    loss_of(model, 0).backward()
     optimizer.step()
-    expected.step()
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), twin.parameters()))
-    assert written == ['Norm fixing: the last step ended with an error; the weights are those before it']
+    before, seen = copy.deepcopy(model.state_dict()), []
+
+    def fails(*args, **kwargs):
+        seen.append(convs(model)[0].abs().max().item())
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules[torch.optim.SGD.__module__], 'sgd', fails)
+        with pytest.raises(error):
+            optimizer.step()
+    assert seen == [0]  # the step is one whose weights are out of the way
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    loaded = copy.deepcopy(small_net())
+    with torch.no_grad():
+        for weight in convs(loaded):
+            weight.normal_()
+    model.load_state_dict(loaded.state_dict())  # the next step starts from these, not from those before the error
+    optimizer.step()
+    for weight, old in zip(convs(model), convs(loaded)):
+        assert angle_between(weight.detach(), old.detach()) == pytest.approx(0.05)
+
+
+def test_an_error_after_the_turn_leaves_the_weights_turned():
+    model = small_net()
+    optimizer = torch.optim.SGD(groups_of(model))
+    fix_norm(optimizer, params=convs(model), update='angle')
+    optimizer.register_step_post_hook(lambda *_: 1 / 0)
+    loss_of(model, 0).backward()
+    before = convs(model)[0].detach().clone()
+    with pytest.raises(ZeroDivisionError):
+        optimizer.step()
+    assert angle_between(convs(model)[0].detach(), before) == pytest.approx(0.05)
+
+
+def test_a_step_that_other_code_has_replaced_does_not_take_the_weights_away(monkeypatch):
+    model, seen = small_net(), []
+    optimizer = torch.optim.SGD(groups_of(model))
+    fix_norm(optimizer, params=convs(model), update='angle')
+    loss_of(model, 0).backward()
+    del optimizer.step  # the one that puts the weights back
+    module = sys.modules[torch.optim.SGD.__module__]
+    monkeypatch.setattr(module, 'sgd', lambda *_, **__: seen.append(convs(model)[0].abs().max().item()))
+    optimizer.step()
+    assert seen[0] > 0
+
+
+def test_the_step_of_the_class_is_back_when_norm_fixing_is_removed():
+    model = small_net()
+    optimizer = torch.optim.SGD(groups_of(model))
+    norm_fixer = fix_norm(optimizer, params=convs(model), update='angle')
+    assert 'step' not in vars(copy.deepcopy(optimizer))
+    assert str(inspect.signature(optimizer.step)) == str(inspect.signature(torch.optim.SGD(model.parameters(), 1).step))
+    norm_fixer.remove()
+    assert 'step' not in vars(optimizer)
+
+
+def different_rates(model, optimizer):
+    optimizer.add_param_group(dict(params=[optimizer.param_groups[0]['params'].pop()], lr=0.2))
+
+
+def a_weight_of_zeros(model, optimizer):
+    nn.init.zeros_(convs(model)[2])
+
+
+REFUSED = {
+    'learning rates': (different_rates, 'set', r'learning rates \[0.1, 0.2\]'),
+    'zeros': (a_weight_of_zeros, 'layer', r'shape \[\(3, 6, 2, 2\)\] are all zero, so they have no direction'),
+}
+
+
+@pytest.mark.parametrize('decay', [0.0, 1e-4])  # with decay the weights stay in their place in the step
+@pytest.mark.parametrize('by_closure', [False, True])
+@pytest.mark.parametrize(('change', 'per', 'message'), REFUSED.values(), ids=REFUSED)
+@pytest.mark.filterwarnings('ignore:weights whose norm is fixed have weight_decay')
+def test_a_refused_step_leaves_the_weights_before_it(change, per, message, by_closure, decay):
+    model = small_net(affine=False)
+    optimizer = torch.optim.SGD(convs(model), lr=0.1, momentum=0.9, weight_decay=decay)
+    change(model, optimizer)
+    norm_fixer = fix_norm(optimizer, params=convs(model), update='angle', per=per)
+    before = [w.detach().clone() for w in convs(model)]
+
+    def closure():
+        loss = loss_of(model, 0)
+        loss.backward()
+        return loss
+
+    if not by_closure:
+        closure()
+    with pytest.raises(ValueError, match=message):
+        optimizer.step(closure if by_closure else None)
+    assert all(torch.equal(w, old) for w, old in zip(convs(model), before))
+    assert norm_fixer.target is None or by_closure
+    if not by_closure:
+        assert not optimizer.state  # nor did anything else move
 
 
 @pytest.mark.parametrize('per', ['layer', 'filter'])
@@ -344,13 +441,6 @@ def test_a_filter_of_one_element_stays():
     before = model[0].weight.detach().clone()
     one_step(model, 'filter', grads=[torch.randn(3, 1, 1, 1)])
     torch.testing.assert_close(model[0].weight.detach(), before)
-
-
-def test_all_zero_weights_are_refused():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(2, 1, 3, bias=False))
-    nn.init.zeros_(model[1].weight)
-    with pytest.raises(ValueError, match=r'shape \[\(1, 2, 3, 3\)\] are all zero, so they have no direction'):
-        one_step(model, grads=[torch.randn_like(p) for p in model.parameters()])
 
 
 def test_a_closure_is_not_run_on_other_weights():
@@ -534,16 +624,6 @@ def test_unknown_arguments_are_refused(arguments, message):
     model = small_net()
     with pytest.raises(ValueError, match=message):
         fix_norm(torch.optim.SGD(model.parameters(), lr=0.1), model=model, **arguments)
-
-
-def test_one_angle_for_the_set_needs_one_learning_rate():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(2, 1, 3, bias=False))
-    optimizer = torch.optim.SGD([dict(params=[p], lr=0.1 * (i + 1)) for i, p in enumerate(model.parameters())])
-    fix_norm(optimizer, model=model, update='angle', per='set')
-    for p in model.parameters():
-        p.grad = torch.randn_like(p)
-    with pytest.raises(ValueError, match=r'learning rates \[0.1, 0.2\]'):
-        optimizer.step()
 
 
 def test_a_step_that_the_scaler_skips_changes_no_bit():
