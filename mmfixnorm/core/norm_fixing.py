@@ -149,6 +149,7 @@ class NormFixer:
         self._held: set[Place] = set()
         self._rest: Rest | None = None
         self._optimizer: Optimizer | None = None
+        self._num_groups = 0  # when the hooks came
         self._handles: list[Any] = []
 
     @property
@@ -157,12 +158,20 @@ class NormFixer:
         return self._target.item() if isinstance(self._target, Tensor) else self._target
 
     def install(self, optimizer: Optimizer) -> None:
-        """Hook into ``optimizer.step``; does nothing if the hooks are there already."""
+        """Hook into ``optimizer.step``, in place of another that is there; does nothing if the hooks are there already.
+
+        A state of the optimizer that was saved without norm fixing leaves the set as it is.
+        """
         if self._optimizer is optimizer:
             return
         self.remove()
+        for other in [getattr(hook, '__self__', None) for hook in optimizer._optimizer_step_pre_hooks.values()]:
+            if isinstance(other, NormFixer):
+                other.remove()
+                self.report.write('Norm fixing: the optimizer had it already; the new one replaces it')
         self._handles = add_step_hooks(optimizer, self._measure, self._hold, first_after=True)
-        self._optimizer = optimizer
+        self._handles.append(optimizer.register_load_state_dict_pre_hook(self._keep_flags))
+        self._optimizer, self._num_groups = optimizer, len(optimizer.param_groups)
 
     def take_init_norm(self, tensors: Iterable[Tensor]) -> None:
         """Take the present norms of these weights for the target, with ``target='init'``. Later calls do nothing.
@@ -231,9 +240,39 @@ class NormFixer:
         # Copies and pickles of an optimizer lose its step hooks, so a copied NormFixer is not installed.
         return {**self.__dict__, '_optimizer': None, '_handles': []}
 
+    def _keep_flags(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+        """Put the flags into a state to load that has none: loading replaces all keys of the groups."""
+        own, saved = optimizer.param_groups, state_dict['param_groups']
+        if len(own) != len(saved) or any(FLAG in group for group in saved):
+            return None
+        self.report.write('Norm fixing: the loaded state of the optimizer was saved without it; the set stays as it is')
+        flags = [{key: group[key] for key in (FLAG, WAITING) if key in group} for group in own]
+        return {**state_dict, 'param_groups': [group | flag for group, flag in zip(saved, flags, strict=True)]}
+
+    def _check_groups(self, optimizer: Optimizer) -> None:
+        """Report weights that came after the set.
+
+        Raises:
+            ValueError: If the groups have lost the set.
+        """
+        if not any(FLAG in group for group in optimizer.param_groups):
+            raise ValueError(
+                'the parameter groups of the optimizer have lost the norm-fixing set: other code has replaced them; '
+                'call fix_norm again after it'
+            )
+        added = [
+            (number, i)
+            for number, group in enumerate(optimizer.param_groups)
+            if number >= self._num_groups and FLAG not in group
+            for i, tensor in enumerate(group['params'])
+            if tensor.ndim > 1
+        ]
+        self.report(added, 'not in the set, because their group was added to the optimizer after it')
+
     @torch.no_grad()
     def _measure(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         """Measure, before a step, the weights that may join with it; a closure makes gradients only during the step."""
+        self._check_groups(optimizer)
         keys = (FLAG, WAITING) if self._size is None else (WAITING,)
         candidates = {place: t for place, t in places(optimizer, *keys).items() if t.requires_grad}
         self._norms_before = dict(zip(candidates, local_norms([*candidates.values()]), strict=True))
@@ -272,7 +311,7 @@ class NormFixer:
         """Let in the weights that the step was the first to move, and rescale those that it moved."""
         every = places(optimizer, FLAG, WAITING)
         if not every:
-            return  # a step of another group: DeepSpeed ZeRO steps them one by one
+            return  # a step of another group, which is flagged as without them: DeepSpeed ZeRO steps them one by one
         # Of sharded weights a process may know less than others do. So all of them measure the same in each step.
         sharded = any(shard_key(tensor) is not None for tensor in every.values())
         joining = [place for place in self._norms_before if is_moved(optimizer, place)]

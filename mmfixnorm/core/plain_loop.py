@@ -27,6 +27,10 @@ def fix_norm(
 ) -> NormFixer:
     """Add norm fixing to an optimizer of a plain PyTorch loop; every later ``optimizer.step()`` restores the norm.
 
+    It replaces the norm fixing that the optimizer has from an earlier call. Copies and pickles of an optimizer lose
+    their hooks: copy the optimizer and the :class:`NormFixer` together, and ``install`` the copy of the one in the
+    other.
+
     Args:
         optimizer (Optimizer): Any optimizer with torch's interface; with DeepSpeed, ZeRO-1 or 2 and the set as a
             separate parameter group.

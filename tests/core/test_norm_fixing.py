@@ -1,5 +1,6 @@
 import copy
 import inspect
+import logging
 import math
 import pickle
 
@@ -341,6 +342,90 @@ def test_installing_twice_hooks_once_and_remove_ends_it():
     assert len(optimizer._optimizer_step_post_hooks) == 0
 
 
+UPDATES = ['step', 'angle']
+
+
+def written_by(monkeypatch):
+    written = []
+    monkeypatch.setattr(logging.getLogger('mmfixnorm'), 'warning', written.append)
+    return written
+
+
+@pytest.mark.parametrize('update', UPDATES)
+@pytest.mark.parametrize('steps_before', [0, 2])
+def test_a_state_of_an_optimizer_without_norm_fixing_leaves_the_set(monkeypatch, update, steps_before):
+    model, written = small_net(), written_by(monkeypatch)
+    late = nn.Parameter(torch.ones(3, 3), requires_grad=False)
+    optimizers = [torch.optim.SGD([*model.parameters(), late], lr=0.1, momentum=0.9) for _ in range(2)]
+    optimizer, plain = optimizers
+    norm_fixer = fix_norm(optimizer, params=[*norm_fixing_parameters(model).values(), late], update=update)
+    for seed in range(steps_before):
+        step(model, optimizer, seed)
+    groups = copy.deepcopy([{key: v for key, v in g.items() if key != 'params'} for g in optimizer.param_groups])
+    state = plain.state_dict()
+    optimizer.load_state_dict(state)
+    assert [{key: v for key, v in g.items() if key != 'params'} for g in optimizer.param_groups] == groups
+    assert FLAG not in state['param_groups'][0]
+    start = float64_norm(norm_fixing_parameters(model).values())
+    for seed in range(3):
+        step(model, optimizer, seed)
+        assert float64_norm(norm_fixing_parameters(model).values()) == pytest.approx(start, rel=1e-6)
+    own = optimizer.state_dict()
+    norm_fixer.remove()
+    optimizer.load_state_dict(own)
+    assert [line for line in written if 'saved without it' in line] == [
+        'Norm fixing: the loaded state of the optimizer was saved without it; the set stays as it is'
+    ]
+    optimizer.load_state_dict(state)
+    assert FLAG not in optimizer.param_groups[0]  # after remove()
+
+
+@pytest.mark.parametrize('update', UPDATES)
+def test_groups_that_have_lost_the_set_are_refused(update):
+    model = small_net()
+    optimizer = sgd(model)
+    fix_norm(optimizer, model=model, update=update)
+    step(model, optimizer)
+    optimizer.param_groups.clear()
+    optimizer.add_param_group(dict(params=[*model.parameters()]))
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(ValueError, match='have lost the norm-fixing set.*call fix_norm again'):
+        step(model, optimizer)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+
+
+@pytest.mark.parametrize('update', UPDATES)
+def test_weights_of_a_group_that_comes_later_are_named_once(monkeypatch, update):
+    model, written = small_net(), written_by(monkeypatch)
+    optimizer = torch.optim.SGD([model[0].weight, *model[1].parameters()], lr=0.1)
+    fix_norm(optimizer, params=[model[0].weight], update=update)
+    step(model, optimizer)
+    assert not written
+    optimizer.add_param_group(dict(params=[*model[4].parameters(), model[3].weight]))
+    for seed in range(3):
+        step(model, optimizer, seed)
+    (line,) = written
+    assert 'not in the set, because their group was added' in line
+    assert line.endswith('1 weight, number 2 of parameter group 1')
+
+
+@pytest.mark.parametrize('first', UPDATES)
+@pytest.mark.parametrize('second', UPDATES)
+def test_a_second_call_replaces_the_first(monkeypatch, first, second):
+    written = written_by(monkeypatch)
+    models = small_net(), small_net()
+    for model, calls in zip(models, ([first, second], [second])):
+        optimizer = sgd(model)
+        for update in calls:
+            fix_norm(optimizer, model=model, update=update)
+        for seed in range(3):
+            step(model, optimizer, seed)
+        assert len(optimizer._optimizer_step_pre_hooks) == len(optimizer._optimizer_step_post_hooks) == 1
+        assert len(optimizer._optimizer_load_state_dict_pre_hooks) == 1
+    assert all(torch.equal(p, q) for p, q in zip(*(model.parameters() for model in models)))
+    assert written == ['Norm fixing: the optimizer had it already; the new one replaces it']
+
+
 def test_resumed_run_is_bit_identical_and_keeps_the_first_target():
     def run(steps, model, optimizer, norm_fixer, first=0):
         for i in range(first, first + steps):
@@ -439,7 +524,7 @@ def test_hooks_around_the_step_see_the_weights_before_and_after_it():
     assert len(seen) == 2
 
 
-@pytest.mark.parametrize('update', ['step', 'angle'])
+@pytest.mark.parametrize('update', UPDATES)
 def test_step_compiles_and_keeps_the_norm(update):
     model = small_net()
     optimizer = sgd(model)
