@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, optim
 from torch.optim import Optimizer
 
 from mmfixnorm.core.membership import FLAG, WAITING, Place, is_moved, places, positions
@@ -32,8 +32,8 @@ _SMALLEST_TANGENT = 1e-3
 class ProposalNormFixer(NormFixer):
     """A :class:`~mmfixnorm.core.NormFixer` that knows the weights before the step, and the step of the optimizer.
 
-    Needs one copy of the set. Where the optimizer does not read the weights (torch's optimizers without weight decay
-    and without a closure), it steps from 0 in place of the weights, so that small steps lose no digits. What looks at
+    Needs one copy of the set. Where the optimizer does not read the weights (most of torch's without weight decay and
+    without a closure), it steps from 0 in place of the weights, so that small steps lose no digits. What looks at
     the weights in the middle of the step, as a signal handler does, sees these zeros. A step that ends with an error or
     an interrupt leaves the weights of the set as they were before it. A subclass replaces ``_rescale``, and writes the
     new weights of all that moved; and ``_check``, for what it refuses.
@@ -191,11 +191,18 @@ class AngleNormFixer(ProposalNormFixer):
         _combine_(steps, (of_steps * factor).split(sizes), weights, (of_weights * factor).split(sizes))
 
 
+_READ_NO_WEIGHTS = (
+    *(optim.SGD, optim.Adam, optim.AdamW, optim.NAdam, optim.RAdam, optim.Adamax),
+    *(optim.Adadelta, optim.Adagrad, optim.RMSprop, optim.Rprop),
+    *([optim.Muon] if hasattr(optim, 'Muon') else ()),  # torch 2.9
+)
+"""Optimizers of torch that use the weights for weight decay alone; not Adafactor, ASGD, nor subclasses."""
+
+
 def _reads_no_weights(optimizer: Optimizer) -> bool:
     """Tell whether the step of the set does not depend on its weights, only on their gradients."""
     of_set = [group for group in optimizer.param_groups if positions(group) or positions(group, WAITING)]
-    is_of_torch = type(optimizer).__module__.startswith('torch.optim')
-    return is_of_torch and not any(group.get('weight_decay', 0) for group in of_set)
+    return type(optimizer) in _READ_NO_WEIGHTS and not any(group.get('weight_decay', 0) for group in of_set)
 
 
 def _unit_sums(weights: Sequence[Tensor], steps: Sequence[Tensor], unit: str) -> list[Tensor]:

@@ -466,6 +466,44 @@ def test_a_closure_is_not_run_on_other_weights():
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-9)
 
 
+OF_TORCH = [
+    'SGD',
+    'Adam',
+    'AdamW',
+    'NAdam',
+    'RAdam',
+    'Adamax',
+    'Adadelta',
+    'Adagrad',
+    'RMSprop',
+    'Rprop',
+    'ASGD',
+    'Adafactor',
+    'Muon',
+]
+
+
+@pytest.mark.parametrize('name', OF_TORCH)
+def test_the_step_and_the_state_are_those_of_the_optimizer_on_the_weights(name):
+    if not hasattr(torch.optim, name):
+        pytest.skip(f'torch {torch.__version__} has no {name}')
+    kind = getattr(torch.optim, name)
+    options = {'weight_decay': 0.0} if 'weight_decay' in inspect.signature(kind).parameters else {}
+    model, twin = matrices_net(), matrices_net()
+    optimizer, plain = (kind(convs(net), lr=0.05, **options) for net in (model, twin))
+    fix_norm(optimizer, params=convs(model), update='angle', per='set')
+    for net, own in ((model, optimizer), (twin, plain)):
+        loss_of(net, 0).backward()
+        own.step()
+    start, end, stepped = (
+        torch.cat([w.detach().flatten() for w in convs(net)]) for net in (matrices_net(), model, twin)
+    )
+    torch.testing.assert_close(end, naive_turn(start, stepped - start, 0.05), rtol=1e-6, atol=1e-8)
+    for w, v in zip(convs(model), convs(twin)):
+        for key, value in plain.state[v].items():
+            torch.testing.assert_close(optimizer.state[w][key], value, msg=key)
+
+
 def test_an_optimizer_that_reads_the_weights_sees_them():
     seen = []
 
@@ -474,7 +512,6 @@ def test_an_optimizer_that_reads_the_weights_sees_them():
             seen.append(self.param_groups[0]['params'][0].detach().norm().item())
             return super().step(closure)
 
-    Reads.__module__ = 'elsewhere'
     model = small_net()
     norm = convs(model)[0].detach().norm().item()
     optimizer = Reads(groups_of(model), momentum=0.9)
