@@ -397,7 +397,11 @@ class NormFixer:
 
 
 def unless_skipped(factor: Tensor, optimizer: Optimizer) -> Tensor:
-    """Return the factor for weights after a step, or 1 if a loss scaler made ``optimizer`` skip it: a 0-d tensor."""
+    """Return the factor for weights after a step, or 1 if a loss scaler made ``optimizer`` skip it: a 0-d tensor.
+
+    The factor of weights whose norm has overflowed is nan, not 0, so that it is seen.
+    """
+    factor = torch.where(factor != 0, factor, math.nan)
     found_inf = getattr(optimizer, 'found_inf', None)  # a fused optimizer skips the step by itself
     if found_inf is None:
         return factor

@@ -20,7 +20,7 @@ from mmfixnorm.core.norm_fixing import Moves, NormFixer, StepGuard, unless_skipp
 from mmfixnorm.core.norms import compute_dtype, inner_products, joint_norms, sum_dtype, tensor_norm
 from mmfixnorm.core.sharding import local_part, shard_key, sum_over_processes
 
-__all__ = ['UNITS', 'AngleNormFixer', 'ProposalNormFixer', 'make_norm_fixer']
+__all__ = ['UNITS', 'AngleNormFixer', 'ProposalNormFixer', 'bring_to_one_', 'make_norm_fixer']
 
 UNITS = ('set', 'layer', 'filter')
 """What turns by the learning rate: the whole set as one vector, each weight tensor, or each of its output channels."""
@@ -171,14 +171,19 @@ class AngleNormFixer(ProposalNormFixer):
     def _rescale(self, optimizer: Optimizer, moves: Moves) -> None:
         moved, held, every = moves
         steps, weights = self._proposal(moved)
-        units = dict(zip(moved, _unit_sums(weights, steps, self.unit), strict=True))
+        units: dict[Place, Tensor] = {}
+        if moved:
+            scales = bring_to_one_(steps, self.unit)
+            local = torch.cat(_unit_sums(weights, steps, self.unit), dim=1)
+            local *= torch.stack([torch.ones_like(scales), scales**2, scales])
+            sizes = [_number_of_units(step, self.unit) for step in steps]
+            units = dict(zip(moved, local.split(sizes, dim=1), strict=True))
         held_squares = {place: tensor_norm(local_part(tensor)) ** 2 for place, tensor in held.items()}
         if every:
             units, held_squares = _sum_over_processes(every, units, held_squares)
         if not moved:
             return
-        sums = torch.cat([units[place] for place in moved], dim=1)
-        sizes = [units[place].shape[1] for place in moved]
+        sums, angle_sizes = torch.cat([units[place] for place in moved], dim=1), sizes
         # The joint norm of the weights after the turn is that before it, so one factor brings it to the target.
         length: Any = self._target
         if held_squares:
@@ -186,9 +191,10 @@ class AngleNormFixer(ProposalNormFixer):
         factor = unless_skipped(length / sums[0].sum().sqrt(), optimizer)
         angles = [optimizer.param_groups[number]['lr'] for number, _ in moved]
         if self.unit == 'set':
-            sums, angles, sizes = sums.sum(dim=1, keepdim=True), angles[:1], [1]
-        of_weights, of_steps = _coefficients(sums, _per_unit(angles, sizes, sums))
-        _combine_(steps, (of_steps * factor).split(sizes), weights, (of_weights * factor).split(sizes))
+            sums, angles, angle_sizes = sums.sum(dim=1, keepdim=True), angles[:1], [1]
+        of_weights, of_steps = _coefficients(sums, _per_unit(angles, angle_sizes, sums))
+        of_steps = of_steps * factor * scales
+        _combine_(steps, of_steps.split(sizes), weights, (of_weights * factor).split(angle_sizes))
 
 
 _READ_NO_WEIGHTS = (
@@ -205,10 +211,47 @@ def _reads_no_weights(optimizer: Optimizer) -> bool:
     return type(optimizer) in _READ_NO_WEIGHTS and not any(group.get('weight_decay', 0) for group in of_set)
 
 
+def bring_to_one_(steps: Sequence[Tensor], unit: str) -> Tensor:
+    """Divide each unit of each step, in place, by a power of 2 that brings its largest element close to 1.
+
+    So the sums of its squares neither overflow nor vanish, whatever the size of the gradients. Half precision is left
+    as it is: float32, in which it is summed, has the squares of all its numbers.
+
+    Args:
+        steps (Sequence[Tensor]): At least one; not sharded.
+        unit (str): One of ``UNITS``.
+
+    Returns:
+        Tensor: The divisors, one for each unit of each step; 1-d, on the device of the first, in the dtype of sums.
+            Of a step that is not finite, it is not finite, or the step is not finite after it.
+    """
+    device, sizes = steps[0].device, [_number_of_units(step, unit) for step in steps]
+    wide = [i for i, step in enumerate(steps) if step.dtype != torch.float16 and step.numel()]
+    ends = [(-step.new_ones(n), step.new_ones(n)) for step, n in zip(steps, sizes, strict=True)]
+    for i in wide:  # not the norm of order inf, which is 15 times as slow on the CPU
+        ends[i] = steps[i].flatten(1).aminmax(dim=1) if _has_filters(steps[i], unit) else steps[i].aminmax()
+    low, high = (torch.cat([end.reshape(-1).to(device) for end in column]) for column in zip(*ends, strict=True))
+    scales = torch.maximum(-low, high).to(sum_dtype(device)).log2().round().clamp(-126, 126).exp2()
+    inverse = scales.reciprocal().split(sizes)
+    if wide:
+        factors = [inverse[i].to(steps[i]).view(-1, *[1] * (steps[i].ndim - 1)) for i in wide]
+        torch._foreach_mul_([steps[i] for i in wide], factors)
+    return scales
+
+
+def _has_filters(tensor: Tensor, unit: str) -> bool:
+    return unit == 'filter' and tensor.ndim > 2
+
+
+def _number_of_units(tensor: Tensor, unit: str) -> int:
+    """Count what turns by itself in a weight tensor."""
+    return len(tensor) if _has_filters(tensor, unit) else 1
+
+
 def _unit_sums(weights: Sequence[Tensor], steps: Sequence[Tensor], unit: str) -> list[Tensor]:
     """Sum ``w * w``, ``d * d`` and ``w * d`` over each unit of each tensor: ``(3, 1)``, or ``(3, filters)``."""
     sums: dict[int, Tensor] = {}
-    if whole := [i for i, w in enumerate(weights) if unit != 'filter' or w.ndim < 3]:
+    if whole := [i for i, w in enumerate(weights) if not _has_filters(w, unit)]:
         products = inner_products([weights[i] for i in whole], [steps[i] for i in whole])
         sums.update(zip(whole, products, strict=True))
     for i in set(range(len(weights))) - set(whole):
@@ -223,9 +266,9 @@ def _coefficients(sums: Tensor, angles: Any) -> tuple[Tensor, Tensor]:
     squared, step_squared, product = sums
     length = squared.sqrt()
     along = product / length
-    tangent = (step_squared - along**2).clamp(min=0).sqrt()
-    # Also false for a unit of length 0, whose `along` is nan.
-    turns = tangent > _SMALLEST_TANGENT * step_squared.sqrt()
+    tangent, step = (step_squared - along**2).clamp(min=0).sqrt(), step_squared.sqrt()
+    # A step that is not finite turns its unit to nan, so that it is seen.
+    turns = (length > 0) & ~((tangent <= _SMALLEST_TANGENT * step) & step.isfinite())
     per_step = torch.where(turns, angles.sin() * length / tangent, 0.0)
     return torch.where(turns, angles.cos() - per_step * along / length, 1.0), per_step
 

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from mmfixnorm.core.membership import FLAG, places
 from mmfixnorm.core.norm_fixing import Moves, unless_skipped
 from mmfixnorm.core.norms import scale_, tensor_norm
-from mmfixnorm.core.rotation import ProposalNormFixer
+from mmfixnorm.core.rotation import ProposalNormFixer, bring_to_one_
 from mmfixnorm.engine.optim_wrapper import FixNormAmpOptimWrapper, FixNormOptimWrapper, NormFixingMixin
 from mmfixnorm.peers.checks import replace_norm_fixer
 from mmfixnorm.peers.per_layer import TensorNormFixer
@@ -42,7 +42,10 @@ class HyperballNormFixer(ProposalNormFixer, TensorNormFixer):
         if moves.every:
             raise ValueError('Hyperball does not work with sharded weights; train it under DDP or on one device')
         norms = dict(zip(places(optimizer, FLAG), self.norms, strict=True))
-        for place, step, weight in zip(moves.moved, *self._proposal(moves.moved), strict=True):
+        steps, weights = self._proposal(moves.moved)
+        if steps:
+            bring_to_one_(steps, 'layer')
+        for place, step, weight in zip(moves.moved, steps, weights, strict=True):
             length = tensor_norm(step)
             share = optimizer.param_groups[place[0]]['lr'] * norms[place] / length
             scale_([step], torch.where(length > 0, share, torch.zeros_like(length)))

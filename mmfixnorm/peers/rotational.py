@@ -101,7 +101,7 @@ class RotationalNormFixer(ProposalNormFixer):
             angle = equilibrium_angle(optimizer, group, self.weight_decay)
             old = weight.flatten(1).to(compute_dtype(weight.dtype))
             norms, length, turn = self._turn(optimizer, place, old, step.flatten(1).to(old.dtype) / -group['lr'])
-            new = old - torch.where(length > 0, angle * norms / length, 0.0) * turn
+            new = old - torch.where(length == 0, 0.0, angle * norms / length) * turn
             new *= unless_skipped(norms / torch.linalg.vector_norm(new, dim=1, keepdim=True), optimizer)
             step.copy_(new.view_as(step))
 
@@ -123,7 +123,8 @@ class RotationalNormFixer(ProposalNormFixer):
         self._rows[place] = rows
         # Of 0 shares, while a loss scaler skipped all steps, the average of 0 is 0.
         average = rows['squares'] / rows['shares'].clamp(min=torch.finfo(old.dtype).tiny)
-        return rows['norms'], average.sqrt(), turn
+        # nan, so that an overflow is seen; it would stay in the average, and hold the weights where they are.
+        return rows['norms'], torch.where(average.isinf(), math.nan, average).sqrt(), turn
 
 
 def _norms(rows: Tensor) -> Tensor:

@@ -231,6 +231,16 @@ def test_target_is_taken_at_the_first_step_not_before():
     assert norm_fixer.target == pytest.approx(start, rel=1e-6)
 
 
+def test_a_norm_that_overflows_is_seen():
+    model = small_net()
+    optimizer = sgd(model)
+    fix_norm(optimizer, model=model)
+    step(model, optimizer)
+    model[0].weight.grad *= 1e25
+    optimizer.step()
+    assert model[0].weight.isnan().any()
+
+
 def test_given_target_is_kept():
     model = small_net()
     optimizer = sgd(model)

@@ -427,6 +427,42 @@ def test_a_zero_gradient_is_no_step(per):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+# With decay the weights stay in their place in the step, and a small step has no digits beside them.
+SIZES = [
+    *((torch.float32, size, 0.0) for size in (1e-40, 1e-25, 1e25, 1e37)),
+    *((torch.float32, size, 1e-30) for size in (1e25, 1e37)),
+    *((torch.bfloat16, size, 0.0) for size in (1e-30, 1e30)),
+    *((torch.float16, size, 0.0) for size in (1e-4, 1e4)),
+]
+
+
+@pytest.mark.parametrize(('dtype', 'size', 'decay'), SIZES)
+@pytest.mark.parametrize('per', UNITS)
+@pytest.mark.filterwarnings('ignore:weights whose norm is fixed have weight_decay')
+def test_the_angle_holds_for_gradients_of_any_finite_size(dtype, size, per, decay):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.Conv2d(3, 4, 3, bias=False)).to(dtype)
+    before = [w.detach().double() for w in convs(model)]
+    optimizer = torch.optim.SGD(convs(model), lr=0.1, weight_decay=decay)
+    fix_norm(optimizer, params=convs(model), update='angle', per=per)
+    for w, factor in zip(convs(model), (size, size if per == 'set' else 1.0)):
+        w.grad = (torch.randn(w.shape).clamp(-2, 2) * factor).to(dtype)
+    optimizer.step()
+    after = [w.detach().double() for w in convs(model)]
+    if per == 'set':
+        before, after = ([torch.cat([t.flatten() for t in tensors])] for tensors in (before, after))
+    for a, b in zip(before, after):
+        for u, v in zip(units(a, per), units(b, per)):
+            assert angle_between(u, v) == pytest.approx(0.1, rel=1e-5 if dtype == torch.float32 else 0.03)
+
+
+@pytest.mark.parametrize('per', UNITS)
+def test_a_step_whose_square_overflows_float64_is_seen(per):
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.Conv2d(3, 4, 3, bias=False)).double()
+    one_step(model, per, grads=[torch.randn_like(p) * 1e300 for p in model.parameters()])
+    assert all(p.isnan().any() for p in model.parameters())
+
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_a_step_along_the_weights_turns_nothing(dtype):
     model = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.Conv2d(2, 1, 1, bias=False)).to(dtype)

@@ -20,7 +20,9 @@ OPTIMIZERS = {
 def wrap(model, optimizer='sgd', **kwargs):
     if optimizer == 'muon':
         pytest.importorskip('pytorch_optimizer')
-    options = dict(type='HyperballOptimWrapper', optimizer=OPTIMIZERS[optimizer])
+    options = dict(
+        type='HyperballOptimWrapper', optimizer=OPTIMIZERS[optimizer] if isinstance(optimizer, str) else optimizer
+    )
     return build_optim_wrapper(model, CONSTRUCTOR | options | kwargs)
 
 
@@ -110,3 +112,17 @@ def test_another_norm_fixer_is_refused(net, option):
         ValueError, match='HyperballOptimWrapper keeps the norm of each weight; it takes neither target'
     ):
         wrap(net(), **option)
+
+
+@pytest.mark.parametrize('size', [1e-30, 1e25])
+def test_steps_have_their_share_for_gradients_of_any_finite_size(size):
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3, bias=False))
+    wrapper = wrap(model, optimizer=dict(type='SGD', lr=0.05))
+    before = model[0].weight.detach().clone()
+    gradient = torch.randn_like(before)
+    gradient -= before * (gradient * before).sum() / before.square().sum()
+    model[0].weight.grad = gradient * size
+    wrapper.step()
+    assert torch.cosine_similarity(model[0].weight.flatten(), before.flatten(), 0).item() == pytest.approx(
+        math.cos(math.atan(0.05)), rel=1e-6
+    )

@@ -168,3 +168,11 @@ def test_a_skipped_step_leaves_the_average_alone(net):
     assert all(torch.equal(p, q) for p, q in zip(model.convs(), before[0]))
     rows = norm_fixer.state_dict()['rows'][0, 0]
     assert all(torch.equal(rows[key], before[1][key]) for key in rows)
+
+
+def test_an_average_that_overflows_is_seen():
+    model = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3, bias=False))
+    wrapper = wrap(model, optimizer=dict(type='SGD', lr=0.5, momentum=0.9))
+    model[0].weight.grad = torch.randn_like(model[0].weight) * 1e25
+    wrapper.step()
+    assert model[0].weight.isnan().all()
