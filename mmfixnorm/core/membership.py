@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ __all__ = [
     'flag_set',
     'flagged',
     'is_moved',
+    'listing',
     'places',
     'positions',
     'set_members',
@@ -36,25 +38,36 @@ Place = tuple[int, int]
 """Number of a parameter group, and position in it."""
 
 
-def flag_set(optimizer: Optimizer, params: Iterable[Tensor]) -> None:
+def flag_set(optimizer: Optimizer, params: Iterable[Tensor], names: Mapping[int, str] = MappingProxyType({})) -> None:
     """Flag ``params`` in the groups of ``optimizer`` as the norm-fixing set; frozen ones wait.
+
+    Args:
+        optimizer (Optimizer): Has them.
+        params (Iterable[Tensor]): The set.
+        names (Mapping[int, str]): The names of the tensors by their ``id``, as far as they are known, for the error.
 
     Raises:
         ValueError: If a tensor is not in the optimizer, or if there are no tensors.
     """
-    in_set = {id(p) for p in params}
+    in_set = {id(p): p for p in params}
     if not in_set:
         raise ValueError('the norm-fixing set is empty: no trainable conv or FC weight was given')
-    num_flagged = 0
-    for group in optimizer.param_groups:
-        to_flag = [i for i, p in enumerate(group['params']) if id(p) in in_set]
-        num_flagged += len(to_flag)
-        flag_group(group, to_flag)
-    if num_flagged != len(in_set):
+    own = {id(p) for group in optimizer.param_groups for p in group['params']}
+    if missing := [names.get(k) or f'one of shape {tuple(p.shape)}' for k, p in in_set.items() if k not in own]:
         raise ValueError(
-            f'{len(in_set) - num_flagged} of the {len(in_set)} tensors to fix are not in the optimizer; '
+            f'{len(missing)} of the {len(in_set)} tensors to fix are not in the optimizer: {listing(missing)}; '
             'add them to the optimizer, or leave them out of the set'
         )
+    for group in optimizer.param_groups:
+        flag_group(group, [i for i, p in enumerate(group['params']) if id(p) in in_set])
+
+
+_SHOWN = 3
+
+
+def listing(names: Sequence[str]) -> str:
+    """Write the first of these names, for a message."""
+    return f'{", ".join(names[:_SHOWN]) or "none of them"}{" and others" if len(names) > _SHOWN else ""}'
 
 
 def trainable_by(optimizer: Any, weights: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -21,6 +21,7 @@ from mmfixnorm.core.membership import (
     MembershipReport,
     Place,
     is_moved,
+    listing,
     places,
     positions,
     set_members,
@@ -55,8 +56,11 @@ def norm_fixing_parameters(
         frozen (bool): Whether to return frozen weights too. Defaults to False.
 
     Raises:
+        TypeError: If ``exclude`` is one string, not a list of them.
         ValueError: If a pattern matches none of the weights.
     """
+    if isinstance(exclude, str):
+        raise TypeError(f'exclude must be a list of regular expressions, got {exclude!r}; write [{exclude!r}]')
     candidates: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
         weight = module._parameters.get('weight') if is_fixable_weight(module, 'weight', fc=fc) else None
@@ -101,7 +105,6 @@ class Rest(NamedTuple):
     norm: Tensor
 
 
-_SHOWN = 3
 _LITTLE = 0.01  # of the square of the target: from there on float32 has five digits of the rest
 _ROUNDING = 1e-5  # by how much weights that are held may seem to be longer than the target, which they are a part of
 
@@ -138,7 +141,7 @@ class NormFixer:
         if isinstance(target, str):
             if target not in ('init', 'loaded'):
                 raise ValueError(f"target must be 'init', 'loaded' or a number, got {target!r}")
-        elif target is not None and not (math.isfinite(target) and target > 0):
+        elif target is not None and (isinstance(target, bool) or not (math.isfinite(target) and target > 0)):
             raise ValueError(f'target must be finite and > 0 (None = norm at the start), got {target!r}')
         self.report = MembershipReport()
         self.wants_init_norm = target == 'init'
@@ -223,7 +226,7 @@ class NormFixer:
         if names and self.report.names and {*names} != {*self.report.names}:
             gone, new = sorted({*names} - {*self.report.names}), sorted({*self.report.names} - {*names})
             raise ValueError(
-                f'the norm-fixing set has changed: the checkpoint has {_listing(gone)}, this run has {_listing(new)}. '
+                f'the norm-fixing set has changed: the checkpoint has {listing(gone)}, this run has {listing(new)}. '
                 'Resume with the config of that run, or start a new one from its weights by load_from'
             )
         self._target, self._size, self.wants_init_norm = state_dict['target'], size, False
@@ -513,10 +516,6 @@ class StepGuard:
             self._optimizer.step = self._own_step  # type: ignore[method-assign]
 
 
-def _listing(names: Sequence[str]) -> str:
-    return f'{", ".join(names[:_SHOWN]) or "none of them"}{" and others" if len(names) > _SHOWN else ""}'
-
-
 def _size(tensors: Sequence[Tensor]) -> tuple[int, int]:
     """Count the tensors and their elements, over all processes that share them."""
     elements: dict[Hashable, int] = {}
@@ -531,7 +530,8 @@ def warn_of_decay(optimizer: Optimizer) -> None:
     decays = {g.get('weight_decay', 0) for g in optimizer.param_groups if len(positions(g))} - {0}
     if decays:
         warnings.warn(
-            f'weights whose norm is fixed have weight_decay {sorted(decays)}: it no longer limits their norm and '
-            'only shrinks the step; FixNorm trains with weight_decay=0',
+            f'weights whose norm is fixed have weight_decay {sorted(decays)}: it no longer limits their norm, and '
+            "only shrinks the step; with update='angle' it only costs small steps digits. FixNorm trains with "
+            'weight_decay=0',
             stacklevel=3,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -50,9 +51,11 @@ def fix_norm(
         NormFixer: Holds the target; save its ``state_dict()`` along with the optimizer's.
 
     Raises:
+        TypeError: If ``optimizer`` is no optimizer, ``model`` no module, ``params`` no tensors, ``exclude`` one string.
         ValueError: If the set is empty or not wholly in the optimizer, if both or neither of ``params`` and ``model``
-            are given, if ``target``, ``update`` or ``per`` is unknown, or if sharding hides the weights (FSDP without
-            original parameters, DeepSpeed ZeRO-3).
+            are given, or ``exclude`` without ``model``, if weights are complex or on the meta device, if ``target``,
+            ``update`` or ``per`` is unknown, if a learning rate is negative with ``update='angle'``, or if sharding
+            hides the weights (FSDP without original parameters, DeepSpeed ZeRO-3).
 
     Example:
         >>> import torch
@@ -64,23 +67,52 @@ def fix_norm(
         >>> abs(model[0].weight.norm().item() / norm_fixer.target - 1) < 1e-6
         True
     """
+    _refuse_other_things(optimizer, model)
     if (params is None) == (model is None):
         raise ValueError('give either params=... or model=...')
-    if params is None:
+    names: dict[int, str] = {}
+    if params is not None:
+        params = _tensors(params)
+        if exclude:
+            raise ValueError('exclude is for model=...; leave the weights out of params')
+    else:
         assert model is not None
         mark_shards(model)
+        names = {id(weight): name for name, weight in model.named_parameters()}
         params = trainable_by(optimizer, norm_fixing_parameters(model, exclude=exclude, frozen=True).values())
+    if odd := [p for p in params if p.is_complex() or p.is_meta]:
+        raise ValueError(
+            f'norm fixing needs real weights in memory, got {odd[0].dtype} on {odd[0].device}; leave complex ones out '
+            'of the set, and call fix_norm after a model on the meta device is materialised'
+        )
     given, (optimizer, params) = optimizer, zero_partition(optimizer, params)
     if optimizer is not given and update == 'angle' and per != 'set':
         raise ValueError(
             f'per={per or "layer"!r} does not work with DeepSpeed ZeRO, which keeps the set in one flat tensor; '
             "set per='set'"
         )
-    flag_set(optimizer, params)
-    warn_of_decay(optimizer)
     norm_fixer = make_norm_fixer(target, update, per)
+    flag_set(optimizer, params, names)
+    warn_of_decay(optimizer)
     if model is not None:
         norm_fixer.report.take_names(model, optimizer)
     norm_fixer.take_init_norm(params)
     norm_fixer.install(optimizer)
     return norm_fixer
+
+
+def _refuse_other_things(optimizer: Any, model: Any) -> None:
+    if isinstance(optimizer, (Iterable, nn.Module)):
+        raise TypeError(f'optimizer must be an optimizer, got {type(optimizer).__name__}; call fix_norm once for each')
+    if not (model is None or isinstance(model, nn.Module)):
+        raise TypeError(f'model must be a torch.nn.Module, got {type(model).__name__}')
+
+
+def _tensors(params: Any) -> list[Tensor]:
+    params = [params] if isinstance(params, (Tensor, nn.Module)) else [*params]
+    if odd := [p for p in params if not isinstance(p, Tensor)]:
+        raise TypeError(
+            f'params must be tensors, got {type(odd[0]).__name__}; write params=model.parameters() or a list of '
+            'weights, or model=model for all its conv and linear weights'
+        )
+    return params

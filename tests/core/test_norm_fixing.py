@@ -578,12 +578,35 @@ def test_weight_decay_on_the_set_is_warned_of():
         (lambda m: {'model': m, 'exclude': ['nope']}, "pattern 'nope' matches none of the 3"),
         (lambda m: {'model': m, 'target': -1.0}, 'target must be finite and > 0 .*got -1.0'),
         (lambda m: {'model': m, 'target': math.nan}, 'got nan'),
+        (lambda m: {'model': m, 'target': True}, 'target must be finite and > 0 .*got True'),
+        (
+            lambda m: {'params': [m[0].weight], 'exclude': ['nonsense']},
+            'exclude is for model=.*; leave .* out of params',
+        ),
+        (lambda m: {'model': m, 'exclude': 'head'}, "must be a list of regular expressions, got 'head'"),
+        (lambda m: {'model': nn.Sequential(nn.Linear(2, 3))}, '1 of the 1 tensors .* not in the optimizer: 0.weight;'),
+        (lambda m: {'params': [torch.ones(2, 3)]}, r'not in the optimizer: one of shape \(2, 3\);'),
+        (lambda m: {'params': m}, 'params must be tensors, got Sequential; write params=model.parameters'),
+        (lambda m: {'params': m.named_parameters()}, 'params must be tensors, got tuple'),
+        (lambda m: {'model': [m]}, 'model must be a torch.nn.Module, got list'),
+        (
+            lambda m: {'params': [torch.ones(2, dtype=torch.complex64)]},
+            'needs real weights in memory, got torch.complex64',
+        ),
+        (lambda m: {'params': [torch.ones(2, device='meta')]}, 'on meta; .* after a model .* is materialised'),
     ],
 )
 def test_bad_input_says_what_was_found(kwargs, message):
     model = small_net()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         fix_norm(sgd(model), **kwargs(model))
+
+
+@pytest.mark.parametrize(('wrong', 'kind'), [(lambda m: [sgd(m)], 'list'), (lambda m: m, 'Sequential')])
+def test_what_is_no_optimizer_is_refused(wrong, kind):
+    model = small_net()
+    with pytest.raises(TypeError, match=f'optimizer must be an optimizer, got {kind}'):
+        fix_norm(wrong(model), model=model)
 
 
 def test_groups_say_which_positions_are_in_the_set():
