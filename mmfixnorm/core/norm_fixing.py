@@ -56,11 +56,10 @@ def norm_fixing_parameters(
         frozen (bool): Whether to return frozen weights too. Defaults to False.
 
     Raises:
-        TypeError: If ``exclude`` is one string, not a list of them.
-        ValueError: If a pattern matches none of the weights.
+        ValueError: If ``exclude`` is one string, not a list of them, or a pattern matches none of the weights.
     """
     if isinstance(exclude, str):
-        raise TypeError(f'exclude must be a list of regular expressions, got {exclude!r}; write [{exclude!r}]')
+        raise ValueError(f'exclude must be a list of regular expressions, got {exclude!r}; write [{exclude!r}]')
     candidates: dict[str, nn.Parameter] = {}
     for prefix, module in model.named_modules():
         weight = module._parameters.get('weight') if is_fixable_weight(module, 'weight', fc=fc) else None

@@ -51,10 +51,10 @@ def fix_norm(
         NormFixer: Holds the target; save its ``state_dict()`` along with the optimizer's.
 
     Raises:
-        TypeError: If ``optimizer`` is no optimizer, ``model`` no module, ``params`` no tensors, ``exclude`` one string.
+        TypeError: If ``optimizer`` is no optimizer, ``model`` no module, or ``params`` no tensors.
         ValueError: If the set is empty or not wholly in the optimizer, if both or neither of ``params`` and ``model``
-            are given, or ``exclude`` without ``model``, if weights are complex or on the meta device, if ``target``,
-            ``update`` or ``per`` is unknown, if a learning rate is negative with ``update='angle'``, or if sharding
+            are given, ``exclude`` without ``model`` or as one string, if weights are complex or on the meta device, if
+            ``target``, ``update`` or ``per`` is unknown, if a learning rate is negative with ``update='angle'``, or if sharding
             hides the weights (FSDP without original parameters, DeepSpeed ZeRO-3).
 
     Example:

@@ -8,6 +8,7 @@ nor the norm of the weights matters, only directions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ UNITS = ('set', 'layer', 'filter')
 
 _SMALLEST_TANGENT = 1e-3
 """Share of a step across the weights below which it is rounding: a step along the weights turns nothing."""
+
+_LARGE_ANGLE = 0.5  # of a step, in radians
 
 
 class ProposalNormFixer(NormFixer):
@@ -138,8 +141,9 @@ class AngleNormFixer(ProposalNormFixer):
             layers as a whole. Defaults to 'layer'.
 
     Raises:
-        ValueError: If ``per`` is none of the three; at a step, if a weight is all zero, if groups have different
-            learning rates with ``'set'``, or if weights are sharded with ``'filter'``.
+        ValueError: If ``per`` is none of the three; at :meth:`install`, if a learning rate is negative; at a step, if
+            one is above pi, if a weight is all zero, if groups have different learning rates with ``'set'``, or if
+            weights are sharded with ``'filter'``.
     """
 
     def __init__(self, target: float | str | None = None, per: str = 'layer') -> None:
@@ -148,10 +152,29 @@ class AngleNormFixer(ProposalNormFixer):
             raise ValueError(f"per must be 'set', 'layer' or 'filter', got {per!r}")
         self.unit = per
         self.per = f'set, turned by angle per {per}'
+        self._has_warned = False
+
+    def install(self, optimizer: Optimizer) -> None:
+        if self._optimizer is optimizer:
+            return
+        rates = _numbers(optimizer.param_groups[number]['lr'] for number, _ in places(optimizer, FLAG, WAITING))
+        if rates and min(rates) < 0:
+            raise ValueError(f"with update='angle' the learning rate is an angle >= 0, in radians, got {min(rates)}")
+        super().install(optimizer)
 
     def _check(self, optimizer: Optimizer, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:
+        angles = [optimizer.param_groups[number]['lr'] for number, _ in moved]
         if self.unit == 'set':
-            _refuse_different([optimizer.param_groups[number]['lr'] for number, _ in moved])
+            _refuse_different(angles)
+        largest = max(_numbers(angles), default=0)
+        if largest > math.pi:
+            raise ValueError(f"with update='angle' the learning rate is an angle of at most pi, got {largest}")
+        if largest > _LARGE_ANGLE and not self._has_warned:
+            self._has_warned = True
+            self.report.write(
+                f'Norm fixing: the learning rate {largest} is an angle, in radians, and a large one for a step. Was it '
+                "meant for update='step'? Usual angles are near 0.02"
+            )
         sharded = any(shard_key(tensor) is not None for tensor in every.values())
         if sharded and self.unit == 'filter':
             raise ValueError("per='filter' does not work with sharded weights, which divide filters; set per='layer'")
@@ -162,7 +185,12 @@ class AngleNormFixer(ProposalNormFixer):
     def _refuse_zeros(self, joining: Iterable[Place], every: Mapping[Place, Tensor]) -> None:
         parts = [([every[place]], [self._norms_before[place]]) for place in joining]
         norms = joint_norms(parts, [*every.values()]).tolist()
-        if zeros := [tuple(tensors[0].shape) for (tensors, _), norm in zip(parts, norms, strict=True) if norm == 0]:
+        zeros = [
+            tuple(tensors[0].shape)
+            for (tensors, _), norm in zip(parts, norms, strict=True)
+            if norm == 0 and not (tensors[0].numel() == 0 and shard_key(tensors[0]) is None)
+        ]
+        if zeros:
             raise ValueError(
                 f'weights of shape {zeros} are all zero, so they have no direction to turn from; initialise them, or '
                 'leave them out of the set with exclude'
@@ -271,6 +299,11 @@ def _coefficients(sums: Tensor, angles: Any) -> tuple[Tensor, Tensor]:
     turns = (length > 0) & ~((tangent <= _SMALLEST_TANGENT * step) & step.isfinite())
     per_step = torch.where(turns, angles.sin() * length / tangent, 0.0)
     return torch.where(turns, angles.cos() - per_step * along / length, 1.0), per_step
+
+
+def _numbers(rates: Iterable[Any]) -> list[float]:
+    """Leave out learning rates that are tensors, which may be on a device."""
+    return [rate for rate in rates if not isinstance(rate, Tensor)]
 
 
 def _refuse_different(angles: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import logging
 import math
 import sys
 
@@ -385,7 +386,12 @@ def a_weight_of_zeros(model, optimizer):
     nn.init.zeros_(convs(model)[2])
 
 
+def too_large(model, optimizer):
+    optimizer.param_groups[0]['lr'] = 3.2
+
+
 REFUSED = {
+    'beyond pi': (too_large, 'layer', 'an angle of at most pi, got 3.2'),
     'learning rates': (different_rates, 'set', r'learning rates \[0.1, 0.2\]'),
     'zeros': (a_weight_of_zeros, 'layer', r'shape \[\(3, 6, 2, 2\)\] are all zero, so they have no direction'),
 }
@@ -713,3 +719,34 @@ def test_a_step_that_the_scaler_skips_changes_no_bit():
     optimizer.step()
     for name, value in model.named_parameters():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_negative_angle_is_refused():
+    model = small_net()
+    optimizer = torch.optim.SGD(groups_of(model))
+    optimizer.param_groups[0]['lr'] = -0.02
+    with pytest.raises(ValueError, match='an angle >= 0, in radians, got -0.02'):
+        fix_norm(optimizer, params=convs(model), update='angle')
+
+
+@pytest.mark.parametrize(('angle', 'lines'), [(0.5, 0), (0.8, 1)])
+def test_a_large_angle_is_warned_of_once(monkeypatch, angle, lines):
+    written = []
+    monkeypatch.setattr(logging.getLogger('mmfixnorm'), 'warning', written.append)
+    model = small_net()
+    optimizer = torch.optim.SGD(convs(model), lr=angle)
+    fix_norm(optimizer, params=convs(model), update='angle')
+    loss_of(model, 0).backward()
+    for _ in range(2):
+        optimizer.step()
+    assert len(written) == lines
+    assert all('the learning rate 0.8 is an angle' in line for line in written)
+
+
+@pytest.mark.filterwarnings('ignore:Initializing zero-element tensors')
+@pytest.mark.parametrize('per', UNITS)
+def test_a_weight_without_elements_turns_nothing(per):
+    model = nn.Sequential(nn.Linear(0, 4, bias=False), nn.Linear(4, 3, bias=False))
+    before = model[1].weight.detach().clone()
+    one_step(model, per, grads=[torch.randn_like(p) for p in model.parameters()])
+    assert angle_between(model[1].weight.detach(), before) == pytest.approx(0.1, rel=1e-5)
