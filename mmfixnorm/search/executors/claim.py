@@ -6,7 +6,7 @@ The process that runs the attempt creates it exclusively, before anything else. 
   boot, its machine and its place among the GPUs;
 - ``slurm JOB_ID CLUSTER RESTARTS``: a job of :class:`.slurm.SlurmExecutor`;
 - ``ray HOST PID NODE``, and later ``ended STATUS``: an actor of :class:`.ray.RayExecutor`;
-  ``ray revoked``: the trial must end itself;
+- ``slurm revoked``, ``ray revoked``: the attempt was given up, and what still runs of it must end itself;
 - ``manual HOST``: handed out to be started by hand.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.files import write_text, writing_to
 from mmfixnorm.search.trial.folder import RESULT_FILE
 
 # Beside a trial, in its process group: ends the group when ``$claim`` does not say ``$mine`` any more. A node that was
@@ -73,8 +74,32 @@ def attempt_number(claim: Path) -> int:
 
 
 def attempt_name(claim: Path) -> str:
-    """Return a name that no other attempt has, for a cluster; Slurm reuses ids after a crash."""
-    return f'{claim.parent.name}.{attempt_number(claim)}-{hashlib.sha256(str(claim).encode()).hexdigest()[:12]}'
+    """Return a name that no other attempt has, for a cluster; Slurm reuses ids after a crash.
+
+    It is the same by whatever path the work dir is reached.
+    """
+    return attempt_names(claim)[0]
+
+
+def attempt_names(claim: Path) -> list[str]:
+    """Return :func:`attempt_name`, and the name that earlier versions gave, by the path as it was written."""
+    hashes = (hashlib.sha256(str(path).encode()).hexdigest() for path in (claim.resolve(), claim))
+    return [*dict.fromkeys(f'{name_prefix(claim)}{hashed[:12]}' for hashed in hashes)]
+
+
+def name_prefix(claim: Path) -> str:
+    """Return what the name of this attempt begins with in every work dir."""
+    return f'{claim.parent.name}.{attempt_number(claim)}-'
+
+
+def revoke(claim: Path, executor: str) -> None:
+    """Tell what still runs of an attempt to end itself; the watch beside it looks every 2 s.
+
+    Raises:
+        CannotWriteError: The trial's folder cannot be written to.
+    """
+    with writing_to(claim.parent):
+        write_text(claim, f'{executor} revoked\n')
 
 
 def note_file(claim: Path) -> Path:

@@ -17,7 +17,6 @@ from typing import Any, ClassVar
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
-from mmfixnorm.search._utils.files import write_text
 from mmfixnorm.search.executors.base import (
     Executor,
     Exit,
@@ -30,13 +29,14 @@ from mmfixnorm.search.executors.claim import (
     WAIT_SCRIPT,
     WATCH_SCRIPT,
     attempt_name,
+    attempt_names,
     check_owner,
     claim_file,
     has_result,
+    revoke,
 )
 from mmfixnorm.search.trial.folder import LATE_S, LOG_FILE
 
-_REVOKED = 'ray revoked\n'  # a trial whose claim says this ends itself
 # What the actor runs, with the claim as $0 and its words as $1. A trial ends with its actor as well.
 _SCRIPT = """claim=$0 mine=$1
 {wait}
@@ -185,17 +185,17 @@ class RayExecutor(Executor):
     def adopt(self, trial_dir: Path, attempt: int) -> str | None:
         path = claim_file(trial_dir, attempt)
         check_owner(path, 'ray')
-        return str(path) if path.exists() or attempt_name(path) in self._names else None
+        return str(path) if path.exists() or self._is_listed(path) else None
 
     def poll(self, handle: str) -> Exit | None:
         path = Path(handle)
         end = _end(path)
         if end is None:
-            if self._submitted.get(handle) == self._looks or attempt_name(path) in self._names:
+            if self._submitted.get(handle) == self._looks or self._is_listed(path):
                 return None
             end = _end(path)  # it may have ended just before the look
         if end is None and handle not in self._gone:
-            self._revoke(path)
+            revoke(path, 'ray')
             self._gone.add(handle)
         if handle in self._gone:
             waited = end is not None or self._has_waited(handle)
@@ -208,7 +208,7 @@ class RayExecutor(Executor):
     def request_end(self, handle: str) -> None:
         path = Path(handle)
         if _end(path) is None and path.exists():
-            self._revoke(path)
+            revoke(path, 'ray')
 
     def cancel(self, handle: str) -> None:
         """End the attempt.
@@ -220,20 +220,20 @@ class RayExecutor(Executor):
         if _end(path) is not None:
             return
         has_started = path.exists()
-        self._revoke(path)
+        revoke(path, 'ray')
         give_up = time.monotonic() + _CANCEL_S
         while has_started and _end(path) is None and self._is_there(path):
             if time.monotonic() > give_up:
                 raise UnavailableError(f'{self.describe(handle)} has not ended {_CANCEL_S:g} s after it was asked to')
             time.sleep(0.1)
-        self._client.ask('kill', name=attempt_name(path))
+        self._client.ask('kill', name=self._name(path))
 
     def describe(self, handle: str) -> str:
         words = _words(Path(handle))
         if len(words) >= 4:
-            return f'Ray actor {attempt_name(Path(handle))} on {words[1]}, node {words[3][:8]}'
+            return f'Ray actor {self._name(Path(handle))} on {words[1]}, node {words[3][:8]}'
         missing = ', which waits for a node: none has what it needs' if handle in self._no_node else ''
-        return f'Ray actor {attempt_name(Path(handle))}{missing}'
+        return f'Ray actor {self._name(Path(handle))}{missing}'
 
     def _look(self) -> None:
         self._next_look = 0.0  # if the question fails, the next one is not put off
@@ -243,14 +243,19 @@ class RayExecutor(Executor):
 
     def _is_there(self, path: Path) -> bool:
         self._look()
-        return attempt_name(path) in self._names
+        return self._is_listed(path)
+
+    def _is_listed(self, path: Path) -> bool:
+        return self._name(path) in self._names
+
+    def _name(self, path: Path) -> str:
+        """Return the name of the actor of an attempt, which an earlier version may have named."""
+        names = attempt_names(path)
+        return next((name for name in names if name in self._names), names[0])
 
     def _has_waited(self, handle: str) -> bool:
         since = self._unclear.setdefault(handle, time.monotonic())
         return time.monotonic() - since > self._settle_s
-
-    def _revoke(self, path: Path) -> None:
-        write_text(path, _REVOKED)
 
 
 def is_installed() -> bool:

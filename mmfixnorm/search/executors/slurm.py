@@ -20,7 +20,7 @@ from typing import ClassVar
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils import checks
-from mmfixnorm.search._utils.files import write_json
+from mmfixnorm.search._utils.files import write_json, writing_to
 from mmfixnorm.search.executors.base import (
     Executor,
     Exit,
@@ -29,7 +29,16 @@ from mmfixnorm.search.executors.base import (
     in_processes,
     lines_of_shell,
 )
-from mmfixnorm.search.executors.claim import attempt_name, check_owner, claim_file, has_result, note_file
+from mmfixnorm.search.executors.claim import (
+    attempt_name,
+    attempt_names,
+    check_owner,
+    claim_file,
+    has_result,
+    name_prefix,
+    note_file,
+    revoke,
+)
 from mmfixnorm.search.executors.slurm_script import job_script
 from mmfixnorm.search.trial.folder import LOG_FILE
 
@@ -37,6 +46,9 @@ _ENDED = frozenset(
     {'BOOT_FAIL', 'CANCELLED', 'COMPLETED', 'DEADLINE', 'FAILED'}
     | {'NODE_FAIL', 'OUT_OF_MEMORY', 'PREEMPTED', 'REVOKED', 'TIMEOUT'}
 )
+# Ends without a result that may be wrong: the result is seen late, or the process runs on a node that was lost.
+_UNCERTAIN = frozenset({'COMPLETED', 'NODE_FAIL'})
+_WATCH_S = 5.0  # what still runs of a revoked attempt has ended by then, where its node sees the claim at once
 _CALL_S = 60.0  # a controller that is down lets its clients wait about 10 s
 # What sbatch says when it is Slurm's fault; everything else is a refusal.
 _TRANSIENT = ('timed out', 'contact slurm controller', 'temporarily', 'has not answered')
@@ -107,16 +119,18 @@ class SlurmExecutor(Executor):
     requeues (preemption, a lost node, ``scontrol requeue``) continues in the same attempt, from the
     newest checkpoint that can be loaded. While Slurm does not answer, nothing is concluded.
 
-    A controller that forgets a job which it has just accepted (killed before it saved its state)
-    is not noticed: the attempt is tried again while its process may still run.
+    Slurm may be wrong about an end: it gives up a node on which the process goes on, and a controller that was killed
+    forgets jobs that it has just accepted. So the claim of an attempt is revoked before the attempt counts as failed,
+    and what still runs of it ends itself.
 
     Args:
         workers (int): Jobs at a time, waiting ones included.
         command (Sequence[str]): The trial's command, to which its folder is appended.
         settings (SlurmSettings): What to ask of Slurm.
         time_min (int, optional): Wall-clock limit of a job, in minutes.
-        result_s (float): How long to wait for the result of a job that succeeded, or for the end of
-            one whose result is there, in seconds; NFS shows new files after 60 s, by default.
+        result_s (float): How long to wait for the result of a job that succeeded, that Slurm has forgotten or whose
+            node it has lost, and for the end of one whose result is there, in seconds; NFS shows new files after 60 s,
+            by default.
     """
 
     limits_time = True
@@ -173,57 +187,85 @@ class SlurmExecutor(Executor):
         return str(path) if path.exists() or self._adopt_by_name(str(path)) else None
 
     def poll(self, handle: str) -> Exit | None:
-        jobs = self._queue.named(attempt_name(Path(handle)))
         if self._submitted.get(handle) == self._queue.answers:
             return None
+        jobs = self._jobs(handle)
         result = has_result(Path(handle))
         if any(not job.ended for job in jobs):
-            if not result or not self._has_waited(handle):
+            if not result:
+                self._disagree.pop(handle, None)
+            if not result or not self._has_waited(handle, self._result_s):
                 return None
             # A controller that was away while the job ended may hold on to it, or start it again.
             self._scancel(handle)
             return Exit(0)
         mine = self._job_id(handle)
-        for job in jobs:
-            if job.job_id == mine:
-                if job.state == 'COMPLETED' and not result and not self._has_waited(handle):
-                    return None  # other machines may see a new file late
-                return Exit(None, f'its Slurm job {mine} ended as {job.state} ({job.reason})')
-        return Exit(None, f'its Slurm job {mine} is not in the queue any more (squeue)')
+        job = next((job for job in jobs if job.job_id == mine), None)
+        if not result:
+            if job is None and not self._queue.lacks(mine):
+                return None
+            self._revoke(handle)
+            wait_s = self._result_s if job is None or job.state in _UNCERTAIN else min(_WATCH_S, self._result_s)
+            if not self._has_waited(handle, wait_s):
+                return None
+        how = f'ended as {job.state} ({job.reason})' if job else 'is not in the queue any more (squeue)'
+        return Exit(None, f'its Slurm job {mine} {how}')
 
     def request_end(self, handle: str) -> None:
         self._scancel(handle)
 
     def cancel(self, handle: str) -> None:
-        name = attempt_name(Path(handle))
         self._scancel(handle)
         give_up = time.monotonic() + _CANCEL_S
-        while time.monotonic() < give_up:
+        while True:
             self._queue.refresh(now=True)
-            if all(job.ended for job in self._queue.named(name)):
-                return
+            if all(job.ended for job in self._jobs(handle)):
+                break
+            if time.monotonic() > give_up:
+                raise UnavailableError(f'{self.describe(handle)} is still running {_CANCEL_S:g} s after scancel')
             time.sleep(min(1.0, self._settings.poll_s))
-        raise UnavailableError(f'{self.describe(handle)} is still running {_CANCEL_S:g} s after scancel')
+        if not has_result(Path(handle)):
+            self._revoke(handle)
 
     def describe(self, handle: str) -> str:
         return f'Slurm job {self._job_id(handle)}'
 
-    def _has_waited(self, handle: str) -> bool:
-        """Return whether Slurm and the folder have disagreed for long enough."""
+    def _has_waited(self, handle: str, seconds: float) -> bool:
+        """Return whether Slurm and the folder have disagreed for so long."""
         since = self._disagree.setdefault(handle, time.monotonic())
-        return time.monotonic() - since > self._result_s
+        return time.monotonic() - since > seconds
+
+    def _jobs(self, handle: str) -> list[Job]:
+        """Return the jobs of an attempt: those of its name, and the noted one whatever path has named it."""
+        path = Path(handle)
+        jobs = [job for name in attempt_names(path) for job in self._queue.named(name)]
+        noted = self._queue.numbered(self._job_id(handle))
+        if noted and noted not in jobs and noted.name.startswith(name_prefix(path)):
+            jobs.append(noted)
+        return jobs
 
     def _scancel(self, handle: str) -> None:
-        call('scancel', f'--user={os.getuid()}', f'--name={attempt_name(Path(handle))}')
+        for name in attempt_names(Path(handle)):
+            call('scancel', f'--user={os.getuid()}', f'--name={name}')
+
+    def _revoke(self, handle: str) -> None:
+        path = Path(handle)
+        if path.exists() and 'revoked' in path.read_text(encoding='utf-8').split():
+            return
+        job_id = self._job_id(handle)
+        if job_id != 'unknown':
+            self._note(handle, job_id)  # which the claim will not say any more
+        revoke(path, 'slurm')
 
     def _adopt_by_name(self, handle: str) -> bool:
-        alive = [job for job in self._queue.named(attempt_name(Path(handle))) if not job.ended]
+        alive = [job for job in self._jobs(handle) if not job.ended]
         for job in alive[:1]:
             self._note(handle, job.job_id)
         return bool(alive)
 
     def _note(self, handle: str, job_id: str) -> None:
-        write_json(note_file(Path(handle)), {'job_id': job_id, 'cluster': self._queue.cluster})
+        with writing_to(Path(handle).parent):
+            write_json(note_file(Path(handle)), {'job_id': job_id, 'cluster': self._queue.cluster})
 
     def _job_id(self, handle: str) -> str:
         """Return the job that runs the attempt: the one that claimed it, or will."""
@@ -269,6 +311,7 @@ class Job:
     job_id: str
     state: str
     reason: str
+    name: str
 
     @property
     def ended(self) -> bool:
@@ -277,7 +320,7 @@ class Job:
 
 
 class SlurmQueue:
-    """This user's jobs as squeue showed them last.
+    """This user's jobs as squeue showed them last, and those of others that are asked for by their ids.
 
     Args:
         poll_s (float): :meth:`refresh` asks again after this many seconds at the earliest.
@@ -287,7 +330,10 @@ class SlurmQueue:
         self._poll_s = poll_s
         self._next = 0.0
         self._cluster = ''
-        self._jobs: dict[str, list[Job]] = {}
+        self._jobs: dict[str, Job] = {}  # by id
+        self._names: dict[str, list[Job]] = {}
+        self._sought: set[str] = set()  # ids to ask for the next time
+        self._lacking: set[str] = set()
         self.answers = 0  #: how often squeue has answered
 
     @property
@@ -300,7 +346,21 @@ class SlurmQueue:
 
     def named(self, name: str) -> list[Job]:
         """Return the jobs with this name."""
-        return self._jobs.get(name, [])
+        return self._names.get(name, [])
+
+    def numbered(self, job_id: str) -> Job | None:
+        """Return the job with this id."""
+        return self._jobs.get(job_id)
+
+    def lacks(self, job_id: str) -> bool:
+        """Return whether squeue, asked for this very job, did not know it; if it was not asked, the next time it is.
+
+        The job may be another user's, in a work dir that several share.
+        """
+        if not job_id.isdigit():
+            return True
+        self._sought.add(job_id)
+        return job_id in self._lacking or job_id in self._jobs  # as a job of another name
 
     def refresh(self, *, now: bool = False) -> None:
         """Ask squeue, unless it was asked a moment ago.
@@ -311,14 +371,27 @@ class SlurmQueue:
         if not now and time.monotonic() < self._next:
             return
         self._next = 0.0  # if the question fails, the next one is not put off
-        options = ('--noheader', '--all', '--states=all', f'--user={os.getuid()}', '--format=%i|%T|%r|%j')
-        lines = call('squeue', *options).splitlines()
-        self._jobs = {}
-        for line in lines:
-            job_id, state, reason, name = line.split('|', 3)
-            self._jobs.setdefault(name, []).append(Job(job_id, state, reason))
+        jobs = _ask(f'--user={os.getuid()}')
+        if sought := self._sought - jobs.keys():
+            jobs |= _ask(f'--jobs={",".join(sorted(sought))}')
+        self._jobs, self._lacking, self._sought = jobs, sought - jobs.keys(), set()
+        self._names = {}
+        for job in jobs.values():
+            self._names.setdefault(job.name, []).append(job)
         self.answers += 1
         self._next = time.monotonic() + self._poll_s
+
+
+def _ask(whose: str) -> dict[str, Job]:
+    """Ask squeue for jobs; return them by their ids."""
+    try:
+        answer = call('squeue', '--noheader', '--all', '--states=all', whose, '--format=%i|%T|%r|%j')
+    except UnavailableError as err:
+        if 'Invalid job id' in str(err):  # what it says of a job that it does not know
+            return {}
+        raise
+    jobs = [Job(*line.split('|', 3)) for line in answer.splitlines()]
+    return {job.job_id: job for job in jobs}
 
 
 def call(*command: str, stdin: str | None = None) -> str:

@@ -1,7 +1,8 @@
-"""Enough of sbatch, squeue, scancel and scontrol for one user on one machine.
+"""Enough of sbatch, squeue, scancel and scontrol on one machine, for one user or as several of them.
 
 Run as ``python -S stand_in_slurm.py COMMAND ARGUMENTS``; jobs are files in ``$STAND_IN_SLURM``. A file
-``down`` there stands for a controller that does not answer, and ``calls`` lists what was asked.
+``down`` there stands for a controller that does not answer, ``refuse`` has what sbatch says instead of taking a job,
+jobs wait while there is ``hold``, and ``calls`` lists what was asked. ``$STAND_IN_USER`` is who asks.
 """
 
 import json
@@ -9,9 +10,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 HOME = Path(os.environ['STAND_IN_SLURM'])
+USER = os.environ.get('STAND_IN_USER', str(os.getuid()))
 
 
 def read(job_id):
@@ -39,7 +42,11 @@ def start(job):
 
 
 def run_job(job_id):
+    while (HOME / 'hold').exists():
+        time.sleep(0.05)
     job = read(job_id)
+    if job['state'] != 'PENDING':
+        return
     env = {**os.environ, 'SLURM_JOB_ID': job_id, 'SLURM_CPUS_ON_NODE': '4'}
     if job['restarts']:
         env['SLURM_RESTART_COUNT'] = str(job['restarts'])
@@ -64,10 +71,12 @@ def sbatch(arguments):
     options = dict(a.removeprefix('--').split('=', 1) for a in arguments if '=' in a)
     if options.get('partition') == 'nowhere':
         sys.exit('sbatch: error: Batch job submission failed: Invalid partition name specified')
+    if (HOME / 'refuse').exists():
+        sys.exit(f'sbatch: error: Batch job submission failed: {(HOME / "refuse").read_text()}')
     job_id = str(len(jobs()) + 1)
     (HOME / f'{job_id}.sh').write_text(sys.stdin.read())
     job = {'id': job_id, 'name': options['job-name'], 'output': options['output'].replace('%%', '%')}
-    job.update(state='PENDING', reason='None', restarts=0, arguments=arguments)
+    job.update(state='PENDING', reason='None', restarts=0, arguments=arguments, user=USER)
     write(job)
     start(job)
     sys.stdout.write(f'{job_id}\n')
@@ -83,12 +92,20 @@ def main(command, arguments):
     if command == 'sbatch':
         sbatch(arguments)
     elif command == 'squeue':
-        for job in jobs():
+        asked = next((a.removeprefix('--jobs=').split(',') for a in arguments if a.startswith('--jobs=')), None)
+        shown = [j for j in jobs() if (j['id'] in asked if asked else f'--user={j["user"]}' in arguments)]
+        if asked and not shown:
+            sys.exit('slurm_load_jobs error: Invalid job id specified')
+        for job in shown:
             sys.stdout.write('{id}|{state}|{reason}|{name}\n'.format(**job))
     elif command == 'scancel':
         names = [a.removeprefix('--name=') for a in arguments if a.startswith('--name=')]
         for job in jobs():
-            if job['state'] in ('PENDING', 'RUNNING') and (job['name'] in names or job['id'] in arguments):
+            if (
+                job['user'] == USER
+                and job['state'] in ('PENDING', 'RUNNING')
+                and (job['name'] in names or job['id'] in arguments)
+            ):
                 end(job, 'CANCELLED')
     elif arguments[0] == 'requeue':
         job = read(arguments[1])

@@ -1,6 +1,7 @@
 """The Slurm executor, against a stand-in of its commands and against a real Slurm on this machine."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -14,11 +15,23 @@ from pathlib import Path
 import pytest
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search._utils.files import CannotWriteError, write_json
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.executors.base import UnavailableError
+from mmfixnorm.search.executors.claim import name_prefix
 from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.executors.slurm import SlurmExecutor, SlurmSettings
-from tests.search.executors.conformance import TINY, ExecutorConformance, Kind, before, state_of, wait_until
+from tests.search.executors.conformance import (
+    SLEEP,
+    TINY,
+    ExecutorConformance,
+    Kind,
+    alive,
+    before,
+    state_of,
+    text_of,
+    wait_until,
+)
 
 HERE = Path(__file__).parent
 NEEDED = ('sbatch', 'slurmctld', 'slurmd', 'munged')
@@ -119,6 +132,11 @@ STEPS = (
 )
 
 
+def change(cluster, job_id, **what):
+    path = cluster / f'{job_id}.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()), **what}))
+
+
 def parent_of(pid):
     return int(Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[1])
 
@@ -134,7 +152,10 @@ def ended(events):
 @ALL
 def test_a_requeued_job_goes_on_in_the_same_attempt(cluster, tmp_path):
     """With the real one it starts again only after the 10 s that its credentials are valid."""
-    script = 'echo ran $SLURM_RESTART_COUNT >> $0/runs; test -n "$SLURM_RESTART_COUNT" || sleep 60'
+    script = (
+        'cat $0/attempt-1.claim > $0/claimed; '
+        'echo ran $SLURM_RESTART_COUNT >> $0/runs; test -n "$SLURM_RESTART_COUNT" || sleep 60'
+    )
     executor = make_executor(['/bin/sh', '-c', script])
     handle = executor.submit(tmp_path, 1)
     wait_until(lambda: (tmp_path / 'runs').exists())
@@ -143,7 +164,7 @@ def test_a_requeued_job_goes_on_in_the_same_attempt(cluster, tmp_path):
     wait_until(lambda: seen.append(state_of(executor, handle)) or seen[-1])
     assert 'COMPLETED' in str(seen[-1])
     assert (tmp_path / 'runs').read_text() == 'ran\nran 1\n'
-    assert Path(handle).read_text().split() == ['slurm', job_of(tmp_path), executor._queue.cluster, '1']
+    assert (tmp_path / 'claimed').read_text().split() == ['slurm', job_of(tmp_path), executor._queue.cluster, '1']
 
 
 @ALL
@@ -288,10 +309,89 @@ def test_a_job_that_vanished_has_failed_and_one_that_took_its_number_is_not_it(c
     executor = make_executor(['/bin/sh', '-c', 'sleep 60'])
     handle = executor.submit(tmp_path, 1)
     assert executor.poll(handle) is None  # the queue was not looked at since
-    job = json.loads((cluster / '1.json').read_text())
-    (cluster / '1.json').write_text(json.dumps({**job, 'name': 'of somebody else'}))
-    assert 'job 1 is not in the queue any more' in str(state_of(executor, handle))
+    change(cluster, 1, name='of somebody else')
+    seen = []
+    wait_until(lambda: seen.append(state_of(executor, handle)) or seen[-1])
+    assert 'job 1 is not in the queue any more' in str(seen[-1])
     subprocess.run(['scancel', '1'], check=True)
+
+
+def old_name(handle):
+    return f'{name_prefix(Path(handle))}{hashlib.sha256(handle.encode()).hexdigest()[:12]}'
+
+
+@STAND_IN
+@pytest.mark.parametrize('noted', [True, False])
+@pytest.mark.parametrize('named', ['by this version', 'by an earlier one'])
+@pytest.mark.parametrize('path', ['the same', 'another'])
+def test_a_job_is_found_by_each_path_of_its_work_dir(cluster, tmp_path, path, named, noted):
+    if (path, named, noted) == ('another', 'by an earlier one', False):
+        pytest.skip('nothing says whose it is')
+    folder = tmp_path / 'real' / 'k'
+    folder.mkdir(parents=True)
+    (tmp_path / 'link').symlink_to('real')
+    executor = make_executor(SLEEP)
+    handle = executor.submit(tmp_path / 'link' / 'k', 1)
+    write_json(folder / 'spec.json', {'key': 'k', 'lr': 1.0, 'alpha': 1.0, 'fingerprint': 'f'})
+    if named == 'by an earlier one':
+        change(cluster, 1, name=old_name(handle))
+    if not noted:
+        (folder / 'attempt-1.job').unlink()
+    text_of(folder / 'pid')
+    later = make_executor(SLEEP)
+    later.refresh()
+    found = later.adopt(tmp_path / ('link' if path == 'the same' else 'real') / 'k', 1)
+    for _ in range(3):
+        later._queue.refresh(now=True)
+        assert later.poll(found) is None
+    executor.cancel(handle)
+
+
+@STAND_IN
+def test_the_job_of_another_user_in_a_shared_work_dir_is_seen(cluster, tmp_path, monkeypatch):
+    handle = make_executor(SLEEP).submit(tmp_path, 1)
+    pid = int(text_of(tmp_path / 'pid'))
+    monkeypatch.setattr('os.getuid', lambda: 12345)
+    monkeypatch.setenv('STAND_IN_USER', '12345')
+    other = SlurmExecutor(1, SLEEP, SlurmSettings(gpus_per_trial=0, poll_s=0.01), result_s=4)
+    assert other.adopt(tmp_path, 1) == handle
+    for _ in range(5):
+        other._queue.refresh(now=True)
+        assert other.poll(handle) is None
+    assert Path(handle).read_text() == 'slurm 1 stand-in 0\n'
+    other.cancel(handle)  # scancel does nothing; the trial ends itself
+    wait_until(lambda: not alive(pid))
+
+
+@STAND_IN
+@pytest.mark.parametrize('state', ['NODE_FAIL', 'CANCELLED', None])
+def test_what_still_runs_of_a_job_has_ended_before_the_attempt_counts_as_failed(cluster, tmp_path, state):
+    """As on a node that Slurm has lost, or after a controller has forgotten a job (None)."""
+    executor = SlurmExecutor(1, SLEEP, SlurmSettings(gpus_per_trial=0, poll_s=0.1), result_s=4)
+    handle = executor.submit(tmp_path, 1)
+    pid = int(text_of(tmp_path / 'pid'))
+    assert state_of(executor, handle) is None
+    if state:
+        change(cluster, 1, state=state)
+    else:
+        (cluster / '1.json').unlink()
+    seen = []
+    wait_until(lambda: seen.append(state_of(executor, handle)) or seen[-1])
+    assert not alive(pid)
+    assert f'Slurm job 1 {f"ended as {state}" if state else "is not in the queue"}' in str(seen[-1])
+    assert Path(handle).read_text() == 'slurm revoked\n'
+    later = make_executor(SLEEP)  # after a driver that was killed before it recorded that
+    assert later.adopt(tmp_path, 1) == handle
+    wait_until(lambda: state_of(later, handle))
+
+
+@STAND_IN
+def test_a_claim_that_cannot_be_revoked_is_told(cluster, tmp_path):
+    handle = make_executor(['true']).submit(tmp_path, 1)
+    wait_until(lambda: json.loads((cluster / '1.json').read_text())['state'] == 'COMPLETED')
+    (tmp_path / f'.attempt-1.claim.{os.getpid()}').mkdir()  # where it would be drafted; root may write anywhere else
+    with pytest.raises(CannotWriteError, match='cannot write to'):
+        state_of(make_executor(['true']), handle)
 
 
 @STAND_IN
