@@ -16,7 +16,7 @@ import pytest
 from mmfixnorm.cli._parser import CommandParser, run_command
 from mmfixnorm.cli.search import main
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.executors.claim import start_time
+from mmfixnorm.search.executors.claim import claimed_pid, start_time
 from mmfixnorm.search.record.study import open_record, read_record
 from mmfixnorm.search.terminal.running import driver_of
 
@@ -56,6 +56,22 @@ def test_a_claim_that_is_being_written_is_of_a_trial_that_runs(make_search, smal
             search.run(search__lr_range=(0.1, 3.2))
     else:
         assert search.run(search__lr_range=(0.1, 3.2)).kind == 'done'
+
+
+def test_an_empty_claim_from_the_future_is_no_trial(make_search, small):
+    search = make_search(small)
+    folder = search.work_dir / 'trials/r0-k0'
+    folder.mkdir(parents=True)
+    (folder / 'attempt-1.claim').touch()
+    os.utime(folder / 'attempt-1.claim', (time.time() + 3600,) * 2)
+    assert search.run().kind == 'done'
+
+
+def test_a_claim_that_stays_empty_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    (tmp_path / 'attempt-1.claim').touch()
+    monkeypatch.setattr('mmfixnorm.search.executors.claim._CLAIM_WRITTEN_S', 0.3)
+    monkeypatch.setattr('mmfixnorm.search.executors.claim._is_being_written', lambda path: True)
+    assert claimed_pid(tmp_path / 'attempt-1.claim') is None
 
 
 KILLED_IN_A_WRITE = """

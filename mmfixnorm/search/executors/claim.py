@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -154,12 +155,11 @@ def claimed_pid(path: Path) -> int | None:
     Raises:
         ConfigError: It was started on another machine, so nothing is known of it.
     """
-    claim = read_claim(path)
-    if claim is None:
-        if _is_being_written(path):
-            time.sleep(0.05)
-            return claimed_pid(path)
-        return None
+    give_up = time.monotonic() + _CLAIM_WRITTEN_S
+    while (claim := read_claim(path)) is None:
+        if not _is_being_written(path) or time.monotonic() > give_up:
+            return None
+        time.sleep(0.05)
     if claim.host != os.uname().nodename:
         raise ConfigError(
             f'{path}: this attempt was started on {claim.host!r}, this is {os.uname().nodename!r}; '
@@ -168,17 +168,33 @@ def claimed_pid(path: Path) -> int | None:
     return claim.pid if start_time(claim.pid) == claim.started else None
 
 
-def running_claims(trials_dir: Path) -> list[str]:
+def waiting_job(claim: Path) -> str | None:
+    """Name the Slurm job that is noted for an attempt, or None if there is no note."""
+    try:
+        return f'Slurm job {json.loads(note_file(claim).read_text(encoding="utf-8"))["job_id"]}'
+    except FileNotFoundError:
+        return None
+
+
+def running_claims(trials_dir: Path, next_attempt: Callable[[str], int]) -> list[str]:
     """List the attempts below a folder of trials that still run, or may run, each with where.
 
-    A process of this machine is looked for; of a job, an actor or another machine only a result says that it has ended.
+    A process of this machine is looked for; of a job, an actor or another machine only a result, or the record, says
+    that it has ended.
+
+    Args:
+        trials_dir (Path): The folder.
+        next_attempt (callable): Returns the first attempt at a trial whose end is not in the record.
     """
     running = []
-    for path in sorted(trials_dir.glob('*/attempt-*.claim')):
+    begun = [*trials_dir.glob('*/attempt-*.claim'), *trials_dir.glob('*/attempt-*.job')]
+    for path in sorted({path.with_suffix('.claim') for path in begun}):
         claim = read_claim(path)
-        if has_result(path):
+        if has_result(path) or attempt_number(path) < next_attempt(path.parent.name):
             continue
-        if claim is None:
+        if not path.exists():
+            running.append(f'{path.parent.name} ({waiting_job(path)}, waiting)')
+        elif claim is None:
             words = _words(path)
             if not words and _is_being_written(path):
                 running.append(f'{path.parent.name} (starting)')
@@ -192,7 +208,7 @@ def running_claims(trials_dir: Path) -> list[str]:
 
 
 def _is_being_written(path: Path) -> bool:
-    return path.exists() and time.time() - path.stat().st_mtime < _CLAIM_WRITTEN_S
+    return path.exists() and abs(time.time() - path.stat().st_mtime) < _CLAIM_WRITTEN_S
 
 
 def _words(path: Path) -> list[str]:

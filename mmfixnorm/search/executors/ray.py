@@ -35,7 +35,7 @@ from mmfixnorm.search.executors.claim import (
     has_result,
     revoke,
 )
-from mmfixnorm.search.trial.folder import LATE_S, LOG_FILE
+from mmfixnorm.search.trial.folder import LATE_S, LOG_FILE, read_task
 
 # What the actor runs, with the claim as $0 and its words as $1. A trial ends with its actor as well.
 _SCRIPT = """claim=$0 mine=$1
@@ -185,7 +185,12 @@ class RayExecutor(Executor):
     def adopt(self, trial_dir: Path, attempt: int) -> str | None:
         path = claim_file(trial_dir, attempt)
         check_owner(path, 'ray')
-        return str(path) if path.exists() or self._is_listed(path) else None
+        if path.exists():
+            return str(path)
+        if read_task(trial_dir) is None:  # an actor of a folder that was deleted or moved aside has nothing to train
+            self._end_actor(path)
+            return None
+        return str(path) if self._is_listed(path) else None
 
     def poll(self, handle: str) -> Exit | None:
         path = Path(handle)
@@ -244,6 +249,16 @@ class RayExecutor(Executor):
     def _is_there(self, path: Path) -> bool:
         self._look()
         return self._is_listed(path)
+
+    def _end_actor(self, path: Path) -> None:
+        """End the actor of an attempt, if Ray lists one, and wait until it does not."""
+        give_up = time.monotonic() + _CANCEL_S
+        while self._is_listed(path):
+            self._client.ask('kill', name=self._name(path))
+            if time.monotonic() > give_up:
+                raise UnavailableError(f'{self.describe(str(path))} is still there {_CANCEL_S:g} s after it was killed')
+            time.sleep(0.1)
+            self._look()
 
     def _is_listed(self, path: Path) -> bool:
         return self._name(path) in self._names

@@ -40,7 +40,7 @@ from mmfixnorm.search.executors.claim import (
     revoke,
 )
 from mmfixnorm.search.executors.slurm_script import job_script
-from mmfixnorm.search.trial.folder import LOG_FILE
+from mmfixnorm.search.trial.folder import LOG_FILE, read_task
 
 _ENDED = frozenset(
     {'BOOT_FAIL', 'CANCELLED', 'COMPLETED', 'DEADLINE', 'FAILED'}
@@ -184,7 +184,14 @@ class SlurmExecutor(Executor):
                 )
             return str(path)
         # A driver that was killed between sbatch and its note leaves a job, or its claim.
-        return str(path) if path.exists() or self._adopt_by_name(str(path)) else None
+        if path.exists():
+            return str(path)
+        if read_task(trial_dir) is None:  # a job of a folder that was deleted or moved aside has nothing to train
+            if any(not job.ended for job in self._jobs(str(path))):
+                self._scancel(str(path))
+                self._wait_for_end(str(path))
+            return None
+        return str(path) if self._adopt_by_name(str(path)) else None
 
     def poll(self, handle: str) -> Exit | None:
         if self._submitted.get(handle) == self._queue.answers:
@@ -216,14 +223,7 @@ class SlurmExecutor(Executor):
 
     def cancel(self, handle: str) -> None:
         self._scancel(handle)
-        give_up = time.monotonic() + _CANCEL_S
-        while True:
-            self._queue.refresh(now=True)
-            if all(job.ended for job in self._jobs(handle)):
-                break
-            if time.monotonic() > give_up:
-                raise UnavailableError(f'{self.describe(handle)} is still running {_CANCEL_S:g} s after scancel')
-            time.sleep(min(1.0, self._settings.poll_s))
+        self._wait_for_end(handle)
         if not has_result(Path(handle)):
             self._revoke(handle)
 
@@ -243,6 +243,15 @@ class SlurmExecutor(Executor):
         if noted and noted not in jobs and noted.name.startswith(name_prefix(path)):
             jobs.append(noted)
         return jobs
+
+    def _wait_for_end(self, handle: str) -> None:
+        give_up = time.monotonic() + _CANCEL_S
+        self._queue.refresh(now=True)
+        while any(not job.ended for job in self._jobs(handle)):
+            if time.monotonic() > give_up:
+                raise UnavailableError(f'{self.describe(handle)} is still running {_CANCEL_S:g} s after scancel')
+            time.sleep(min(1.0, self._settings.poll_s))
+            self._queue.refresh(now=True)
 
     def _scancel(self, handle: str) -> None:
         for name in attempt_names(Path(handle)):

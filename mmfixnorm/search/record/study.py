@@ -155,10 +155,11 @@ def open_record(problem: SearchProblem) -> StudyRecord:
                 f'{_refusal(problem, record)}\nTrials of that search have ended, and no driver has '
                 f'recorded them yet: {", ".join(ended)}'
             )
-        if running := running_claims(work_dir / 'trials'):
+        if running := running_claims(work_dir / 'trials', record.next_attempt):
             raise ConfigError(
                 f'{_refusal(problem, record)}\nTrials of that search still run: '
-                f'{", ".join(running)}; end them, or wait for them, before another search takes the folder'
+                f'{", ".join(running)}; end them, or wait for them, before another search takes the folder '
+                '(of one that has ended and is in no record, delete its attempt-N.claim and attempt-N.job)'
             )
         _move_aside(work_dir)  # nothing has finished and nothing runs: the user corrects a mistake
     with writing_to(work_dir):

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from mmfixnorm.search.executors.claim import claim_file, has_result, note_file, read_claim, start_time
+from mmfixnorm.search.executors.claim import (
+    claim_file,
+    has_result,
+    note_file,
+    read_claim,
+    start_time,
+    waiting_job,
+)
 from mmfixnorm.search.methods.base import Replay, Spec
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import SearchState
@@ -22,7 +29,7 @@ class RunningTrial(NamedTuple):
     Attributes:
         spec: What it trains.
         attempt: Which attempt, from 1.
-        where: The process or job that runs it, as its claim names it.
+        where: The process or job that runs it, as its claim names it, or the job that will.
         since: When it was claimed, in seconds since the epoch.
         step: Epochs or iterations at its last validation; 0 before the first.
         length: Epochs or iterations at its end.
@@ -61,7 +68,8 @@ def _read_trial(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTria
     claim = claim_file(folder, attempt)
     path = claim if claim.exists() else note_file(claim)
     try:
-        since, where = path.stat().st_mtime, _where(path)
+        since = path.stat().st_mtime
+        where = _where(claim) if path == claim else f'{waiting_job(claim)} (waiting)'
     except FileNotFoundError:
         return None
     curve = read_curve(folder / CURVE_FILE)

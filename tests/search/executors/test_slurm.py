@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from mmfixnorm.cli.search import main
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.files import CannotWriteError, write_json
 from mmfixnorm.search.driver import run_search
@@ -34,6 +35,12 @@ from tests.search.executors.conformance import (
 )
 
 HERE = Path(__file__).parent
+
+
+class Killed(BaseException):
+    """The end of a driver."""
+
+
 NEEDED = ('sbatch', 'slurmctld', 'slurmd', 'munged')
 ACCOUNTING = ('slurmdbd', 'mariadbd', 'mariadb-install-db', 'sacctmgr')
 SBIN = os.pathsep.join([os.environ['PATH'], '/usr/sbin'])
@@ -125,6 +132,7 @@ def run(search, command, *, workers=1, listener=None, **settings):
     return run_search(search.problem(workers), executor=executor, poll_s=0.05, **extra)
 
 
+TASK = {'key': 'k', 'lr': 1.0, 'alpha': 1.0, 'fingerprint': 'f'}
 #: The first run of a job goes on and on; one that Slurm has started again goes to the end.
 STEPS = (
     'echo $$ > $0/pid; date +%s.%N >> $0/starts; '
@@ -191,6 +199,7 @@ def test_a_job_whose_driver_was_killed_before_its_note_is_found_by_its_name(clus
     handle = executor.submit(tmp_path, 1)
     job = job_of(tmp_path)
     (tmp_path / 'attempt-1.job').unlink()
+    write_json(tmp_path / 'spec.json', TASK)
     later = make_executor(['false'])
     later.refresh()
     assert later.adopt(tmp_path, 1) == handle
@@ -332,7 +341,7 @@ def test_a_job_is_found_by_each_path_of_its_work_dir(cluster, tmp_path, path, na
     (tmp_path / 'link').symlink_to('real')
     executor = make_executor(SLEEP)
     handle = executor.submit(tmp_path / 'link' / 'k', 1)
-    write_json(folder / 'spec.json', {'key': 'k', 'lr': 1.0, 'alpha': 1.0, 'fingerprint': 'f'})
+    write_json(folder / 'spec.json', TASK)
     if named == 'by an earlier one':
         change(cluster, 1, name=old_name(handle))
     if not noted:
@@ -392,6 +401,67 @@ def test_a_claim_that_cannot_be_revoked_is_told(cluster, tmp_path):
     (tmp_path / f'.attempt-1.claim.{os.getpid()}').mkdir()  # where it would be drafted; root may write anywhere else
     with pytest.raises(CannotWriteError, match='cannot write to'):
         state_of(make_executor(['true']), handle)
+
+
+def killed(search, command):
+    """Run a search whose driver is killed when it has submitted a trial, and their jobs wait."""
+
+    def die(event):
+        if event.kind == 'submitted':
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(search, command, listener=die)
+
+
+@STAND_IN
+def test_another_search_does_not_take_the_folder_while_a_job_waits(cluster, make_search, fake_trial, capsys):
+    search = make_search(TINY)
+    (cluster / 'hold').touch()
+    killed(search, fake_trial())
+    with pytest.raises(ConfigError, match=r'still run: r0-k0 \(Slurm job 1, waiting\)'):
+        search.run(search__lr_range=(0.1, 3.2))
+    assert main(['status', search.config, '--work-dir', str(search.work_dir)]) == 0
+    assert 'Slurm job 1 (waiting)' in capsys.readouterr().out
+    (cluster / 'hold').unlink()
+    assert run(search, fake_trial()).kind == 'done'
+    assert {a.result.attempt for a in search.record().attempts} == {1}
+
+
+@STAND_IN
+def test_a_job_that_waits_for_a_folder_that_was_deleted_is_cancelled(cluster, make_search, fake_trial):
+    search = make_search(TINY)
+    (cluster / 'hold').touch()
+    killed(search, fake_trial())
+    shutil.rmtree(search.work_dir)
+    events = []
+
+    def let_them_run(event):
+        events.append(event.kind)
+        (cluster / 'hold').unlink(missing_ok=True)
+
+    assert run(search, fake_trial(), listener=let_them_run).kind == 'done'
+    assert 'adopted' not in events
+    assert json.loads((cluster / '1.json').read_text())['state'] == 'CANCELLED'
+    assert {a.result.attempt for a in search.record().attempts} == {1}
+
+
+@STAND_IN
+@pytest.mark.parametrize('claim', ['slurm 1 stand-in 0', 'ray far 12 abcdef', '1 1 elsewhere 0'])
+@pytest.mark.parametrize('attempt', [1, 2])
+def test_an_attempt_whose_end_is_recorded_does_not_keep_the_folder(cluster, make_search, claim, attempt):
+    """A config is corrected after Ctrl-C, which leaves no result."""
+    search = make_search(TINY)
+    search.run('fail', search__max_attempts=1)
+    folder = search.work_dir / 'trials' / 'r0-k0'
+    (folder / f'attempt-{attempt}.claim').write_text(f'{claim}\n')
+    (folder / f'attempt-{attempt}.job').write_text('{"job_id": "1", "cluster": "stand-in"}')
+    if attempt == 1:
+        assert search.run(search__lr_range=(0.1, 3.2)).kind == 'done'
+        assert (search.work_dir / 'replaced-1' / 'study.db').exists()
+    else:
+        with pytest.raises(ConfigError, match='still run: r0-k0'):
+            search.run(search__lr_range=(0.1, 3.2))
 
 
 @STAND_IN
