@@ -22,13 +22,21 @@ from pathlib import Path
 
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.files import write_text, writing_to
-from mmfixnorm.search.trial.folder import RESULT_FILE
+from mmfixnorm.search.trial.folder import LOG_FILE, RESULT_FILE
 
 # Beside a trial, in its process group: ends the group when ``$claim`` does not say ``$mine`` any more. A node that was
-# given up, or a search that was replaced, may still have a trial running, and two must not write.
-WATCH_SCRIPT = """(
+# given up, or a search that was replaced, may still have a trial running, and two must not write. A claim that cannot
+# be read says nothing; one that is gone at every look for half a minute was deleted, or moved with its folder.
+WATCH_SCRIPT = f"""(
+  gone=0
   while sleep 2 && kill -s 0 $$; do
-    [ "$(cat "$claim")" = "$mine" ] || kill -s KILL -- -$$
+    if now=$(cat "$claim"); then
+      [ "$now" = "$mine" ] && gone=0 && continue
+    elif [ -e "$claim" ] || [ $((gone += 1)) -lt 15 ]; then
+      continue
+    fi
+    echo "node $(uname -n): $claim says '$now', not '$mine': this process is ended" >> "${{claim%/*}}/{LOG_FILE}"
+    kill -s KILL -- -$$
   done
 ) >/dev/null 2>&1 &"""
 # On a node that did not write the claim itself, before its watch: it may see the file late.
