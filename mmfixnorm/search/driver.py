@@ -191,19 +191,21 @@ class _Driver:
         """Start and record trials; return whether anything happened."""
         try:
             self._executor.refresh()
+            if self._poll():
+                return True
             if self._state_at_plan != self._state_at_reuse:  # else nothing has ended since
                 if self._reuse(specs):
                     return True
                 self._state_at_reuse = self._state_at_plan
             started = self._start(specs)
-            ended = self._poll()
         except UnavailableError as err:
             if str(err) != self._unavailable:
                 self._emit('warning', f'waiting for what runs the trials: {err}')
             self._unavailable = str(err)
             return False
-        self._unavailable = ''
-        return started or ended
+        if self._executor.workers:  # else the same is not told again before it is tried again
+            self._unavailable = ''
+        return started
 
     def _reuse(self, specs: Sequence[Spec]) -> bool:
         """Record the trainings that are the same as finished ones; return whether there was one."""
@@ -264,6 +266,7 @@ class _Driver:
         One that is the same as another costs nothing; one that an earlier driver has started is waited for.
         """
         try:
+            self._executor.refresh()
             if self._reuse(specs):
                 return True
             adopted = [self._adopt(spec) for spec in specs]  # all of them

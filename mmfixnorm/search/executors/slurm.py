@@ -50,8 +50,11 @@ _ENDED = frozenset(
 _UNCERTAIN = frozenset({'COMPLETED', 'NODE_FAIL'})
 _WATCH_S = 5.0  # what still runs of a revoked attempt has ended by then, where its node sees the claim at once
 _CALL_S = 60.0  # a controller that is down lets its clients wait about 10 s
-# What sbatch says when it is Slurm's fault; everything else is a refusal.
-_TRANSIENT = ('timed out', 'contact slurm controller', 'temporarily', 'has not answered')
+# What sbatch says when it is Slurm's fault; everything else is a refusal, of the first job of a search.
+_TRANSIENT = (
+    *('timed out', 'contact slurm controller', 'temporarily', 'has not answered'),
+    *('Zero Bytes were transmitted', 'Unexpected message received', 'I/O error writing script'),
+)
 _CANCEL_S = 120.0  # Slurm gives a job 30 s (KillWait) between SIGTERM and SIGKILL
 
 
@@ -115,6 +118,9 @@ class SlurmSettings(NodesSettings):
 class SlurmExecutor(Executor):
     """One job per trial, adopted by its id; several drivers' worth of jobs never mix, by their names.
 
+    Once Slurm has taken a job of the search, a refusal, as at a limit of submissions, is waited out: ``workers`` is 0
+    for ``poll_s`` after it.
+
     A job that has ended in whatever way without a result is a failed attempt; one that Slurm
     requeues (preemption, a lost node, ``scontrol requeue``) continues in the same attempt, from the
     newest checkpoint that can be loaded. While Slurm does not answer, nothing is concluded.
@@ -144,7 +150,7 @@ class SlurmExecutor(Executor):
         time_min: int | None = None,
         result_s: float = 70.0,
     ) -> None:
-        self.workers = workers
+        self.workers = self._most = workers
         self._command = list(command)
         self._settings = settings
         self._time_min = time_min
@@ -152,9 +158,13 @@ class SlurmExecutor(Executor):
         self._result_s = result_s
         self._disagree: dict[str, float] = {}  # handle -> when that was seen first
         self._submitted: dict[str, int] = {}  # handle -> answers of squeue before
+        self._accepted = False
+        self._paused_until = 0.0
 
     def refresh(self) -> None:
         self._queue.refresh()
+        if time.monotonic() >= self._paused_until:
+            self.workers = self._most
 
     def submit(self, trial_dir: Path, attempt: int) -> str:
         handle = str(claim_file(trial_dir, attempt))
@@ -163,10 +173,13 @@ class SlurmExecutor(Executor):
         except UnavailableError as err:
             self._queue.refresh(now=True)  # it answers: then sbatch was refused, and raises if not
             if self._adopt_by_name(handle):
+                self._accepted = True
                 return handle
-            if any(words in str(err) for words in _TRANSIENT):
-                raise
-            raise ConfigError(f'search.executor: {err}') from err
+            if not self._accepted and not any(words in str(err) for words in _TRANSIENT):
+                raise ConfigError(f'search.executor: {err}') from err
+            self.workers, self._paused_until = 0, time.monotonic() + self._settings.poll_s
+            raise
+        self._accepted = True
         self._submitted[handle] = self._queue.answers
         self._note(handle, answer.strip().split(';')[0])
         return handle
@@ -182,16 +195,17 @@ class SlurmExecutor(Executor):
                     f'{note}: this attempt is a job of the cluster {cluster!r}, this is {self._queue.cluster!r}; '
                     'continue there, or delete that file if the attempt has ended'
                 )
-            return str(path)
         # A driver that was killed between sbatch and its note leaves a job, or its claim.
-        if path.exists():
-            return str(path)
-        if read_task(trial_dir) is None:  # a job of a folder that was deleted or moved aside has nothing to train
-            if any(not job.ended for job in self._jobs(str(path))):
-                self._scancel(str(path))
-                self._wait_for_end(str(path))
-            return None
-        return str(path) if self._adopt_by_name(str(path)) else None
+        elif not path.exists():
+            if read_task(trial_dir) is None:  # a job of a folder that was deleted or moved aside has nothing to train
+                if any(not job.ended for job in self._jobs(str(path))):
+                    self._scancel(str(path))
+                    self._wait_for_end(str(path))
+                return None
+            if not self._adopt_by_name(str(path)):
+                return None
+        self._accepted = True
+        return str(path)
 
     def poll(self, handle: str) -> Exit | None:
         if self._submitted.get(handle) == self._queue.answers:
@@ -399,8 +413,8 @@ def _ask(whose: str) -> dict[str, Job]:
         if 'Invalid job id' in str(err):  # what it says of a job that it does not know
             return {}
         raise
-    jobs = [Job(*line.split('|', 3)) for line in answer.splitlines()]
-    return {job.job_id: job for job in jobs}
+    rows = [line.split('|', 3) for line in answer.split('\n')]
+    return {row[0]: Job(*row) for row in rows if len(row) == 4}  # a name of others can hold the end of a line
 
 
 def call(*command: str, stdin: str | None = None) -> str:
@@ -413,7 +427,9 @@ def call(*command: str, stdin: str | None = None) -> str:
     # A driver that is itself a job must not hand its own job's values on.
     env = {k: v for k, v in os.environ.items() if k == 'SLURM_CONF' or not k.startswith('SLURM_')}
     try:
-        done = subprocess.run(command, input=stdin, env=env, capture_output=True, text=True, timeout=_CALL_S)
+        done = subprocess.run(
+            command, input=stdin, env=env, capture_output=True, text=True, errors='replace', timeout=_CALL_S
+        )
     except FileNotFoundError as err:
         raise ConfigError(
             f"search.executor: 'slurm' needs {command[0]}, which is not installed on this machine; start the "

@@ -2,7 +2,8 @@
 
 Run as ``python -S stand_in_slurm.py COMMAND ARGUMENTS``; jobs are files in ``$STAND_IN_SLURM``. A file
 ``down`` there stands for a controller that does not answer, ``refuse`` has what sbatch says instead of taking a job,
-jobs wait while there is ``hold``, and ``calls`` lists what was asked. ``$STAND_IN_USER`` is who asks.
+jobs wait while there is ``hold``, ``others`` has more lines of squeue, and
+``calls`` lists what was asked. ``$STAND_IN_USER`` is who asks.
 """
 
 import json
@@ -96,6 +97,9 @@ def main(command, arguments):
         shown = [j for j in jobs() if (j['id'] in asked if asked else f'--user={j["user"]}' in arguments)]
         if asked and not shown:
             sys.exit('slurm_load_jobs error: Invalid job id specified')
+        if (HOME / 'others').exists():
+            sys.stdout.flush()
+            os.write(1, (HOME / 'others').read_bytes())
         for job in shown:
             sys.stdout.write('{id}|{state}|{reason}|{name}\n'.format(**job))
     elif command == 'scancel':

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,67 @@ def test_a_job_whose_driver_was_killed_before_its_note_is_found_by_its_name(clus
 def test_what_sbatch_refuses_is_told_in_its_words(cluster, tmp_path):
     with pytest.raises(ConfigError, match=r'search\.executor: sbatch: .*[Ii]nvalid partition'):
         make_executor(['true'], partition='nowhere').submit(tmp_path, 1)
+
+
+LIMIT = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
+
+
+@STAND_IN
+@pytest.mark.parametrize('first', ['submitted', 'adopted'])
+def test_a_refusal_in_the_middle_of_a_search_is_waited_out(cluster, make_search, fake_trial, first):
+    search = make_search(TINY)
+    command = before(f'until test -e {cluster}/go; do sleep 0.1; done', fake_trial())
+    if first == 'adopted':
+        killed(search, command)
+    heard = []
+
+    def refuse_the_second(event):
+        if event.kind == first:
+            (cluster / 'refuse').write_text(LIMIT)
+        if LIMIT in event.text:
+            heard.append(event.kind)
+            (cluster / 'go').touch()
+        if event.kind == 'recorded':  # while sbatch still refuses
+            (cluster / 'refuse').unlink(missing_ok=True)
+
+    assert run(search, command, workers=2, listener=refuse_the_second).kind == 'done'
+    assert heard == ['warning']
+    assert {a.result.outcome for a in search.record().attempts} == {'done'}
+
+
+@STAND_IN
+@pytest.mark.parametrize(
+    'says',
+    [
+        'Zero Bytes were transmitted or received',
+        'Unexpected message received',
+        'I/O error writing script/output to file',
+        'Resource temporarily unavailable',
+    ],
+)
+def test_a_failure_of_slurm_is_no_refusal_and_is_not_asked_about_in_a_loop(cluster, make_search, fake_trial, says):
+    search = make_search(TINY)
+    (cluster / 'refuse').write_text(says)
+    calls = []
+
+    def take_it(event):
+        if says in event.text:
+            calls.extend((cluster / 'calls').read_text().split())
+            threading.Timer(1.5, (cluster / 'refuse').unlink).start()
+
+    assert run(search, fake_trial(), listener=take_it, poll_s=2.0).kind == 'done'
+    assert calls.count('sbatch') == 1
+    assert (cluster / 'calls').read_text().split().count('sbatch') == 3  # it was asked again after poll_s, once
+
+
+@STAND_IN
+def test_the_jobs_of_others_may_have_any_name(cluster, tmp_path):
+    handle = make_executor(SLEEP).submit(tmp_path, 1)
+    (cluster / 'others').write_bytes(b'98|RUNNING|None|caf\xe9\n99|RUNNING|None|a\nb|c\n')
+    executor = make_executor(SLEEP)
+    assert state_of(executor, handle) is None
+    assert executor._queue.numbered('98').name == 'caf\ufffd'
+    executor.cancel(handle)
 
 
 @BOTH
