@@ -279,20 +279,23 @@ def network(name: str) -> Callable[[Lab], None]:
 def longer(lab: Lab) -> None:
     """Longer trainings on test data: the best of three learning rates around what the scan of the task chose.
 
-    Of the longest ones only the learning rate that the others have chosen is trained.
+    Where that is the lowest of the three, two lower ones are tried too. Of the longest trainings only the learning rate
+    that the others have chosen is trained.
     """
-    usual, longest = LONGER
+    usual = min(LONGER)
     for times, seeds in LONGER.items():
         for name in LONGER_TASKS:
             for method in LONGER_METHODS:
                 config, options = trained_by(TASKS[name], method)
                 changes = {**options, **_times(load_config(config_file(config)), times)}
                 group = f'{name}/{method}/x{usual}'
-                if times == longest:
-                    chosen = _chosen('rotation-longer', group)
-                else:
-                    lrs = [float(f'{_chosen(f"rotation-{name}", f"{method}/seed0") * 2.0**k:.6g}') for k in (-1, 0, 1)]
-                    chosen = lab.search(group, config, changes, type='GridSearch', lrs=lrs, seed=SEEDS[0]).lr
+                if times == usual:
+                    of_task = _chosen(f'rotation-{name}', f'{method}/seed0')
+                    lrs = [float(f'{of_task * 2.0**k:.6g}') for k in (-3, -2, -1, 0, 1)]
+                    block: dict[str, Any] = dict(type='GridSearch', seed=SEEDS[0])
+                    if lab.search(group, config, changes, lrs=lrs[2:], **block).lr == lrs[2]:
+                        lab.search(f'{group}/lower', config, changes, lrs=lrs[:2], **block)
+                chosen = _chosen('rotation-longer', group)
                 tested = f'{name}/{method}/x{times}/test'
                 lab.finals(tested, config, Point(chosen, None, None), options=changes, seeds=seeds)
 
@@ -327,11 +330,12 @@ def _swept(lab: Lab, name: str, method: str, group: str, changes: Mapping[float,
 
 
 def _chosen(experiment: str, group: str) -> float:
-    """The learning rate that a scan chose."""
-    head = Results().head(experiment, group)
-    if head is None:
+    """The learning rate that a scan chose, of lower ones too where it went on."""
+    results = Results()
+    heads = [head for ending in ('', '/lower') if (head := results.head(experiment, f'{group}{ending}'))]
+    if not heads:
         raise SystemExit(f'{group} is not in the results of {experiment} yet; run that first')
-    return float(head['winner'][0])
+    return float(max(heads, key=lambda head: head['value'])['winner'][0])
 
 
 def _times(cfg: Config, times: int) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def fix_norm(
         TypeError: If ``optimizer`` is no optimizer, ``model`` no module, or ``params`` no tensors.
         ValueError: If the set is empty or not wholly in the optimizer, if both or neither of ``params`` and ``model``
             are given, ``exclude`` without ``model`` or as one string, if weights are complex or on the meta device, if
-            ``target``, ``update`` or ``per`` is unknown, if a learning rate is negative with ``update='angle'``, or if sharding
-            hides the weights (FSDP without original parameters, DeepSpeed ZeRO-3).
+            ``target``, ``update`` or ``per`` is unknown, if a learning rate is negative with ``update='angle'``, or if
+            sharding hides the weights (FSDP without original parameters, DeepSpeed ZeRO-3).
 
     Example:
         >>> import torch
