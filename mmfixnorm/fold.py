@@ -24,7 +24,7 @@ from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import build_model
 
-__all__ = ['NO_CHECKPOINT', 'fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
+__all__ = ['fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
 
 #: The errors of torch.load for a file that is truncated or not a checkpoint.
 NO_CHECKPOINT = (

@@ -356,13 +356,15 @@ class _Driver:
         return self._without_value(run, 'failed', f'{message}\n{last}'.strip())
 
     def _without_value(self, run: _Running, outcome: str, message: str) -> TrialResult:
+        progress = read_progress(self._problem.trial_dir(run.spec.key), attempt=run.attempt)
+        seconds = time.monotonic() - run.since  # without what it took before this driver has found it
         return TrialResult(
             key=run.spec.key,
             attempt=run.attempt,
             fingerprint=self._record.fingerprint,
             outcome=outcome,
             message=message,
-            seconds=round(time.monotonic() - run.since, 3),
+            seconds=round(max(seconds, progress.seconds if progress else 0.0), 3),
         )
 
     def _write_end(self, spec: Spec, result: TrialResult) -> None:

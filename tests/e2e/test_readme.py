@@ -84,7 +84,7 @@ def test_a_stock_detector_and_a_stock_segmentor_become_fixnorm(blocks, tmp_path,
 
 
 def test_loop_of_plain_pytorch_keeps_the_norm(blocks):
-    (code,) = [block for block in blocks if 'fix_norm(' in block]
+    code, by_angle = [block for block in blocks if 'fix_norm(' in block]
     model = torch.nn.Sequential()
     model.add_module('flatten', torch.nn.Flatten())
     model.add_module('fc', torch.nn.Linear(512, 10))
@@ -94,3 +94,11 @@ def test_loop_of_plain_pytorch_keeps_the_norm(blocks):
     model(torch.randn(4, 512)).square().mean().backward()
     scope['optimizer'].step()
     assert model.fc.weight.norm().item() == pytest.approx(fixer.target, rel=1e-5)
+
+    exec(by_angle, scope)
+    before = model.fc.weight.detach().clone()
+    model(torch.randn(4, 512)).square().mean().backward()
+    scope['optimizer'].step()
+    cosine = torch.nn.functional.cosine_similarity(before.flatten().double(), model.fc.weight.flatten().double(), dim=0)
+    assert torch.acos(cosine).item() == pytest.approx(0.02, rel=1e-3)
+    assert [group['lr'] for group in scope['optimizer'].param_groups] == [0.02, 0.4]

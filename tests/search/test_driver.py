@@ -12,6 +12,7 @@ import pytest
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import STUDY_FILE
+from mmfixnorm.search.trial.folder import TrainingProgress, write_progress
 from tests.search.executors.conformance import alive, wait_until
 
 FORK = multiprocessing.get_context('fork')  # a driver without the seconds that imports take
@@ -58,6 +59,20 @@ def test_a_trial_that_fails_is_tried_again_and_the_search_says_so_in_the_end(mak
     assert 'r0-k0 failed 2 times (search.max_attempts)' in outcome.message
     assert 'out of memory, says the fake' in outcome.message
     assert [a.result.attempt for a in search.record().attempts] == [1, 2]
+
+
+def test_the_time_of_a_failed_attempt_has_what_it_took_before_this_driver(make_search, small):
+    search = make_search(small + ', max_attempts=1')
+
+    def took_before(event):
+        if event.kind == 'submitted' and event.data['key'] == 'r0-k0':
+            progress = TrainingProgress(5, 10, 0.5, seconds=1000.0)
+            write_progress(search.work_dir / 'trials' / 'r0-k0', progress, attempt=1)
+
+    search.run('fail', listener=took_before)
+    times = {a.result.key: a.result.seconds for a in search.record().attempts}
+    assert times.pop('r0-k0') == 1000.0
+    assert max(times.values(), default=0.0) < 1000.0
 
 
 @pytest.mark.slow
