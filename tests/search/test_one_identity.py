@@ -249,7 +249,7 @@ def test_a_search_whose_trials_still_run_is_not_replaced(left_alone):
 def test_a_trial_whose_claim_is_moved_away_ends_itself(left_alone):
     search, pid = left_alone
     (search.work_dir / 'trials').rename(search.work_dir / 'elsewhere')
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not alive(pid), seconds=90)  # its claim must be gone for half a minute
 
 
 def test_the_users_own_thread_limit_holds(tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def _read_trial(problem: SearchProblem, spec: Spec, attempt: int) -> RunningTria
     path = claim if claim.exists() else note_file(claim)
     try:
         since = path.stat().st_mtime
-        where = _where(claim) if path == claim else f'{waiting_job(claim)} (waiting)'
+        where = _where(claim) if path == claim else f'{waiting_job(claim)} waits'
     except FileNotFoundError:
         return None
     curve = read_curve(folder / CURVE_FILE)

@@ -477,14 +477,17 @@ def killed(search, command):
 
 
 @STAND_IN
-def test_another_search_does_not_take_the_folder_while_a_job_waits(cluster, make_search, fake_trial, capsys):
+def test_another_search_does_not_take_the_folder_while_a_job_waits(
+    cluster, make_search, fake_trial, capsys, monkeypatch
+):
     search = make_search(TINY)
     (cluster / 'hold').touch()
     killed(search, fake_trial())
     with pytest.raises(ConfigError, match=r'still run: r0-k0 \(Slurm job 1, waiting\)'):
         search.run(search__lr_range=(0.1, 3.2))
+    monkeypatch.setenv('COLUMNS', '160')  # a narrow table breaks it
     assert main(['status', search.config, '--work-dir', str(search.work_dir)]) == 0
-    assert 'Slurm job 1 (waiting)' in capsys.readouterr().out
+    assert 'Slurm job 1 waits' in capsys.readouterr().out
     (cluster / 'hold').unlink()
     assert run(search, fake_trial()).kind == 'done'
     assert {a.result.attempt for a in search.record().attempts} == {1}
