@@ -499,8 +499,10 @@ class StepGuard:
                 self.inside = False
 
         functools.update_wrapper(guarded, inner)
-        for name in [name for name in vars(guarded) if name.startswith('_torchdynamo')]:
-            delattr(guarded, name)  # by these the compiler finds what is inside a step that is disabled for it
+        # By these the compiler finds what is inside a step that is disabled for it.
+        of_compiler = [n for n in vars(guarded) if n.startswith('_torchdynamo') or n == 'get_compiler_config']
+        for name in of_compiler:
+            delattr(guarded, name)
         # As in _keep_step_hooks. A method, because schedulers take the function of a step out of it.
         self._guarded = types.MethodType(torch._dynamo.disable(guarded), optimizer)
         optimizer.step = self._guarded  # type: ignore[method-assign]

@@ -257,7 +257,10 @@ def bring_to_one_(steps: Sequence[Tensor], unit: str) -> Tensor:
     wide = [i for i, step in enumerate(steps) if step.dtype != torch.float16 and step.numel()]
     ends = [(-step.new_ones(n), step.new_ones(n)) for step, n in zip(steps, sizes, strict=True)]
     for i in wide:  # not the norm of order inf, which is 15 times as slow on the CPU
-        ends[i] = steps[i].flatten(1).aminmax(dim=1) if _has_filters(steps[i], unit) else steps[i].aminmax()
+        if _has_filters(steps[i], unit):  # torch 2.1 has no aminmax of rows in bfloat16 on the CPU
+            ends[i] = steps[i].flatten(1).amin(dim=1), steps[i].flatten(1).amax(dim=1)
+        else:
+            ends[i] = steps[i].aminmax()
     low, high = (torch.cat([end.reshape(-1).to(device) for end in column]) for column in zip(*ends, strict=True))
     scales = torch.maximum(-low, high).to(sum_dtype(device)).log2().round().clamp(-126, 126).exp2()
     inverse = scales.reciprocal().split(sizes)

