@@ -457,9 +457,11 @@ def _keep_step_hooks(optimizer: Optimizer) -> None:
 
     if 'step' in vars(optimizer):  # a learning rate scheduler of torch has wrapped it, with its hooks
         return
-    step = type(optimizer).step
+    step: Any = type(optimizer).step
+    # That compile also disables the step of some classes (RAdam) for the compiler, with its hooks inside.
+    step = getattr(step, '_torchdynamo_orig_callable', step)
     calls_hooks = step.__code__ is Optimizer.profile_hook_step(step).__code__
-    inner = step.__wrapped__ if calls_hooks else step  # type: ignore[attr-defined]
+    inner = step.__wrapped__ if calls_hooks else step
     # Disabled for the compiler, which can only trace a step of the class.
     hooked = torch._dynamo.disable(Optimizer.profile_hook_step(inner))
     optimizer.step = types.MethodType(hooked, optimizer)  # type: ignore[method-assign]

@@ -549,6 +549,20 @@ def test_the_step_and_the_state_are_those_of_the_optimizer_on_the_weights(name):
             torch.testing.assert_close(optimizer.state[w][key], value, msg=key)
 
 
+def test_a_step_that_is_disabled_for_the_compiler_turns_once(monkeypatch):
+    # As torch 2.1 does with it at the first torch.compile of a process.
+    monkeypatch.setattr(torch.optim.RAdam, 'step', torch._dynamo.disable(torch.optim.RAdam.step))
+    model = matrices_net()
+    optimizer = torch.optim.RAdam(convs(model), lr=0.05)
+    fix_norm(optimizer, params=convs(model), update='angle')
+    before = [w.detach().clone() for w in convs(model)]
+    loss_of(model, 0).backward()
+    optimizer.step()
+    assert [angle_between(w.detach(), old) for w, old in zip(convs(model), before)] == pytest.approx(
+        [0.05] * len(before)
+    )
+
+
 def test_an_optimizer_that_reads_the_weights_sees_them():
     seen = []
 
