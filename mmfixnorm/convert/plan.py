@@ -291,11 +291,8 @@ def seeded_model(cfg: Config) -> nn.Module:
 def _is_frozen(model: nn.Module, path: str) -> bool:
     """Tell whether the module that is built from the dict at a path has weights, and none of them is trained."""
     module = dict(model.named_modules()).get(path)
-    return (
-        module is not None
-        and any(True for _ in module.parameters())
-        and not any(p.requires_grad for p in module.parameters())
-    )
+    weights = [*module.parameters()] if module is not None else []
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 
 def _fits(kind: str, module: nn.Module) -> bool:

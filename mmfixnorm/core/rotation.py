@@ -255,12 +255,14 @@ def bring_to_one_(steps: Sequence[Tensor], unit: str) -> Tensor:
     """
     device, sizes = steps[0].device, [_number_of_units(step, unit) for step in steps]
     wide = [i for i, step in enumerate(steps) if step.dtype != torch.float16 and step.numel()]
-    ends = [(-step.new_ones(n), step.new_ones(n)) for step, n in zip(steps, sizes, strict=True)]
-    for i in wide:  # not the norm of order inf, which is 15 times as slow on the CPU
-        if _has_filters(steps[i], unit):  # torch 2.1 has no aminmax of rows in bfloat16 on the CPU
-            ends[i] = steps[i].flatten(1).amin(dim=1), steps[i].flatten(1).amax(dim=1)
-        else:
-            ends[i] = steps[i].aminmax()
+    ends: list[tuple[Tensor, Tensor]] = []
+    for i, (step, size) in enumerate(zip(steps, sizes, strict=True)):
+        if i not in wide:
+            ends.append((-step.new_ones(size), step.new_ones(size)))
+        elif _has_filters(step, unit):  # torch 2.1 has no aminmax of rows in bfloat16 on the CPU
+            ends.append((step.flatten(1).amin(dim=1), step.flatten(1).amax(dim=1)))
+        else:  # not the norm of order inf, which is 15 times as slow on the CPU
+            ends.append(step.aminmax())
     low, high = (torch.cat([end.reshape(-1).to(device) for end in column]) for column in zip(*ends, strict=True))
     scales = torch.maximum(-low, high).to(sum_dtype(device)).log2().round().clamp(-126, 126).exp2()
     inverse = scales.reciprocal().split(sizes)

@@ -68,6 +68,13 @@ def angle_between(a, b):
     return 2 * math.asin(min(1.0, (a / a.norm() - b / b.norm()).norm().item() / 2))  # exact for small angles
 
 
+def angles_of(before, after, per):
+    """The angle by which each unit has turned."""
+    if per == 'set':
+        before, after = ([torch.cat([t.flatten() for t in tensors])] for tensors in (before, after))
+    return [angle_between(u, v) for a, b in zip(before, after) for u, v in zip(units(a, per), units(b, per))]
+
+
 MAKE = {
     'sgd': lambda groups: torch.optim.SGD(groups, momentum=0.9),
     'nesterov': lambda groups: torch.optim.SGD(groups, momentum=0.9, nesterov=True),
@@ -229,12 +236,8 @@ def test_angles_hold_in_float32(per):
         (1e-4 * loss_of(model.double(), step)).backward()  # gradients far smaller than the weights
         model.float()
         optimizer.step()
-        after = [w.detach().double() for w in convs(model)]
-        if per == 'set':
-            before, after = ([torch.cat([t.flatten() for t in tensors])] for tensors in (before, after))
-        for a, b in zip(before, after):
-            for u, v in zip(units(a, per), units(b, per)):
-                assert angle_between(u, v) == pytest.approx(schedule(step), rel=1e-4, abs=1e-6)
+        turned = angles_of(before, [w.detach().double() for w in convs(model)], per)
+        assert turned == pytest.approx([schedule(step)] * len(turned), rel=1e-4, abs=1e-6)
     if per != 'set':
         assert [w.detach().double().norm().item() for w in convs(model)] == pytest.approx(start, rel=1e-6)
 
@@ -457,12 +460,8 @@ def test_the_angle_holds_for_gradients_of_any_finite_size(dtype, size, per, deca
     for w, factor in zip(convs(model), (size, size if per == 'set' else 1.0)):
         w.grad = (torch.randn(w.shape).clamp(-2, 2) * factor).to(dtype)
     optimizer.step()
-    after = [w.detach().double() for w in convs(model)]
-    if per == 'set':
-        before, after = ([torch.cat([t.flatten() for t in tensors])] for tensors in (before, after))
-    for a, b in zip(before, after):
-        for u, v in zip(units(a, per), units(b, per)):
-            assert angle_between(u, v) == pytest.approx(0.1, rel=1e-5 if dtype == torch.float32 else 0.03)
+    turned = angles_of(before, [w.detach().double() for w in convs(model)], per)
+    assert turned == pytest.approx([0.1] * len(turned), rel=1e-5 if dtype == torch.float32 else 0.03)
 
 
 @pytest.mark.parametrize('per', UNITS)

@@ -170,11 +170,18 @@ def test_an_error_in_the_middle_of_a_training_is_for_another_attempt(make_trial)
     assert not (folder / 'result.json').exists()
 
 
-def test_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial, forget_runs):
+def broken_off(make_trial, forget_runs):
+    """The result of an undisturbed training, and the folder of one like it that an error has ended in epoch 3."""
     straight = run(make_trial(name='straight'))
     forget_runs()
+    folder = make_trial(model__raise_at=20)
     with pytest.raises(ValueError, match='empty'):
-        trial.main([str(make_trial(model__raise_at=20))])  # in epoch 3
+        trial.main([str(folder)])
+    return straight, folder
+
+
+def test_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial, forget_runs):
+    straight, _ = broken_off(make_trial, forget_runs)
     forget_runs()
     folder = make_trial(attempt=2)
     result = run(folder)
@@ -186,11 +193,7 @@ def test_a_later_attempt_goes_on_and_ends_like_an_undisturbed_one(make_trial, fo
 
 
 def test_a_validation_that_a_kill_has_prevented_is_made_up_for(make_trial, forget_runs):
-    straight = run(make_trial(name='straight'))
-    forget_runs()
-    folder = make_trial(model__raise_at=20)
-    with pytest.raises(ValueError, match='empty'):
-        trial.main([str(folder)])  # in epoch 3
+    straight, folder = broken_off(make_trial, forget_runs)
     curve = folder / 'curve.jsonl'
     curve.write_text(curve.read_text().splitlines()[0] + '\n')  # killed between checkpoint and validation 2
     forget_runs()
@@ -198,11 +201,7 @@ def test_a_validation_that_a_kill_has_prevented_is_made_up_for(make_trial, forge
 
 
 def test_a_trial_whose_folder_was_moved_continues_there(make_trial, forget_runs, tmp_path):
-    straight = run(make_trial(name='straight'))
-    forget_runs()
-    folder = make_trial(model__raise_at=20)
-    with pytest.raises(ValueError, match='empty'):
-        trial.main([str(folder)])  # in epoch 3
+    straight, folder = broken_off(make_trial, forget_runs)
     moved = tmp_path / 'moved'
     make_trial().rename(moved)
     forget_runs()
@@ -254,11 +253,7 @@ def test_a_line_that_was_cut_off_takes_no_other_with_it(tmp_path, left):
 
 
 def test_a_validation_that_a_full_disk_has_cut_off_is_made_up_for(make_trial, forget_runs):
-    straight = run(make_trial(name='straight'))
-    forget_runs()
-    folder = make_trial(model__raise_at=20)
-    with pytest.raises(ValueError, match='empty'):
-        trial.main([str(folder)])  # in epoch 3
+    straight, folder = broken_off(make_trial, forget_runs)
     curve = folder / 'curve.jsonl'
     curve.write_text(curve.read_text()[:-4])
     forget_runs()
