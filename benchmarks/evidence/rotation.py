@@ -110,8 +110,20 @@ SWITCHES: Methods = {
 #: The plain head of OCNet begins with a projection that is zero, which has no direction to turn from.
 NO_PLAIN = {name: change for name, change in SWITCHES.items() if name != 'angle-plain'}
 
-#: Networks that are trained by AdamW have configs of their own for each method.
-TRANSFORMERS: Methods = {name: (name, {}) for name in ('angle', 'angle-sgd', 'fixnorm', 'adamw')}
+#: Networks that are trained by AdamW have configs of their own for each method. Directions are AdamW's, but for
+#: ``angle-sgd`` and LAMB.
+TRANSFORMERS: Methods = {
+    **{name: (name, {}) for name in ('angle', 'angle-sgd', 'fixnorm', 'adamw')},
+    'lamb': ('adamw', _LAMB),
+}
+TRANSFORMER_SWITCHES: Methods = {
+    'angle-set': ('angle', {'optim_wrapper.per': 'set'}),
+    'angle-filter': ('angle', {'optim_wrapper.per': 'filter'}),
+    'hyperball': (
+        'fixnorm',
+        {'optim_wrapper.type': 'mmfixnorm.peers.HyperballOptimWrapper', 'optim_wrapper.other_lr': 0.1},
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -158,11 +170,11 @@ TASKS = {
     ),
     'deit': Task(
         'configs/cifar10/deit-thin_{method}_1xb128-20e_cifar10-5k.py',
-        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS,
+        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS, switches=TRANSFORMER_SWITCHES,
     ),
     'convnext': Task(
         'configs/cifar10/convnext-thin_{method}_1xb128-20e_cifar10-5k.py',
-        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS,
+        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS, switches=TRANSFORMER_SWITCHES,
     ),
 }  # fmt: skip
 
