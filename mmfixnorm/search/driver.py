@@ -193,6 +193,7 @@ class _Driver:
             self._executor.refresh()
             if self._poll():
                 return True
+            self._warn(filter(None, (self._executor.held_back(run.handle) for run in self._running.values())))
             if self._state_at_plan != self._state_at_reuse:  # else nothing has ended since
                 if self._reuse(specs):
                     return True

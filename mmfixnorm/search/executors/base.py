@@ -82,6 +82,11 @@ class Executor(ABC):
     def poll(self, handle: str) -> Exit | None:
         """Return how the attempt ended, or None while it runs."""
 
+    def held_back(self, handle: str) -> str | None:
+        """Say why an attempt waits that may never start by itself; None if it runs, or only waits for its turn."""
+        del handle
+        return None
+
     def request_end(self, handle: str) -> None:
         """Ask an attempt to end, without waiting; :meth:`cancel` follows, and waits."""
         del handle

@@ -48,6 +48,8 @@ _ENDED = frozenset(
 )
 # Ends without a result that may be wrong: the result is seen late, or the process runs on a node that was lost.
 _UNCERTAIN = frozenset({'COMPLETED', 'NODE_FAIL'})
+# Why a job waits that starts when its turn comes.
+_IN_TURN = frozenset({'None', 'Priority', 'Resources', 'BeginTime', 'Dependency', 'Cleaning'})
 _WATCH_S = 5.0  # what still runs of a revoked attempt has ended by then, where its node sees the claim at once
 _CALL_S = 60.0  # a controller that is down lets its clients wait about 10 s
 # What sbatch says when it is Slurm's fault; everything else is a refusal, of the first job of a search.
@@ -231,6 +233,15 @@ class SlurmExecutor(Executor):
                 return None
         how = f'ended as {job.state} ({job.reason})' if job else 'is not in the queue any more (squeue)'
         return Exit(None, f'its Slurm job {mine} {how}')
+
+    def held_back(self, handle: str) -> str | None:
+        waiting = [job.reason for job in self._jobs(handle) if job.state == 'PENDING' and job.reason not in _IN_TURN]
+        if not waiting:
+            return None
+        return (
+            f'Slurm holds jobs of this search back: {waiting[0]} (`squeue --me --states=PENDING`). If that does not '
+            'pass by itself, as a limit of the partition, end the search with Ctrl-C and change search.executor'
+        )
 
     def request_end(self, handle: str) -> None:
         self._scancel(handle)

@@ -2,7 +2,7 @@
 
 Run as ``python -S stand_in_slurm.py COMMAND ARGUMENTS``; jobs are files in ``$STAND_IN_SLURM``. A file
 ``down`` there stands for a controller that does not answer, ``refuse`` has what sbatch says instead of taking a job,
-jobs wait while there is ``hold``, ``others`` has more lines of squeue, and
+jobs wait while there is ``hold``, for the reason in it, ``others`` has more lines of squeue, and
 ``calls`` lists what was asked. ``$STAND_IN_USER`` is who asks.
 """
 
@@ -100,7 +100,10 @@ def main(command, arguments):
         if (HOME / 'others').exists():
             sys.stdout.flush()
             os.write(1, (HOME / 'others').read_bytes())
+        reason = (HOME / 'hold').read_text() if (HOME / 'hold').exists() else ''
         for job in shown:
+            if reason and job['state'] == 'PENDING':
+                job['reason'] = reason
             sys.stdout.write('{id}|{state}|{reason}|{name}\n'.format(**job))
     elif command == 'scancel':
         names = [a.removeprefix('--name=') for a in arguments if a.startswith('--name=')]

@@ -252,8 +252,18 @@ def test_a_refusal_in_the_middle_of_a_search_is_waited_out(cluster, make_search,
         'Resource temporarily unavailable',
     ],
 )
-def test_a_failure_of_slurm_is_no_refusal_and_is_not_asked_about_in_a_loop(cluster, make_search, fake_trial, says):
+def test_a_failure_of_slurm_is_no_refusal(cluster, tmp_path, says):
+    executor = make_executor(SLEEP)
+    (cluster / 'refuse').write_text(says)
+    with pytest.raises(UnavailableError, match=says):
+        executor.submit(tmp_path, 1)
+    assert executor.workers == 0
+
+
+@STAND_IN
+def test_a_failure_of_slurm_is_not_asked_about_in_a_loop(cluster, make_search, fake_trial):
     search = make_search(TINY)
+    says = 'Resource temporarily unavailable'
     (cluster / 'refuse').write_text(says)
     calls = []
 
@@ -474,6 +484,43 @@ def killed(search, command):
 
     with pytest.raises(Killed):
         run(search, command, listener=die)
+
+
+@STAND_IN
+@pytest.mark.parametrize(
+    ('reason', 'told'),
+    [
+        ('PartitionTimeLimit', True),
+        ('JobHeldAdmin', True),
+        ('ReqNodeNotAvail, UnavailableNodes:n[1-4]', True),
+        ('Priority', False),
+        ('Resources', False),
+    ],
+)
+def test_a_job_that_slurm_may_never_start_says_why(cluster, tmp_path, reason, told):
+    executor = make_executor(SLEEP)
+    (cluster / 'hold').write_text(reason)
+    handle = executor.submit(tmp_path, 1)
+    executor.refresh()
+    assert (reason in (executor.held_back(handle) or '')) == told
+    executor.cancel(handle)
+    assert executor.held_back(handle) is None
+
+
+@STAND_IN
+def test_why_slurm_does_not_start_jobs_is_told_once(cluster, make_search, fake_trial):
+    search = make_search(TINY)
+    (cluster / 'hold').write_text('PartitionTimeLimit')
+    heard = []
+
+    def start_them(event):
+        if event.kind == 'submitted':
+            threading.Timer(1.0, lambda: (cluster / 'hold').unlink(missing_ok=True)).start()
+        if event.kind == 'warning' and 'PartitionTimeLimit' in event.text:
+            heard.append(event.text)
+
+    assert run(search, fake_trial(), workers=2, listener=start_them).kind == 'done'
+    assert len(heard) == 1
 
 
 @STAND_IN
