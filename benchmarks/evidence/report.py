@@ -434,6 +434,7 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
     scratch, tuned = (rotation.TASKS, 'rotation'), (fine_tune.TASKS, 'fine-tune')
     of_rotation = {
         'scan': rotation_report.scan_table(results, *scratch),
+        'bests': rotation_report.bests_table(results),
         'law': rotation_report.law_table(results),
         'longer': rotation_report.longer_table(results),
         'default': rotation_report.default_table(results),

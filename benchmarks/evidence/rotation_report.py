@@ -67,6 +67,26 @@ def scan_cells(of_seeds: Sequence[Lines]) -> list[str]:
     return [f'{lrs[0]:g} to {lrs[-1]:g}', *values, f'{best:g}{edge}', f'x {high / low:g}']
 
 
+def bests_table(results: Results) -> str:
+    """The best learning rate of each method that three seeds have scanned, and how far apart they are."""
+    convolutional = [task for task, about in rotation.TASKS.items() if about.methods is not rotation.TRANSFORMERS]
+    others = [task for task in rotation.TASKS if task not in convolutional]
+    head = ['method', *convolutional, 'largest / smallest', *others]
+    rows = [head, ['---'] * len(head)]
+    for method in rotation.METHODS:
+        bests = {}
+        for task in rotation.TASKS:
+            of_seeds = [results.runs(f'rotation-{task}', f'{method}/seed{seed}') for seed in rotation.SEEDS]
+            if all(of_seeds):
+                bests[task] = rotation.top_of(of_seeds)[0], scan_cells(of_seeds)[-2]
+        if not all(task in bests for task in convolutional):
+            continue  # not trained yet
+        lrs = [bests[task][0] for task in convolutional]
+        cells = [bests[task][1] for task in convolutional] + [f'x {max(lrs) / min(lrs):g}']
+        rows.append([method, *cells, *(bests[task][1] if task in bests else '' for task in others)])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
+
+
 def law_table(results: Results) -> str:
     """The best learning rate of the residual network where one thing of its training is changed."""
     head = ['changed', 'method', 'learning rates', *map(str, range(1, 6)), 'best', 'within 1 point', 'moved by']
