@@ -164,7 +164,7 @@ class _Driver:
                 self._report_finished_stages()
                 self._state_at_plan = now
             if isinstance(step, Done):
-                self._checkpoints.prune(self._record.attempts, winner=step.best.key)
+                self._checkpoints.prune(self._record.attempts, winner=None if step.left else step.best.key)
                 return 'done', step.best, ''
             if isinstance(step, Stuck):
                 return 'stuck', None, step.reason

@@ -48,8 +48,8 @@ class SearchSettings(ABC):
         workers (int): Trials that run at the same time.
         max_attempts (int): Attempts at a trial whose process fails, in one run of the command.
         timeout_s (float, optional): Wall-clock limit of one attempt, in seconds.
-        keep_weights (str): ``'winner'`` deletes the checkpoints of a finished trial unless it is
-            the best one so far, ``'all'`` deletes none.
+        keep_weights (str): ``'winner'`` deletes the checkpoints of a finished trial unless it can
+            still win, ``'all'`` deletes none.
         executor (str or dict): What runs the trials: ``'local'``, ``'slurm'``, ``'ray'`` or ``'manual'``, or a
             dict with one of them as ``type`` and its settings, see :mod:`mmfixnorm.search.executors`.
         backoff_s (float): After its k-th failure a trial waits ``min(60, 2**k)`` times this, in
@@ -151,6 +151,11 @@ class SearchSettings(ABC):
     def winner_has_best_value(self) -> bool:
         """Whether the winner is a training with the best value of its stage; else it is chosen by more than values."""
         return True
+
+    @property
+    def stages_compete(self) -> bool:
+        """Whether only the best of all stages can win, as where stages are batches of one sample."""
+        return False
 
     @property
     def known_lr_range(self) -> tuple[float, float]:

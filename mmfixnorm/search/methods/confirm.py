@@ -40,7 +40,9 @@ from mmfixnorm.search.methods.base import (
 )
 from mmfixnorm.search.settings import SearchSettings
 
-_STAGE = 'confirmation'
+STAGE = 'confirmation'
+"""Name of the stage of the new seeds."""
+
 _ROLES = (('a', 'winner'), ('b', 'runner-up'))
 _LEVEL = 0.95
 
@@ -137,7 +139,7 @@ def replay_confirmation(settings: SearchSettings, replayed: Replay, finished: Fi
     else:
         replayed = replace(replayed, rivals=None)
     contenders = _contenders(settings, replayed, winner, finished)
-    stage = make_stage(_STAGE, StageKind.CONFIRMATION, _specs(settings, contenders), finished, settings.rule)
+    stage = make_stage(STAGE, StageKind.CONFIRMATION, _specs(settings, contenders), finished, settings.rule)
     followed = replace(replayed, stages=(*replayed.stages, stage), contenders=contenders)
     if stage.missing:
         return replace(followed, finished=False)
@@ -155,7 +157,7 @@ def _begun_otherwise(rivals: Rivals, winner: Best, finished: Finished) -> bool:
 def planned_confirmation(settings: SearchSettings) -> list[PlannedStage]:
     """List its one stage, as if there were a runner-up."""
     n = settings.confirm_seeds
-    return [PlannedStage(_STAGE, 2 * n, settings.fractions[-1])] if n else []
+    return [PlannedStage(STAGE, 2 * n, settings.fractions[-1])] if n else []
 
 
 def _contenders(settings: SearchSettings, replayed: Replay, winner: Best, finished: Finished) -> tuple[Best, ...]:
@@ -175,7 +177,7 @@ def _specs(settings: SearchSettings, contenders: Sequence[Best]) -> list[Spec]:
     if settings.seed is None:
         raise ValueError('search.confirm_seeds needs search.seed')
     return [
-        Spec(f'confirm-{letter}-{i}', _STAGE, contender.point, settings.fractions[-1], seed=settings.seed + i)
+        Spec(f'confirm-{letter}-{i}', STAGE, contender.point, settings.fractions[-1], seed=settings.seed + i)
         for (letter, _), contender in zip(_ROLES, contenders, strict=False)
         for i in range(1, settings.confirm_seeds + 1)
     ]

@@ -113,6 +113,10 @@ class OneLengthSearch(SampledSearch):
     def fractions(self) -> tuple[float, ...]:
         return (self.schedule_fraction,)
 
+    @property
+    def stages_compete(self) -> bool:
+        return True
+
 
 @dataclass(frozen=True)
 class RandomSearch(OneLengthSearch):

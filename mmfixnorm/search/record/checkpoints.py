@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmfixnorm.search.methods.confirm import STAGE as CONFIRMATION
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.study import Attempt, is_finished
 
 
 class CheckpointPruner:
-    """Keeps the checkpoints of the leading trial of each stage, in the end the winner's; or all.
+    """Keeps the checkpoints of the trials that can still win, in the end the winner's; or all.
 
-    A method may let the best of any stage win, whatever the value of another stage's best.
+    A method may let the best of any stage win, whatever the value of another stage's best; and new seeds
+    (``search.confirm_seeds``) may let the runner-up win, whose weights are those of its training in the search.
 
     Args:
-        problem (SearchProblem): ``search.keep_weights`` and ``search.rule`` are its settings.
+        problem (SearchProblem): ``search.keep_weights`` and ``search.rule`` are among its settings.
     """
 
     def __init__(self, problem: SearchProblem) -> None:
@@ -26,25 +28,38 @@ class CheckpointPruner:
 
         Args:
             attempts (Sequence[Attempt]): All attempts so far.
-            winner (str, optional): Key of the winner, once there is one.
+            winner (str, optional): Key of the winner, once nothing can change it, more budget neither.
         """
         if self._problem.settings.keep_weights == 'all':
             return
-        sign = 1 if self._problem.settings.rule == 'greater' else -1
         finished = [a for a in attempts if is_finished(a)]
-        leading: dict[str, float] = {}
-        for a in finished:
-            if a.result.value is not None:
-                leading[a.spec.stage] = max(leading.get(a.spec.stage, -float('inf')), sign * a.result.value)
-        kept, folders = set(), set()
-        for a in finished:
-            folder = a.result.same_as or a.spec.key  # that of the training, which can be another trial's
-            folders.add(folder)
-            leads = a.result.value is not None and sign * a.result.value == leading[a.spec.stage]
-            may_win = leads or not self._problem.settings.winner_has_best_value
-            if may_win if winner is None else a.spec.key == winner:
-                kept.add(folder)
-        for folder in folders - kept - self._deleted:
+        can_win = {a.spec.key for a in self._contenders(finished)} if winner is None else {winner}
+        kept = {_folder(a) for a in finished if a.spec.key in can_win}
+        for folder in {_folder(a) for a in finished} - kept - self._deleted:
             for checkpoint in (self._problem.trial_dir(folder) / 'run').glob('*.pth'):
                 checkpoint.unlink(missing_ok=True)
             self._deleted.add(folder)
+
+    def _contenders(self, finished: Sequence[Attempt]) -> list[Attempt]:
+        settings = self._problem.settings
+        if not settings.winner_has_best_value:
+            return [*finished]
+        stages: dict[str, list[tuple[float, Attempt]]] = {}
+        for a in finished:
+            if a.result.value is not None and a.spec.stage != CONFIRMATION:
+                stage = '' if settings.stages_compete else a.spec.stage
+                value = a.result.value if settings.rule == 'greater' else -a.result.value
+                stages.setdefault(stage, []).append((value, a))
+        contenders = []
+        for valued in stages.values():
+            best_of_points: dict[object, float] = {}
+            for value, a in valued:
+                best_of_points[a.spec.point] = max(value, best_of_points.get(a.spec.point, value))
+            leading = sorted(best_of_points.values(), reverse=True)[: 2 if settings.confirm_seeds else 1]
+            contenders += [a for value, a in valued if value >= leading[-1]]
+        return contenders
+
+
+def _folder(attempt: Attempt) -> str:
+    """The trial whose training this is, which can be another one's."""
+    return attempt.result.same_as or attempt.spec.key
