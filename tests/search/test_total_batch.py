@@ -2,11 +2,13 @@
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
 
+from mmfixnorm.engine import UpdateParamSchedulerHook
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.total_batch import counts_to_keep, total_batch
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
@@ -137,6 +139,28 @@ def test_accumulated_gradients_train_what_the_whole_batch_trains(tmp_path, monke
     assert (read_record(problem.work_dir).attempts[0].result.curve[-1][0], problem.cost(1.0)) == (problem.length(), 1.0)
     other = trained(toy(tmp_path / 'other', 32, changes), last)  # as a check of the check
     assert (other - whole).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ('iterations', 'counts', 'updates', 'told'),
+    [
+        (100, 4, 25, ''),
+        (10, 4, 2, 'at epoch 8;'),
+        (11, 4, 3, 'at epoch 10.9;'),
+        (2, 4, 1, 'at epoch 20;'),
+        (1001, 4, 250, ''),
+    ],
+)
+def test_schedules_by_epoch_count_whole_updates_and_say_what_that_moves(monkeypatch, iterations, counts, updates, told):
+    said = []
+    monkeypatch.setattr(f'{UpdateParamSchedulerHook.__module__}.print_log', lambda text, **_: said.append(text))
+    schedules = [dict(by_epoch=True, convert_to_iter_based=True), dict(by_epoch=False)]
+    wrapper = SimpleNamespace(_accumulative_counts=counts)
+    runner = SimpleNamespace(train_dataloader=range(iterations), optim_wrapper=wrapper, param_schedulers=schedules)
+    UpdateParamSchedulerHook.count_updates(runner)
+    assert [s.get('epoch_length') for s in schedules] == [updates, None]
+    assert told in ''.join(said)
+    assert bool(said) == bool(told)
 
 
 def test_a_longer_training_by_iterations_moves_what_counts_them_and_no_schedule():

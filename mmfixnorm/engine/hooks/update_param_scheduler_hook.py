@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import logging
 from typing import Any
 
 from mmengine.hooks import ParamSchedulerHook
+from mmengine.logging import print_log
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from mmfixnorm.config import dicts_in
+
+_OFF = 0.01  # what a schedule may end early or late, as a part of the training, without a word
 
 
 @HOOKS.register_module()
@@ -35,8 +38,22 @@ class UpdateParamSchedulerHook(ParamSchedulerHook):
 
     @staticmethod
     def count_updates(runner: Runner) -> None:
-        """Let schedules by epoch that are converted count updates; to be called before ``runner.train()``."""
-        length = math.ceil(len(runner.train_dataloader) / runner.optim_wrapper._accumulative_counts)
-        for schedule in dicts_in(runner.param_schedulers):
-            if schedule.get('convert_to_iter_based'):
-                schedule.setdefault('epoch_length', length)
+        """Let schedules by epoch that are converted count updates; to be called before ``runner.train()``.
+
+        An epoch has a whole number of updates for them: where ``accumulative_counts`` does not divide its iterations,
+        the nearest, and the log says by how much they end early or late.
+        """
+        iterations, counts = len(runner.train_dataloader), runner.optim_wrapper._accumulative_counts
+        converted = [s for s in dicts_in(runner.param_schedulers) if s.get('convert_to_iter_based')]
+        updates = max(1, round(iterations / counts))
+        for schedule in converted:
+            schedule.setdefault('epoch_length', updates)
+        ends_at = updates * counts / iterations
+        if converted and abs(ends_at - 1) > _OFF:
+            print_log(
+                f'optim_wrapper.accumulative_counts = {counts} does not divide the {iterations} iterations of an '
+                f'epoch: schedules by epoch count {updates} updates in it, and there are {iterations / counts:g}. What '
+                f'they do at epoch 10 happens at epoch {10 * ends_at:.3g}; another batch_size may help',
+                logger='current',
+                level=logging.WARNING,
+            )
