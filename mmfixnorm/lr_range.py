@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmengine.config import Config
 
@@ -43,7 +43,8 @@ class LRRamp:
     Attributes:
         lr_range: The learning rates worth a search; None if the ramp did not come to its end.
         end: The learning rate at the end of the ramp; None if it did not come to it.
-        steps: ``[lr, loss, angle, largest]`` of each step, see :class:`~mmfixnorm.engine.hooks.lr_ramp_hook.RampStep`.
+        steps: ``[lr, loss, angle, largest]`` of each step, see :class:`~mmfixnorm.engine.hooks.lr_ramp_hook.RampStep`;
+            None in place of what is not finite.
         iterations: Iterations that it took.
         part: These over the iterations of the whole training.
     """
@@ -99,7 +100,8 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
     end = ramp_end(hook.steps)
     found = None if end is None else (_rounded(end * RANGE_OF_THE_END[0]), _rounded(end * RANGE_OF_THE_END[1]))
     total = length * (len(runner.train_dataloader) if unit == 'epochs' else 1)
-    return LRRamp(found, end, [list(step) for step in hook.steps], hook.iterations, hook.iterations / total)
+    steps = [[number if _is_finite(number) else None for number in step] for step in hook.steps]
+    return LRRamp(found, end, steps, hook.iterations, hook.iterations / total)
 
 
 def ramp_end(steps: Sequence[RampStep]) -> float | None:
@@ -133,7 +135,11 @@ def ramp_end(steps: Sequence[RampStep]) -> float | None:
 
 
 def _median(angles: Iterable[float | None]) -> float:
-    return median([angle for angle in angles if angle is not None] or [0.0])
+    return median([angle for angle in angles if _is_finite(angle)] or [0.0])
+
+
+def _is_finite(number: float | None) -> TypeGuard[float]:
+    return number is not None and math.isfinite(number)
 
 
 def _rounded(value: float) -> float:

@@ -6,11 +6,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
-from mmfixnorm.engine.hooks.lr_ramp_hook import RampStep
+from mmfixnorm.engine.hooks.lr_ramp_hook import LRRampHook, RampStep
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.launch import load_config
 from mmfixnorm.lr_range import END_ANGLE, END_LAYER_ANGLE, MAX_ITERS, RANGE_OF_THE_END, measure_lr_range, ramp_end
+from mmfixnorm.search.trial.folder import TrialResult, read_result
 
 TOY = Path(__file__).parent / 'search'
 
@@ -111,6 +113,20 @@ def test_no_checkpoint_and_no_validation(toy, tmp_path):
     toy.val_evaluator = dict(type='ToyAccuracy', prefix='never')
     measure_lr_range(toy, 0.1)
     assert not list(tmp_path.rglob('*.pth'))
+
+
+def test_a_ramp_that_ends_in_a_loss_that_is_not_finite_can_be_recorded(toy, tmp_path, monkeypatch):
+    take = LRRampHook.after_train_iter
+
+    def exploded(self, runner, batch_idx, data_batch=None, outputs=None):
+        outputs = {'loss': torch.tensor(math.nan)} if self.iterations == 7 else outputs
+        take(self, runner, batch_idx, data_batch, outputs)
+
+    monkeypatch.setattr(LRRampHook, 'after_train_iter', exploded)
+    ramp = measure_lr_range(toy, 0.1)
+    assert (len(ramp.steps), ramp.steps[-1][1], ramp.end) == (8, None, ramp.steps[-1][0])
+    TrialResult('ramp', 1, '', 'measured', ramp=ramp.to_dict()).write(tmp_path)
+    assert read_result(tmp_path, key='ramp', attempt=1, fingerprint='').ramp['lr_range'] == [*ramp.lr_range]
 
 
 def test_a_ramp_that_comes_to_no_end_has_no_range(toy):

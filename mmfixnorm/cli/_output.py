@@ -1,4 +1,4 @@
-"""The output of a command whose reader has gone: a closed pipe, or a terminal that was closed."""
+"""Where the output of a command goes: a file that can be written, or a reader that has gone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import IO, Any, cast
 
+from mmfixnorm.errors import ConfigError
+
 _GONE = (errno.EPIPE, errno.EIO)  # of a pipe, and of a terminal
+
+
+def check_writable(option: str, file: str) -> None:
+    """Check that a file can be written, before what will stand in it is measured.
+
+    Raises:
+        ConfigError: It cannot; the message names the option.
+    """
+    try:
+        with open(file, 'a', encoding='utf-8'):
+            pass
+    except OSError as err:
+        raise ConfigError(f'{option}: cannot write to {file!r} ({err.strerror}); choose another file') from err
 
 
 def is_unread(stream: IO[str]) -> bool:

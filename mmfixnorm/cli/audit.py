@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_cfg_options
 from mmfixnorm.cli._console import console, progress
+from mmfixnorm.cli._output import check_writable
 from mmfixnorm.cli._parser import run_script
 from mmfixnorm.errors import ConfigError
 
@@ -91,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
     try:
         cfg = load_config(args.config, cfg_options=args.cfg_options)
+        if args.json not in (None, '-'):
+            check_writable('--json', args.json)
         with progress() as say:
             audit = audit_config(
                 cfg,

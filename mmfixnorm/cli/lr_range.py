@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 
 from mmfixnorm.cli._arguments import add_cfg_options
+from mmfixnorm.cli._output import check_writable
 from mmfixnorm.cli._parser import run_script
 from mmfixnorm.errors import ConfigError
 
@@ -38,19 +39,20 @@ def run(args: argparse.Namespace) -> int:
     if turns_by_angle(cfg):
         print("lr_range = ({:g}, {:g})  # radians: with update='angle' it is the same for all".format(*ANGLE_RANGE))
         return 0
+    if args.json:
+        check_writable('--json', args.json)
     cfg.launcher, cfg.log_level = 'none', 'WARNING'
     cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed}
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
         ramp = measure_lr_range(cfg, float(lr))
+    print(f'# {ramp}')
+    if ramp.lr_range is not None:
+        print('lr_range = ({:g}, {:g})'.format(*ramp.lr_range))
     if args.json:
         with open(args.json, 'w', encoding='utf-8') as file:
-            json.dump(ramp.to_dict(), file)
-    print(f'# {ramp}')
-    if ramp.lr_range is None:
-        return 1
-    print('lr_range = ({:g}, {:g})'.format(*ramp.lr_range))
-    return 0
+            json.dump(ramp.to_dict(), file, allow_nan=False)
+    return 1 if ramp.lr_range is None else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -108,13 +108,14 @@ class ValidationCurve(NamedTuple):
 
 
 class RampCurve(NamedTuple):
-    """A ramp of the learning rate: loss and angles (in radians; None: no step) of each iteration, and its range.
+    """A ramp of the learning rate: loss and angles (in radians) of each iteration, and its range.
 
-    The angle of all weights, and that of the layer that turned most, which older records have not.
+    The angle of all weights, and that of the layer that turned most, which older records have not. None stands for what
+    is not finite, and for the angle where no step was taken.
     """
 
     lrs: list[float]
-    losses: list[float]
+    losses: list[float | None]
     angles: list[float | None]
     largest: list[float | None]
     lr_range: tuple[float, float] | None
