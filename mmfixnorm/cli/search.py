@@ -118,10 +118,14 @@ def with_budget(settings: SearchSettings, text: str) -> SearchSettings:
         budget: float | str = float(text)
     except ValueError:
         budget = text
+    from mmfixnorm.search.problem import check_room_for_ramp
+
     try:
-        return replace(settings, budget=budget)
+        settings = replace(settings, budget=budget)
+        check_room_for_ramp(settings)
     except ConfigError as err:
         raise ConfigError(f'--budget: {err}') from err
+    return settings
 
 
 def plan(problem: SearchProblem) -> int:
@@ -201,10 +205,10 @@ def report(problem: SearchProblem, args: argparse.Namespace) -> int:
 def export(problem: SearchProblem, args: argparse.Namespace) -> int:
     """Print the record as it is now; nothing is written to its folder."""
     from mmfixnorm.search.record.export import FORMATS, exported_rows
-    from mmfixnorm.search.record.study import read_record
+    from mmfixnorm.search.record.study import read_record_of
 
     with outlive_readers():
-        print(FORMATS[args.format](exported_rows(read_record(problem.work_dir), search=problem.work_dir.name)), end='')
+        print(FORMATS[args.format](exported_rows(read_record_of(problem), search=problem.work_dir.name)), end='')
     return 0
 
 

@@ -344,13 +344,22 @@ def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
         raise ConfigError(f'search.own_lr: is {key} of the config, {lr:g}, got {settings.own_lr:g}; leave it out')
     if needs_ramp(settings) and turns_by_angle(cfg):
         settings = with_range(settings, ANGLE_RANGE)
+    check_room_for_ramp(settings)
+    return replace(settings, own_lr=float(lr))
+
+
+def check_room_for_ramp(settings: SearchSettings) -> None:
+    """Check that the budget of a search that plans by it has room for a training after the ramp.
+
+    Raises:
+        ConfigError: It has none.
+    """
     budget = settings.budget_t_max
     if needs_ramp(settings) and settings.plans_by_budget and budget is not None and budget <= 1:
         raise ConfigError(
             f"search.budget: must be > 1 with search.lr_range='auto', as the ramp of the learning rate comes before a "
             f'training of 1 T_max, got {budget:g}; 1.5 has room for both'
         )
-    return replace(settings, own_lr=float(lr))
 
 
 def _setting(name: str) -> str:

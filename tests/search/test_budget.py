@@ -214,3 +214,5 @@ def test_a_budget_in_t_max_is_that_of_a_method_that_plans_by_one(cli, write_conf
     assert (code, 'search.budget: was 2.0, is 3.0' in err) == (2, True)
     code, _, err = cli('plan', config, '--budget', '0.5')
     assert (code, 'search.budget: must be a finite number >= 1, in lengths of one training' in err) == (2, True)
+    code, _, err = cli('run', write_config("type='LRFitSearch', lr_range='auto'"), '--budget', '1')
+    assert (code, "--budget: search.budget: must be > 1 with search.lr_range='auto'" in err) == (2, True)

@@ -27,7 +27,7 @@ from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import open_record, read_record
 from mmfixnorm.search.report import write_report
 
-VERBS = ['run', 'plan', 'status', 'report', 'tell']
+VERBS = ['run', 'plan', 'status', 'report', 'tell', 'export']
 
 
 @pytest.mark.parametrize('verb', VERBS)

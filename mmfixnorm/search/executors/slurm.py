@@ -100,9 +100,7 @@ class SlurmSettings(NodesSettings):
         for key in ('cpus_per_trial', 'time_min', 'notice_s'):
             if getattr(self, key) is not None:
                 checks.integer(f'executor.{key}', getattr(self, key), at_least=1)
-        if self.notice_s and self.time_min and self.notice_s >= 60 * self.time_min:
-            rule = f'below the time limit of a job, time_min = {self.time_min} ({60 * self.time_min} s)'
-            raise checks.fail('executor.notice_s', rule, self.notice_s)
+        self._check_notice(self.time_min)
         self.check_nodes('cpus_per_trial')
         for key in ('partition', 'account'):
             value = getattr(self, key)
@@ -114,7 +112,14 @@ class SlurmSettings(NodesSettings):
 
     def build(self, *, workers: int, command: Sequence[str], timeout_s: float | None) -> SlurmExecutor:
         time_min = self.time_min or (math.ceil(timeout_s / 60) if timeout_s else None)
+        self._check_notice(time_min)
         return SlurmExecutor(workers, in_processes(command, self), self, time_min=time_min)
+
+    def _check_notice(self, time_min: int | None) -> None:
+        if self.notice_s and time_min and self.notice_s >= 60 * time_min:
+            of = 'time_min' if self.time_min else 'search.timeout_s in minutes'
+            rule = f'below the time limit of a job, {of} = {time_min} ({60 * time_min} s)'
+            raise checks.fail('executor.notice_s', rule, self.notice_s)
 
 
 class SlurmExecutor(Executor):

@@ -99,6 +99,12 @@ def test_the_command_line_keeps_the_configs_own_settings_of_the_executor_that_it
     assert choose_executor(on_two, 'local') == LocalSettings(gpus_per_trial=4)
 
 
+def test_a_notice_is_below_the_limit_that_comes_from_the_time_limit_of_an_attempt():
+    settings = parse_settings(dict(executor=dict(type='slurm', notice_s=900), timeout_s=600))
+    with pytest.raises(ConfigError, match=r'notice_s: must be below .* search\.timeout_s in minutes = 10 \(600 s\)'):
+        build_executor(settings, ['true'])
+
+
 @pytest.mark.parametrize(
     ('executor', 'kind'),
     [('local', LocalExecutor), ('slurm', SlurmExecutor), ('ray', RayExecutor), ('manual', ManualExecutor)],
