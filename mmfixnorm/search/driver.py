@@ -483,17 +483,23 @@ class Retries:
 
 
 def check_folder(trial_dir: Path, spec: Spec, fingerprint: str) -> None:
-    """Check that the contents of a trial's folder were trained at the point of ``spec``.
+    """Check that the contents of a trial's folder belong to this search, and were trained at the point of ``spec``.
 
-    They can differ if the record of a search was lost whose points are proposed from results: proposed again with other
-    versions of the libraries, the points are others.
+    They can differ if the record of a search was lost: after a change of the config its checkpoints are another
+    search's; and points that are proposed from results are others with other versions of the libraries.
 
     Raises:
-        ConfigError: The folder belongs to another point, or its task cannot be read; nothing is changed.
+        ConfigError: The folder belongs to another search or point, or its task cannot be read; nothing is changed.
     """
     task = read_task(trial_dir)
-    if task is None or task['fingerprint'] != fingerprint:
-        return  # of another search: its result will be refused
+    if task is None:
+        return
+    if task['fingerprint'] != fingerprint:
+        raise ConfigError(
+            f'{trial_dir / SPEC_FILE}: is of search {task["fingerprint"]!r}, expected {fingerprint!r}: the config has '
+            f'changed and the record of that search is not here; nothing was changed; move {str(trial_dir.parent)!r} '
+            'away, or use another --work-dir'
+        )
     if (trained := point_in(task)) != spec.point:
         raise ConfigError(
             f'{trial_dir / SPEC_FILE}: was trained with {trained}, expected {spec.point}; nothing was changed; '

@@ -334,6 +334,21 @@ def test_only_the_leading_trial_keeps_its_weights(make_search, small):
     assert kept == [search.run().best.key]
 
 
+@pytest.mark.parametrize('ended', [True, False])
+def test_trials_of_another_search_whose_record_is_gone_are_not_continued(make_search, small, ended):
+    search = make_search(small)
+    search.run()
+    (search.work_dir / STUDY_FILE).unlink()
+    trials = search.work_dir / 'trials'
+    if not ended:  # killed in the middle
+        (trials / 'r0-k0' / 'result.json').unlink()
+    before = {path: path.read_bytes() for path in trials.rglob('*') if path.is_file()}
+    with pytest.raises(ConfigError, match=r"r0-k0/spec\.json: is of search .*move '.*/trials' away"):
+        search.run(model__head__loss__label='another')
+    assert {path: path.read_bytes() for path in trials.rglob('*') if path.is_file()} == before
+    assert search.table() == []
+
+
 def test_a_result_that_cannot_be_read_leaves_the_other_trials_alone(make_search, small):
     search, heard = make_search(small), []
 

@@ -92,6 +92,7 @@ def going_on(told, make_search, small, tmp_path):
         told(search.run)
     folder, spec = search.work_dir / 'trials' / 'r0-k0', Spec('r0-k0', 'round 0', Point(9.0, 1.0), 0.2)
     told(check_folder, folder, spec, search.record().fingerprint)
+    told(check_folder, folder, spec, 'other')
     told(read_result, folder, key='r0-k0', attempt=1, fingerprint='other')
     for name, read in (('result.json', read_result), ('spec.json', None)):
         (folder / name).write_text('{"key": "r0')

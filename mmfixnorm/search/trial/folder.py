@@ -221,7 +221,8 @@ def read_result(trial_dir: Path, *, key: str, attempt: int, fingerprint: str) ->
     if (result.key, result.fingerprint) != (key, fingerprint):
         raise ConfigError(
             f'{path}: is the result of trial {result.key!r} of search {result.fingerprint!r}, '
-            f'expected {key!r} of {fingerprint!r}; {advice}, or use another --work-dir'
+            f'expected {key!r} of {fingerprint!r}; nothing was changed; move the folder of the trial away, as its '
+            'checkpoints are of that one too, or use another --work-dir'
         )
     return result if result.attempt == attempt else None
 
