@@ -239,14 +239,17 @@ def test_average_is_evaluated_and_saved_at_full_norm(toy_runner):
         assert torch.equal(p, q)
 
 
+@pytest.mark.parametrize('by_hook', [False, True], ids=['wrapper', 'hook'])
 @pytest.mark.parametrize('on', [dict(evaluate_on_origin=True), dict(evaluate_on_ema=False)], ids=str)
-def test_trained_weights_are_evaluated_as_by_the_hook_of_mmpretrain(toy_runner, on):
+def test_trained_weights_are_evaluated_as_by_the_hook_of_mmpretrain(toy_runner, on, by_hook):
     pytest.importorskip('mmpretrain')
     import mmpretrain.engine  # noqa: F401  # registers it
 
     def of_trained_weights(name, kind):
         """What is reported of them by the four validations of a training and by a test of its checkpoint."""
-        kwargs = dict(epochs=4, lr=3.0, val=True, custom_hooks=[dict(type=kind, momentum=0.1, **on)])
+        hooks = [dict(type=kind, momentum=0.1, **on)] + ([dict(type='FixNormHook')] if by_hook else [])
+        kwargs = dict(epochs=4, lr=3.0, val=True, custom_hooks=hooks)
+        kwargs |= dict(wrapper=dict(type='OptimWrapper')) if by_hook else {}
         trained = toy_runner(name, **kwargs)
         trained.train()
         loops = dict(test_dataloader=trained.val_dataloader, test_evaluator=trained.val_evaluator, test_cfg=dict())
@@ -260,6 +263,19 @@ def test_trained_weights_are_evaluated_as_by_the_hook_of_mmpretrain(toy_runner, 
     ours = of_trained_weights('ours', 'FixNormEMAHook')
     assert ours == of_trained_weights('theirs', 'mmpretrain.EMAHook')
     assert len(ours[0]) == 4
+
+
+def test_a_checkpoint_is_validated_alone_with_both_hooks(toy_runner):
+    kwargs = dict(
+        epochs=1,
+        val=True,
+        wrapper=dict(type='OptimWrapper'),
+        custom_hooks=[dict(type='FixNormEMAHook', momentum=0.1), dict(type='FixNormHook')],
+    )
+    trained = toy_runner('trained', **kwargs)
+    trained.train()
+    alone = toy_runner('alone', **kwargs, load_from=str(Path(trained.work_dir) / 'epoch_1.pth'))
+    assert alone.val()['accuracy'] == trained.message_hub.get_scalar('val/accuracy').current()
 
 
 @pytest.mark.parametrize('mode', ['val', 'test'])

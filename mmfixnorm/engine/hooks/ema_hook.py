@@ -106,8 +106,6 @@ class FixNormEMAHook(EMAHook):
 
     @torch.no_grad()
     def _rescale(self, runner: Runner) -> None:
-        if runner.optim_wrapper is None:  # not a training
-            return
         self._averages = []
         for target, tensors in self._sets(runner):
             self._averages += [(t, t.detach().clone()) for t in tensors]  # dividing again would not be exact

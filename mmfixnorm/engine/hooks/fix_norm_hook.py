@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.optim import OptimWrapperDict
+from mmengine.optim import BaseOptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -106,8 +106,13 @@ class FixNormHook(Hook):
 
 
 def norm_fixers_of(runner: Runner) -> list[tuple[NormFixer, torch.optim.Optimizer]]:
-    """Return each NormFixer of a run with its optimizer: of its optim wrappers, or of its :class:`FixNormHook`."""
+    """Return each NormFixer of a run with its optimizer: of its optim wrappers, or of its :class:`FixNormHook`.
+
+    A run that only tests or validates has none: its optim wrapper is missing, or a config that is not built.
+    """
     wrapper = runner.optim_wrapper
+    if not isinstance(wrapper, BaseOptimWrapper):
+        return []
     wrappers = wrapper.optim_wrappers.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     pairs = [(w.norm_fixer, w.optimizer) for w in wrappers if hasattr(w, 'norm_fixer')]
     if pairs:
