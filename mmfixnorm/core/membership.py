@@ -21,8 +21,10 @@ __all__ = [
     'flagged',
     'is_moved',
     'listing',
+    'names_without_wrappers',
     'places',
     'positions',
+    'require_same_set',
     'set_members',
     'trainable_by',
 ]
@@ -134,6 +136,29 @@ def _log(text: str) -> None:
 _WRAPPERS = re.compile(r'\b(module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.')
 
 
+def names_without_wrappers(names: Iterable[str]) -> list[str]:
+    """Take out of names of parameters what wrappers of modules put into them."""
+    return [_WRAPPERS.sub('', name) for name in names]
+
+
+def require_same_set(saved: Collection[str], own: Collection[str]) -> None:
+    """Refuse to resume with other weights in the norm-fixing set.
+
+    Args:
+        saved (Collection[str]): Names of the weights in the checkpoint.
+        own (Collection[str]): Those of this run.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if {*saved} != {*own}:
+        gone, new = sorted({*saved} - {*own}), sorted({*own} - {*saved})
+        raise ValueError(
+            f'the norm-fixing set has changed: the checkpoint has {listing(gone)}, this run has {listing(new)}. '
+            'Resume with the config of that run, or start a new one from its weights by load_from'
+        )
+
+
 class MembershipReport:
     """Reports, by name, the weights that wait, join, are held or move again: each weight once for each of these.
 
@@ -155,7 +180,7 @@ class MembershipReport:
     @property
     def names(self) -> list[str]:
         """The names of all weights that are or may join, without those of wrappers; empty while they are not known."""
-        return [_WRAPPERS.sub('', name) for name in self._names.values()]
+        return names_without_wrappers(self._names.values())
 
     def __call__(self, weights: Iterable[Place], what: str) -> bool:
         """Write one line that says ``what`` the weights do, if one of them was not yet reported to do it."""

@@ -21,9 +21,9 @@ from mmfixnorm.core.membership import (
     MembershipReport,
     Place,
     is_moved,
-    listing,
     places,
     positions,
+    require_same_set,
     set_members,
 )
 from mmfixnorm.core.norms import global_norm, joint_norms, local_norms, scale_
@@ -222,12 +222,8 @@ class NormFixer:
                 )
             )
         names = state_dict.get('names')  # missing in states of early versions
-        if names and self.report.names and {*names} != {*self.report.names}:
-            gone, new = sorted({*names} - {*self.report.names}), sorted({*self.report.names} - {*names})
-            raise ValueError(
-                f'the norm-fixing set has changed: the checkpoint has {listing(gone)}, this run has {listing(new)}. '
-                'Resume with the config of that run, or start a new one from its weights by load_from'
-            )
+        if names and self.report.names:
+            require_same_set(names, self.report.names)
         self._target, self._size, self.wants_init_norm = state_dict['target'], size, False
         self._rest = None  # of a run before this one
         if rest := state_dict.get('rest'):

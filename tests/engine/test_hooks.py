@@ -65,6 +65,24 @@ def test_hook_refuses_to_resume_a_run_without_norm_fixing(toy_runner):
         ).train()
 
 
+@pytest.mark.parametrize('change', [dict(exclude=['backbone.3']), dict(fc=False)], ids=str)
+@pytest.mark.parametrize('back', [False, True], ids=['less', 'more'])
+def test_hook_refuses_to_resume_with_options_that_choose_another_set(toy_runner, change, back):
+    def train(work_dir, options, **kwargs):
+        hooks = [dict(type='FixNormHook', **options)]
+        runner = toy_runner(work_dir, epochs=1, wrapper=dict(type='OptimWrapper'), custom_hooks=hooks, **kwargs)
+        runner.train()
+        return f'{runner.work_dir}/epoch_1.pth'
+
+    ours, theirs = ({}, change)[:: -1 if back else 1]
+    file = train('first', ours)
+    changed = 'head.fc.weight' if 'fc' in change else 'backbone.3.weight'
+    has = ('none of them', changed)[:: 1 if back else -1]
+    with pytest.raises(ConfigError, match=f'the checkpoint has {has[0]}, this run has {has[1]}. Resume with the con'):
+        train('second', theirs, load_from=file, resume=True)
+    train('third', ours, load_from=file, resume=True)
+
+
 def test_hook_names_unfit_layers_as_the_constructor_does(toy_runner, toy_classifier, capsys):
     model = toy_classifier(fc=nn.Linear(6, 3))
     toy_runner(

@@ -13,8 +13,8 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
 
-from mmfixnorm.core.membership import flag_set, trainable_by
-from mmfixnorm.core.norm_fixing import NormFixer
+from mmfixnorm.core.membership import flag_set, names_without_wrappers, require_same_set, trainable_by
+from mmfixnorm.core.norm_fixing import NormFixer, norm_fixing_parameters
 from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.engine.start import (
     choose_set,
@@ -65,6 +65,7 @@ class FixNormHook(Hook):
             self.norm_fixer = make_norm_fixer(target, update, per)
         self.norm_fixer.report.write = log_membership
         self._resumed: dict[str, Any] | None = None
+        self._chosen: list[str] = []
         self._turned: set[str] = set()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -88,10 +89,15 @@ class FixNormHook(Hook):
         model, optimizer = unwrapped_model(runner), optimizer_of(runner)
         prepare_model(runner.model)
         with config_errors('FixNormHook: '):
+            chosen = norm_fixing_parameters(model, fc=self.fc, exclude=self.exclude, frozen=True)
+            self._chosen = names_without_wrappers(chosen)
             if self._resumed is None:
                 flag_set(optimizer, trainable_by(optimizer, self._set(model).values()))
                 warn_of_clipped_scales(model)
             else:  # the resumed groups have the flags
+                # By what the options choose, as the set itself may have grown since, or be that of an early version.
+                require_same_set(self._resumed.get('chosen', self._chosen), self._chosen)
+                self.norm_fixer.report.take_names(model, optimizer)
                 self.norm_fixer.load_state_dict(self._resumed, optimizer)
         warn_of_set(model, optimizer)
         self.norm_fixer.report.take_names(model, optimizer)
@@ -102,7 +108,7 @@ class FixNormHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         warn_of_negative_scales(runner.model, self._turned)
-        checkpoint['fix_norm'] = self.norm_fixer.state_dict()
+        checkpoint['fix_norm'] = {**self.norm_fixer.state_dict(), 'chosen': self._chosen}
 
 
 def norm_fixers_of(runner: Runner) -> list[tuple[NormFixer, torch.optim.Optimizer]]:
