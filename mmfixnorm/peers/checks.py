@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.optim import BaseOptimWrapper
 from torch.optim import Optimizer
 
-from mmfixnorm.core.membership import FLAG, WAITING, flagged, positions
+from mmfixnorm.core.membership import FLAG, WAITING, places, positions
 from mmfixnorm.core.norm_fixing import NormFixer
 from mmfixnorm.engine.optim_wrapper import NormFixingMixin
 from mmfixnorm.errors import ConfigError
 
-__all__ = ['replace_norm_fixer', 'require_flagged_groups', 'require_no_decay']
+__all__ = ['refuse_norm_fixing', 'replace_norm_fixer', 'require_flagged_groups', 'require_no_decay']
 
 _CONSTRUCTOR = "optim_wrapper.constructor='FixNormOptimWrapperConstructor'"
 
@@ -27,6 +28,21 @@ def require_flagged_groups(optimizer: Optimizer, peer: str, constructor: str = _
     mixed = [g for g in groups if len(positions(g, FLAG)) + len(positions(g, WAITING)) != len(g['params'])]
     if not groups or mixed:
         raise ConfigError(f'{peer} needs the scale-invariant weights in separate groups: set {constructor}')
+
+
+def refuse_norm_fixing(optimizer: BaseOptimWrapper | Optimizer, peer: str) -> None:
+    """Refuse an optimizer, or the optim wrapper around it, that fixes the norm of the weights.
+
+    Raises:
+        ConfigError: If it does.
+    """
+    hooks = getattr(optimizer, 'optimizer', optimizer)._optimizer_step_pre_hooks.values()
+    is_hooked = any(isinstance(getattr(hook, '__self__', None), NormFixer) for hook in hooks)
+    if is_hooked or isinstance(optimizer, NormFixingMixin):
+        raise ConfigError(
+            f"{peer} does not work with norm fixing: set optim_wrapper.type='OptimWrapper' (or 'AmpOptimWrapper'), and "
+            'remove FixNormHook'
+        )
 
 
 def replace_norm_fixer(
@@ -57,7 +73,7 @@ def require_no_decay(optimizer: Optimizer, peer: str) -> None:
     Raises:
         ConfigError: If a group with such a weight decays it.
     """
-    in_set = {id(tensor) for tensor in flagged(optimizer)}
+    in_set = {id(tensor) for tensor in places(optimizer, FLAG, WAITING).values()}
     decaying = [group for group in optimizer.param_groups if any(id(p) in in_set for p in group['params'])]
     decays = {group.get('weight_decay', 0) for group in decaying} - {0}
     if decays:

@@ -11,10 +11,10 @@ from mmengine.optim.scheduler.param_scheduler import INF
 from mmengine.registry import PARAM_SCHEDULERS
 from torch.optim import SGD, Optimizer
 
-from mmfixnorm.core.membership import FLAG
+from mmfixnorm.core.membership import FLAG, WAITING, Place, places
 from mmfixnorm.core.norm_fixing import add_step_hooks
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.peers.checks import require_flagged_groups, require_no_decay
+from mmfixnorm.peers.checks import refuse_norm_fixing, require_flagged_groups, require_no_decay
 
 __all__ = ['ExponentialGrowthLR', 'decay_alone']
 
@@ -54,7 +54,9 @@ class ExponentialGrowthLR(_ParamScheduler):
     every real step of the optimizer, so neither accumulation nor a step that a loss scaler skips disturbs it, and the
     other schedulers may be of any kind. Its state is saved in checkpoints with the other schedulers. Norms would
     overflow float32 in a long run: when a group has grown by ``rescale_at``, its weights and buffers are rescaled by a
-    power of two, which changes only exponents and not the function. Averages of weights (EMAHook) are meaningless here,
+    power of two, which changes only exponents and not the function. A weight that is frozen at first, or unused, keeps
+    its norm; with its first step it is brought to the length :math:`w / u_t` and the momentum :math:`-v_t w`, from
+    where the proof holds for it too. Averages of weights (EMAHook) are meaningless here,
     and a threshold of gradient clipping applies to gradients of a different size. The ``eps`` of batch normalisation
     perturbs the equivalence.
 
@@ -73,8 +75,9 @@ class ExponentialGrowthLR(_ParamScheduler):
         verbose (bool): Whether to print each value. Defaults to False.
 
     Raises:
-        ConfigError: If an argument, the optimizer or its groups are not as above, if ``lr * weight_decay`` is so large
-            that decay alone would make a weight cross 0, or on resume from a run without growth.
+        ConfigError: If an argument, the optimizer or its groups are not as above, if norm fixing is on, if
+            ``lr * weight_decay`` is so large that decay alone would make a weight cross 0, or on resume from a run
+            without growth.
 
     Example of a config:
         >>> custom_imports = dict(imports=['mmfixnorm.peers'])
@@ -105,11 +108,14 @@ class ExponentialGrowthLR(_ParamScheduler):
             raise ConfigError(f'ExponentialGrowthLR.weight_decay must be finite and > 0, got {weight_decay!r}')
         if not rescale_at >= 2:
             raise ConfigError(f'ExponentialGrowthLR.rescale_at must be >= 2, got {rescale_at!r}')
+        refuse_norm_fixing(optimizer, 'ExponentialGrowthLR')
         _check_optimizer(_inner(optimizer))
         self.weight_decay = weight_decay
         self.rescale_at = rescale_at
         #: Length and velocity of `decay_alone` for each flagged group, by its position; empty before the first step.
         self.decays: dict[int, tuple[float, float]] = {}
+        #: The weights that have begun to train, by their places in the groups.
+        self.started: dict[Place, bool] = {}
         self._hooked: Optimizer | None = None
         super().__init__(optimizer, 'lr', last_step=last_step, by_epoch=False, verbose=verbose)
 
@@ -122,7 +128,7 @@ class ExponentialGrowthLR(_ParamScheduler):
             add_step_hooks(optimizer, self._grow, self._advance)
             self._hooked = optimizer
         return [
-            self._grown_lr(position, group) if group.get(FLAG) else group['lr']
+            self._grown_lr(position, group) if _grows(group) else group['lr']
             for position, group in enumerate(self.optimizer.param_groups)
         ]
 
@@ -133,16 +139,36 @@ class ExponentialGrowthLR(_ParamScheduler):
                 'ExponentialGrowthLR: the checkpoint has momentum but no state of this scheduler, so such a run '
                 'did not write it. Use load_from instead of resume to start from its weights'
             )
+        refuse_norm_fixing(optimizer, 'ExponentialGrowthLR')
+        self._take_up(optimizer)
         for position, group in enumerate(optimizer.param_groups):
-            if group.get(FLAG):
+            if _grows(group):
                 group['lr'] = self._grown_lr(position, group)
+
+    @torch.no_grad()
+    def _take_up(self, optimizer: Optimizer) -> None:
+        """Bring weights that begin to train to where they would be, had they grown with their group."""
+        trained = {p: t for p, t in places(optimizer, FLAG, WAITING).items() if t.requires_grad and t.grad is not None}
+        is_early_state = bool(self.decays) and not self.started  # it does not say which weights have trained
+        for place, weight in trained.items():
+            if place in self.started:
+                continue
+            self.started[place] = True
+            if is_early_state or place[0] not in self.decays:
+                continue
+            length, velocity = self.decays[place[0]]
+            if optimizer.param_groups[place[0]]['momentum']:
+                optimizer.state[weight]['momentum_buffer'] = weight * -velocity
+            assert weight.grad is not None
+            weight.mul_(1 / length)
+            weight.grad.mul_(length)  # as at the new length
 
     def _advance(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         found_inf = getattr(optimizer, 'found_inf', None)
         if found_inf is not None and found_inf.item() > 0:  # a fused optimizer skipped the step by itself
             return
         for position, group in enumerate(optimizer.param_groups):
-            if group.get(FLAG):
+            if _grows(group):
                 self.decays[position] = self._next(position, group)
                 if self.decays[position][0] * self.rescale_at <= 1:
                     self._rescale(optimizer, position, group)
@@ -151,8 +177,10 @@ class ExponentialGrowthLR(_ParamScheduler):
     def _rescale(self, optimizer: Optimizer, position: int, group: dict[str, Any]) -> None:
         length, velocity = self.decays[position]
         growth = 2.0 ** round(-math.log2(length))
-        torch._foreach_mul_(group['params'], 1 / growth)
-        buffers = [optimizer.state[p].get('momentum_buffer') for p in group['params'] if p in optimizer.state]
+        weights = [p for i, p in enumerate(group['params']) if (position, i) in self.started]
+        if weights:
+            torch._foreach_mul_(weights, 1 / growth)
+        buffers = [optimizer.state[p].get('momentum_buffer') for p in weights if p in optimizer.state]
         buffers = [buffer for buffer in buffers if buffer is not None]
         if buffers:
             torch._foreach_mul_(buffers, growth)
@@ -177,12 +205,16 @@ class ExponentialGrowthLR(_ParamScheduler):
 
     def _plain_lr(self, group: dict[str, Any]) -> float:
         for other in self.optimizer.param_groups:
-            if not other.get(FLAG) and other['initial_lr'] == group['initial_lr']:
+            if not _grows(other) and other['initial_lr'] == group['initial_lr']:
                 return other['lr']
         raise ConfigError(
             'ExponentialGrowthLR: no group outside the set has the same base learning rate '
             f"({group['initial_lr']}), which gives the schedule without growth; remove lr_mult of the set's weights"
         )
+
+
+def _grows(group: dict[str, Any]) -> bool:
+    return bool(group.get(FLAG) or group.get(WAITING))
 
 
 def _inner(optimizer: BaseOptimWrapper | Optimizer) -> Optimizer:
@@ -195,7 +227,7 @@ def _check_optimizer(optimizer: Optimizer) -> None:
     require_flagged_groups(optimizer, 'ExponentialGrowthLR')
     require_no_decay(optimizer, 'ExponentialGrowthLR')
     for key, off in (('nesterov', False), ('dampening', 0)):
-        if any(group[key] for group in optimizer.param_groups if group.get(FLAG)):
+        if any(group[key] for group in optimizer.param_groups if _grows(group)):
             raise ConfigError(
                 f'ExponentialGrowthLR: no equivalent exists for SGD with {key}; set optimizer.{key}={off}'
             )

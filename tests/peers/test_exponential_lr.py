@@ -7,6 +7,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
+from mmfixnorm.core import fix_norm
 from mmfixnorm.core.membership import FLAG
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.exponential_lr import ExponentialGrowthLR, decay_alone
@@ -158,6 +159,61 @@ def test_putting_norms_back_changes_no_bit_of_the_function(net, logits):
         norms.append(model.convs()[0].norm().item())
     assert torch.equal(*says)
     assert norms[0] / norms[1] == 2 ** round(math.log2(norms[0] / norms[1])) >= 8
+
+
+@pytest.mark.parametrize('momentum', [0.0, 0.9])
+@pytest.mark.parametrize('of_late', [1.0, 0.5], ids=['one group', 'two groups'])
+@pytest.mark.parametrize('rescale_at', [2.0**32, 2.0])
+def test_a_weight_that_is_thawed_late_follows_the_run_with_decay(net, logits, momentum, of_late, rescale_at):
+    late = {'3.weight': dict(lr_mult=of_late), '4.': dict(lr_mult=of_late)}  # 4. has the schedule without growth
+    decay = 0.01 if momentum else 0.1
+    model, reference = net(), net()
+    model[3].weight.requires_grad_(False)
+    wrapper = wrap(model, momentum, paramwise_cfg=dict(lambda_fc=0.0, custom_keys=late))
+    schedulers = build(wrapper, [], weight_decay=decay, rescale_at=rescale_at)
+    optimizer = torch.optim.SGD(
+        [
+            dict(params=[p], weight_decay=decay if p.ndim == 4 else 0.0, lr=LR * (of_late if name[0] in '34' else 1))
+            for name, p in reference.named_parameters()
+        ],
+        momentum=momentum,
+        lr=LR,
+    )
+    start = model[3].weight.detach().clone()
+    for step in range(80):
+        for each in (model, reference):
+            each[3].weight.requires_grad_(step >= 50)
+        assert step > 50 or torch.equal(model[3].weight, start)
+        grow(model, wrapper, schedulers, logits, steps=1)
+        optimizer.zero_grad()
+        reference.loss(0).backward()
+        optimizer.step()
+        torch.testing.assert_close(logits(model), logits(reference), rtol=1e-8, atol=1e-8)
+
+
+def test_a_state_that_does_not_say_which_weights_have_trained_is_continued(net, logits):
+    says = []
+    for is_early in (False, True):
+        model = net()
+        wrapper = wrap(model)
+        schedulers = build(wrapper, [])
+        grow(model, wrapper, schedulers, logits, steps=5)
+        if is_early:
+            schedulers[-1].started = {}
+        says.append(grow(model, wrapper, schedulers, logits, steps=5))
+    assert torch.equal(*says)
+
+
+def test_norm_fixing_besides_is_refused(net):
+    cfg = dict(WRAPPER, type='FixNormOptimWrapper', optimizer=dict(type='SGD', lr=LR))
+    with pytest.raises(ConfigError, match="does not work with norm fixing: set optim_wrapper.type='OptimWrapper'"):
+        ExponentialGrowthLR(build_optim_wrapper(net(), cfg), DECAY)
+    model = net()
+    wrapper = wrap(model)
+    ExponentialGrowthLR(wrapper, DECAY)
+    fix_norm(wrapper.optimizer, model=model)  # as FixNormHook does later
+    with pytest.raises(ConfigError, match='does not work with norm fixing: .* remove FixNormHook'):
+        wrapper.update_params(model.loss(0))
 
 
 def test_decay_alone_is_sgd_on_half_a_square():
