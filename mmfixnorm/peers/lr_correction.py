@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.optim import Optimizer
 
-from mmfixnorm.core.membership import FLAG, flag_group
+from mmfixnorm.core.membership import FLAG, WAITING, flag_group
 from mmfixnorm.core.norm_fixing import add_step_hooks
 from mmfixnorm.core.norms import global_norm
 from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
@@ -61,7 +62,8 @@ class LRCorrectionHook(Hook):
     The reference is a work dir in which ``WeightNormLoggerHook(per_layer=True)`` has recorded; between recordings the
     norm is interpolated linearly, before the first from this run's own start, as both have the same initialisation.
     Iterations of both runs are matched: use the same schedule and batch size. Start norms are saved in checkpoints
-    under ``'lr_correction'`` and required on resume. One host synchronisation in each step.
+    under ``'lr_correction'`` and required on resume. Weights that stay frozen need no norm in the reference. One host
+    synchronisation in each step.
 
     Hoffer et al., "Norm matters: efficient and accurate normalization schemes in deep networks", NeurIPS 2018. Read:
     the abstract and the authors' code (eladhoffer/norm_matters, ``normmatters_wd``), not the text. There the norms are
@@ -85,6 +87,7 @@ class LRCorrectionHook(Hook):
     def __init__(self, reference: str) -> None:
         self.reference = reference
         self._starts: dict[str, float] | None = None
+        self._begins: dict[str, int] = {}  # iterations until which weights were frozen, of those that were
         self._curves: dict[str, NormCurve] = {}
         self._plain_lrs: list[float] = []
         self._iter = 0
@@ -98,7 +101,8 @@ class LRCorrectionHook(Hook):
             raise ConfigError(f'LRCorrectionHook needs a group for each layer: set {_CONSTRUCTOR}')
         names = {id(param): name for name, param in unwrapped_model(runner).named_parameters()}
         self._names = [names[id(group['params'][0])] for group in _layers(optimizer)]
-        self._curves = self._read_curves(runner.max_iters)
+        trained = [names[id(p)] for group in _layers(optimizer) for p in group['params'] if p.requires_grad]
+        self._curves = self._read_curves(runner.max_iters, trained)
         for handle in self._handles:  # of an earlier call of runner.train()
             handle.remove()
         self._handles = add_step_hooks(optimizer, self._correct, self._put_back)
@@ -115,19 +119,21 @@ class LRCorrectionHook(Hook):
                 'Use load_from instead of resume to start from its weights'
             )
         self._starts = checkpoint['lr_correction']
+        self._begins = checkpoint.get('lr_correction_begins', {})  # missing in those of early versions
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         checkpoint['lr_correction'] = self._starts
+        checkpoint['lr_correction_begins'] = self._begins
 
-    def _read_curves(self, max_iters: int) -> dict[str, NormCurve]:
+    def _read_curves(self, max_iters: int, trained: Sequence[str]) -> dict[str, NormCurve]:
         curves = read_norm_curves(self.reference)
-        missing = [name for name in self._names if name not in curves]
+        missing = [name for name in trained if name not in curves]
         if missing:
             raise ConfigError(
                 f'LRCorrectionHook.reference: {self.reference!r} has no norms of {missing[:3]} '
-                f'({len(missing)} of {len(self._names)} layers); it must be a run of the same model'
+                f'({len(missing)} of {len(trained)} layers); it must be a run of the same model'
             )
-        last = min(curves[name].last_step for name in self._names)
+        last = min((curves[name].last_step for name in trained), default=max_iters)
         if last < max_iters - 1:
             raise ConfigError(
                 f'LRCorrectionHook.reference: {self.reference!r} is recorded up to iteration {last}, this run has '
@@ -139,11 +145,20 @@ class LRCorrectionHook(Hook):
     def _correct(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         layers = _layers(optimizer)
         norms = torch.stack([global_norm(group['params']) for group in layers]).tolist()
-        if self._starts is None:
-            self._starts = dict(zip(self._names, norms, strict=True))
+        # A checkpoint of an early version does not have the starts of weights that were frozen, which they still are.
+        self._starts = dict(zip(self._names, norms, strict=True)) | (self._starts or {})
         self._plain_lrs = [group['lr'] for group in layers]
         for name, group, norm in zip(self._names, layers, norms, strict=True):
-            group['lr'] *= (norm / self._curves[name].at(self._iter, self._starts[name])) ** 2
+            if not group['params'][0].requires_grad:
+                self._starts[name], self._begins[name] = norm, self._iter + 1
+                continue
+            if name not in self._curves:
+                raise ConfigError(
+                    f'LRCorrectionHook.reference: {name} was thawed, and {self.reference!r} has no norms of it; it '
+                    'must be a run with the same weights frozen'
+                )
+            reference = self._curves[name].at(self._iter, self._starts[name], self._begins.get(name, 0))
+            group['lr'] *= (norm / reference) ** 2
 
     def _put_back(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         for group, lr in zip(_layers(optimizer), self._plain_lrs, strict=True):
@@ -151,4 +166,4 @@ class LRCorrectionHook(Hook):
 
 
 def _layers(optimizer: Optimizer) -> list[dict[str, Any]]:
-    return [group for group in optimizer.param_groups if group.get(FLAG)]
+    return [group for group in optimizer.param_groups if group.get(FLAG) or group.get(WAITING)]

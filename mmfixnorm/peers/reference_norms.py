@@ -31,9 +31,10 @@ class NormCurve:
         """The last recording, in iterations."""
         return int(self.steps[-1])
 
-    def at(self, step: int, start: float) -> float:
-        """Interpolate the norm after ``step`` iterations, with ``start`` before the first."""
-        return float(np.interp(step, np.r_[0.0, self.steps], np.r_[start, self.norms]))
+    def at(self, step: int, start: float, begin: int = 0) -> float:
+        """Interpolate the norm after ``step`` iterations, with ``start`` after the first ``begin`` of them."""
+        later = self.steps > begin
+        return float(np.interp(step, np.r_[float(begin), self.steps[later]], np.r_[start, self.norms[later]]))
 
 
 def read_norm_curves(work_dir: str) -> dict[str, NormCurve]:

@@ -13,9 +13,9 @@ from mmengine.runner import Runner
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mmfixnorm.core.membership import flag_set, flagged
+from mmfixnorm.core.membership import FLAG, WAITING, flag_set, places
 from mmfixnorm.core.norm_fixing import add_step_hooks
-from mmfixnorm.engine.hooks.fix_norm_hook import optimizer_of, unwrapped_model
+from mmfixnorm.engine.hooks.fix_norm_hook import norm_fixers_of, optimizer_of, unwrapped_model
 from mmfixnorm.engine.start import choose_set, config_errors
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.checks import require_no_decay
@@ -64,8 +64,8 @@ class ShiftedL2Hook(Hook):
         exclude (Sequence[str]): Regular expressions of weight names to leave out. Defaults to none.
 
     Raises:
-        ConfigError: If an argument is out of range, the set is empty or already has weight decay, or the optimizer
-            unscales gradients by itself (``fused=True`` under AMP).
+        ConfigError: If an argument is out of range, the set is empty or already has weight decay, norm fixing is on, or
+            the optimizer unscales gradients by itself (``fused=True`` under AMP).
 
     Example of a config:
         >>> custom_imports = dict(imports=['mmfixnorm.peers'])
@@ -88,6 +88,12 @@ class ShiftedL2Hook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         optimizer = optimizer_of(runner)
+        if norm_fixers_of(runner):
+            raise ConfigError(
+                'ShiftedL2Hook chooses a set of weights of its own, in place of that of norm fixing, and there is no '
+                "norm left to regularise: set optim_wrapper.type='OptimWrapper' (or 'AmpOptimWrapper'), and remove "
+                'FixNormHook'
+            )
         in_set = choose_set(unwrapped_model(runner), fc=self.fc, exclude=self.exclude, named_by='ShiftedL2Hook')
         with config_errors('ShiftedL2Hook: '):
             flag_set(optimizer, in_set.values())
@@ -99,6 +105,6 @@ class ShiftedL2Hook(Hook):
     def _add_gradients(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if getattr(optimizer, 'grad_scale', None) is not None:
             raise ConfigError('ShiftedL2Hook: the gradients are still scaled; set optim_wrapper.optimizer.fused=False')
-        for weight in flagged(optimizer):
+        for weight in places(optimizer, FLAG, WAITING).values():  # those that wait are frozen, until they are thawed
             if weight.requires_grad and weight.grad is not None:
                 add_shifted_l2_gradient_(weight, self.weight_decay, self.epsilon)

@@ -33,7 +33,7 @@ class EffectiveRates(Hook):
         self.rates, self.weights = rates, weights
 
     def before_train(self, runner):
-        self.convs = norm_fixing_parameters(runner.model, fc=False)
+        self.convs = norm_fixing_parameters(runner.model, fc=False, frozen=True)
         add_step_hooks(runner.optim_wrapper.optimizer, self.look)
 
     def look(self, optimizer, args, kwargs):
@@ -44,22 +44,33 @@ class EffectiveRates(Hook):
         self.weights.extend(w.detach().clone() for w in self.convs.values())
 
 
+@HOOKS.register_module(force=True)
+class ThawLater(Hook):
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner):
+        runner.model.backbone[0].requires_grad_(runner.epoch >= 2)
+
+
 @pytest.fixture
 def train(toy_runner, float64_classifier, forget_runs):
     """Trains the toy for 12 steps; returns its work dir, the effective rates of all steps, and the convolutions."""
 
-    def train_(work_dir, wrapper, reference=None, interval=1):
+    def train_(work_dir, wrapper, reference=None, interval=1, frozen=False):
         forget_runs()
         rates, weights = [], []
+        model = float64_classifier()
+        model.backbone[0].requires_grad_(not frozen or wrapper is DECAY)  # mmengine's constructor would leave it out
         hooks = [dict(type='WeightNormLoggerHook', interval=interval)]
         hooks += [dict(type='LRCorrectionHook', reference=reference)] if reference else []
         runner = toy_runner(
             work_dir,
             epochs=4,
             wrapper=wrapper,
-            model=float64_classifier(),
+            model=model,
             param_scheduler=[dict(type='CosineAnnealingLR', T_max=12, by_epoch=False)],
-            custom_hooks=[*hooks, dict(type='EffectiveRates', rates=rates, weights=weights)],
+            custom_hooks=[*hooks, dict(type='EffectiveRates', rates=rates, weights=weights)]
+            + [dict(type='ThawLater')] * frozen,
         )
         runner.train()
         return runner.work_dir, torch.tensor(rates, dtype=torch.float64), weights
@@ -72,13 +83,25 @@ def angles(ones, others):
     return [math.acos(min(1.0, c)) for c in cosines]
 
 
-def test_every_effective_rate_is_that_of_the_recorded_run(train):
-    work_dir, expected, _ = train('reference', DECAY)
-    _, plain, _ = train('uncorrected', NO_DECAY)
-    _, rates, _ = train('corrected', NO_DECAY, work_dir)
+@pytest.mark.parametrize('frozen', [False, True])
+def test_every_effective_rate_is_that_of_the_recorded_run(train, frozen):
+    work_dir, expected, _ = train('reference', DECAY, frozen=frozen)
+    _, plain, _ = train('uncorrected', NO_DECAY, frozen=frozen)
+    _, rates, _ = train('corrected', NO_DECAY, work_dir, frozen=frozen)
     assert expected.shape == (12, 2)
     torch.testing.assert_close(rates, expected, rtol=1e-12, atol=0)
-    assert (plain / expected - 1).abs().max() > 0.1
+    assert (plain / expected - 1).abs().amax(0).min() > 0.05
+
+
+def test_a_weight_without_norms_in_the_reference_may_be_frozen_and_not_thawed(net, tmp_path):
+    write(tmp_path, {9: 1.0}, name='another')
+    model = net()
+    model[3].requires_grad_(False)
+    _, runner = hooked(model, tmp_path)
+    runner.optim_wrapper.update_params(model.loss(0))
+    model[3].requires_grad_(True)
+    with pytest.raises(ConfigError, match=r'3\.weight was thawed, and .* has no norms of it'):
+        runner.optim_wrapper.update_params(model.loss(1))
 
 
 @pytest.mark.parametrize('momentum', [0.0, 0.9])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from mmengine.optim import build_optim_wrapper
 
+from mmfixnorm.engine.hooks.fix_norm_hook import FixNormHook
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.peers.shifted_l2 import ShiftedL2Hook, add_shifted_l2_gradient_
 
@@ -20,11 +21,11 @@ def penalty(weights, epsilon=EPSILON):
     return sum(DECAY / 2 * (w.square().sum().sqrt() - epsilon) ** 2 for weight in weights for w in weight)
 
 
-def hooked(model, epsilon=EPSILON, hook=None, **kwargs):
+def hooked(model, epsilon=EPSILON, hook=None, hooks=(), **kwargs):
     """An optim wrapper under the hook, without a Runner."""
     wrapper = build_optim_wrapper(model, CONSTRUCTOR | dict(optimizer=SGD) | kwargs)
     hook = hook or ShiftedL2Hook(DECAY, epsilon)
-    hook.before_train(SimpleNamespace(model=model, optim_wrapper=wrapper))
+    hook.before_train(SimpleNamespace(model=model, optim_wrapper=wrapper, hooks=hooks))
     return wrapper
 
 
@@ -48,11 +49,15 @@ def test_a_filter_at_the_aim_or_at_zero_is_left_alone():
     torch.testing.assert_close(weight.grad.flatten(1), torch.tensor([[0, 0], [0, 0], [0, DECAY * EPSILON]]))
 
 
-def test_steps_are_those_of_sgd_on_the_loss_with_the_regulariser(net, sgd_with_decay):
+@pytest.mark.parametrize('thawed_at', [0, 5])
+def test_steps_are_those_of_sgd_on_the_loss_with_the_regulariser(net, sgd_with_decay, thawed_at):
     model, reference = net(), net()
+    model[0].weight.requires_grad_(thawed_at == 0)
     wrapper = hooked(model)
     optimizer = sgd_with_decay(reference, 0.0, 0.01, lr=0.1, momentum=0.9, nesterov=True)
     for i in range(10):
+        for each in (model, reference):
+            each[0].weight.requires_grad_(i >= thawed_at)
         wrapper.update_params(model.loss(i))
         optimizer.zero_grad()
         (reference.loss(i) + penalty(reference.convs())).backward()
@@ -82,7 +87,7 @@ def test_a_second_call_of_train_does_not_add_it_twice(net):
     wrappers = [hooked(model) for model in models]
     hook = ShiftedL2Hook(DECAY, EPSILON)
     wrappers[1] = hooked(models[1], hook=hook)
-    hook.before_train(SimpleNamespace(model=models[1], optim_wrapper=wrappers[1]))
+    hook.before_train(SimpleNamespace(model=models[1], optim_wrapper=wrappers[1], hooks=()))
     for model, wrapper in zip(models, wrappers):
         wrapper.update_params(model.loss(0))
     assert torch.equal(models[0][0].weight, models[1][0].weight)
@@ -94,6 +99,12 @@ def test_gradients_that_are_still_scaled_are_refused(net):
     wrapper.optimizer.grad_scale = torch.tensor(8.0)  # what a loss scaler hands to a fused optimizer
     with pytest.raises(ConfigError, match='gradients are still scaled; set optim_wrapper.optimizer.fused=False'):
         wrapper.update_params(model.loss(0))
+
+
+@pytest.mark.parametrize('kwargs', [dict(type='FixNormOptimWrapper'), dict(hooks=[FixNormHook()])], ids=str)
+def test_norm_fixing_besides_is_refused(net, kwargs):
+    with pytest.raises(ConfigError, match='in place of that of norm fixing.*and remove FixNormHook'):
+        hooked(net(), **kwargs)
 
 
 def test_weight_decay_besides_is_refused(net):
