@@ -92,7 +92,8 @@ class WeightNormalized(nn.Module):
     def from_plain(cls, layer: nn.Linear | nn.Conv2d, **kwargs: Any) -> Self:
         """Make a layer that takes over the parameters of a plain one and, below a bound, computes the same.
 
-        Draws no random numbers, so a model with replaced layers starts from the same weights as the original.
+        Draws no random numbers, so a model with replaced layers starts from the same weights as the original. The scale
+        of a frozen layer is frozen too.
 
         Args:
             layer (nn.Linear | nn.Conv2d): The plain layer; the new one takes its weight and bias tensors, not copies.
@@ -108,7 +109,7 @@ class WeightNormalized(nn.Module):
             new = cls(**_arguments(layer), **kwargs)
         new._parameters.update(weight=layer._parameters['weight'], bias=layer._parameters['bias'])
         g = layer.weight.new_empty(1)
-        new.g = nn.Parameter(g) if new.train_scale else g
+        new.g = nn.Parameter(g, requires_grad=layer.weight.requires_grad) if new.train_scale else g
         new.reset_scale()
         return new.train(layer.training)
 
