@@ -71,13 +71,13 @@ class DecayedGroupsOptimWrapperConstructor(FixNormOptimWrapperConstructor):
                 f'optim_wrapper.paramwise_cfg.groups: no parameter of this model is in {empty}; it has the groups '
                 f'{[*dict.fromkeys(kind for kind, _ in groups)]}'
             )
-        for (kind, lr_mult), group in groups.items():
+        for (kind, _), group in groups.items():
             if kind == 'norm_fixing':
                 for key in (FLAG, WAITING, 'weight_decay'):
                     group.pop(key, None)
             options = dict(self._options_of.get(kind, {}))
-            factor = lr_mult * options.pop('lr_mult', 1)
-            if factor != 1:
-                group['lr'] = self.base_lr * factor
+            lr_mult = options.pop('lr_mult', 1)
+            if lr_mult != 1:
+                group['lr'] = group.get('lr', self.base_lr) * lr_mult
             group.update(options)
         return groups

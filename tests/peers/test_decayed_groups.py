@@ -100,11 +100,12 @@ def test_no_group_is_flagged_and_each_has_its_decay_and_options(net):
     ]
 
 
-def test_the_learning_rate_of_a_group_and_of_a_name_multiply(net):
+@pytest.mark.parametrize('of_name', [0.5, 10.0])
+def test_the_learning_rate_of_a_group_and_of_a_name_multiply(net, of_name):
     model = net()
-    wrapper = wrap(model, LARS, custom_keys={'1.': dict(lr_mult=0.5)}, groups=GROUPS['lars'])
+    wrapper = wrap(model, LARS, custom_keys={'1.': dict(lr_mult=of_name)}, groups=GROUPS['lars'])
     rates = {id(p): g['lr'] for g in wrapper.optimizer.param_groups for p in g['params']}
-    assert rates[id(model[1].weight)] == pytest.approx(0.05 * LR)
+    assert rates[id(model[1].weight)] == pytest.approx(0.1 * of_name * LR)
     assert rates[id(model[4].weight)] == pytest.approx(0.1 * LR)
 
 
