@@ -203,6 +203,20 @@ def test_cross_boundary_risk_matches_a_computation_by_hand(toy_runner, toy_class
     assert all(-1 <= value <= 1 for value in written['mcbr'])
 
 
+@pytest.mark.parametrize('last', [False, True])
+def test_risk_and_scale_of_averaged_weights_are_those_of_the_first_pass(toy_runner, toy_data, last):
+    hooks = [dict(type='FixNormEMAHook', momentum=0.1, evaluate_on_origin=True), dict(type='CrossBoundaryRiskHook')]
+    runner = toy_runner(lr=1.0, val=True, custom_hooks=hooks[:: -1 if last else 1])
+    runner.train()
+    (ema,) = [hook for hook in runner.hooks if hasattr(hook, 'ema_model')]
+    ema.before_val_epoch(runner)
+    model, data = runner.model.eval(), toy_data()
+    features = model.backbone(data.inputs).mean((2, 3))
+    risk = cross_boundary_risk(features, data.labels, model.head.fc.weight).item()
+    for name, value in dict(mcbr=risk, g=model.head.fc.g.item()).items():
+        assert runner.message_hub.get_scalar(f'val/{name}').current() == pytest.approx(value, abs=1e-5), name
+
+
 def test_training_risk_is_of_the_features_of_the_batch(toy_runner, toy_classifier, toy_data):
     model = toy_classifier()
     runner = toy_runner(model=model, epochs=1, lr=0.0, batch_size=24, custom_hooks=[dict(type='CrossBoundaryRiskHook')])

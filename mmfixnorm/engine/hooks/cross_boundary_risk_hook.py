@@ -29,8 +29,8 @@ class CrossBoundaryRiskHook(MeasuringHook):
     Works for any classifier with a final linear layer and one label per image. ``train/mcbr``, ``train/g`` and
     ``train/g_bound`` belong to the current batch (its features, the weights after its step), every ``interval``
     iterations and at the end of an epoch; no other line of the log has them. ``val/mcbr`` (``test/mcbr``) is the mean
-    over the whole data set, logged with the ``g`` used in evaluation. For a plain layer ``g`` is ``||W||_F``, which it
-    corresponds to. Runs before LoggerHook. Changes nothing.
+    over the whole data set, logged with the ``g`` used in evaluation: of averaged weights, if EMAHook puts them there.
+    For a plain layer ``g`` is ``||W||_F``, which it corresponds to. Runs before LoggerHook. Changes nothing.
 
     Args:
         layer (str, optional): Name of the final linear layer in the model. Defaults to None: the model's last
@@ -51,6 +51,8 @@ class CrossBoundaryRiskHook(MeasuringHook):
         self._classifier: nn.Linear | None = None
         self._features: Tensor | None = None
         self._sum_and_count: Tensor | None = None
+        self._num_batches = 0
+        self._scale: dict[str, float] = {}
 
     def before_train(self, runner: Runner) -> None:
         self._attach(runner)
@@ -90,8 +92,14 @@ class CrossBoundaryRiskHook(MeasuringHook):
         outputs: Sequence | dict | None = None,
         mode: str = 'val',
     ) -> None:
+        if batch_idx != self._num_batches:
+            return  # a second pass over the data, as EMAHook makes it of the weights without averaging
+        self._num_batches += 1
         assert self._sum_and_count is not None
+        assert self._classifier is not None
         assert not isinstance(outputs, dict)
+        if not self._scale:  # as long as the weights are those of the evaluation, which EMAHook exchanges
+            self._scale = scale_report(self._classifier)
         risks = self._risks(outputs or ())
         self._sum_and_count += torch.stack([risks.sum(), risks.new_tensor(len(risks))])
 
@@ -114,13 +122,15 @@ class CrossBoundaryRiskHook(MeasuringHook):
         self._attach(runner)
         assert self._classifier is not None
         self._sum_and_count = torch.zeros(2, device=self._classifier.weight.device)
+        self._num_batches = 0
+        self._scale = {}
 
     def _report(self, runner: Runner, mode: str) -> None:
         assert self._sum_and_count is not None
         all_reduce(self._sum_and_count)
         total, count = self._sum_and_count.tolist()
         assert self._classifier is not None
-        scalars = scale_report(self._classifier)
+        scalars = self._scale or scale_report(self._classifier)  # a process without data has not read it
         if count:
             scalars['mcbr'] = total / count
         for name, value in scalars.items():
