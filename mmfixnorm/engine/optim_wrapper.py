@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +11,10 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 from mmfixnorm.core.membership import FLAG, WAITING, flagged, places
-from mmfixnorm.core.norms import global_norm
 from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.core.sharding import shard_key
 from mmfixnorm.engine.start import (
+    check_norm,
     config_errors,
     log_membership,
     prepare_model,
@@ -115,7 +114,7 @@ class NormFixingMixin:
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()  # type: ignore[misc]
-        self._check_norm()
+        check_norm(self.norm_fixer, self.optimizer)
         if self._model is not None:
             warn_of_negative_scales(self._model, self._turned)
         state['fix_norm'] = {**self.norm_fixer.state_dict(), 'first_groups': self._has_first_groups}
@@ -161,21 +160,6 @@ class NormFixingMixin:
             logger='current',
             level=logging.WARNING,
         )
-
-    def _check_norm(self) -> None:
-        # Saving a checkpoint synchronises with the host anyway.
-        if self.norm_fixer.target is None:
-            return
-        norm = global_norm(flagged(self.optimizer)).item()
-        # Rounding moves the norm of bfloat16 weights by some 0.2 %.
-        rel_tol = max(1e-3, *(2 * torch.finfo(t.dtype).eps for t in flagged(self.optimizer)))
-        if not math.isclose(norm, self.norm_fixer.target, rel_tol=rel_tol):
-            print_log(
-                f'The norm of the weights to fix is {norm}, its target {self.norm_fixer.target}: '
-                'the training has diverged, or other code writes to these weights.',
-                logger='current',
-                level=logging.ERROR,
-            )
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -26,11 +26,13 @@ from torch.optim import Optimizer
 from mmfixnorm.core.layer_kinds import describe_unfixed_weights, is_plain_linear, stored_statistics_layers
 from mmfixnorm.core.layers import WeightNormalized, fill_scales
 from mmfixnorm.core.membership import flagged
-from mmfixnorm.core.norm_fixing import norm_fixing_parameters, warn_of_decay
+from mmfixnorm.core.norm_fixing import NormFixer, norm_fixing_parameters, warn_of_decay
+from mmfixnorm.core.norms import global_norm
 from mmfixnorm.core.sharding import mark_shards, whole_parameters
 from mmfixnorm.errors import ConfigError
 
 __all__ = [
+    'check_norm',
     'choose_set',
     'config_errors',
     'fill_scales_of_run',
@@ -120,6 +122,28 @@ def warn_of_set(model: nn.Module, optimizer: Optimizer) -> None:
     if text := describe_unfixed_weights(model):
         print_log(text, logger='current')
     warn_of_decay(optimizer)
+
+
+def check_norm(norm_fixer: NormFixer, optimizer: Optimizer) -> None:
+    """Log an error if the norm of the set is not its target, when a checkpoint is saved.
+
+    Args:
+        norm_fixer (NormFixer): Has the target.
+        optimizer (Optimizer): With the set flagged in its groups.
+    """
+    if norm_fixer.target is None:
+        return
+    # Saving a checkpoint synchronises with the host anyway.
+    norm = global_norm(flagged(optimizer)).item()
+    # Rounding moves the norm of bfloat16 weights by some 0.2 %.
+    rel_tol = max(1e-3, *(2 * torch.finfo(t.dtype).eps for t in flagged(optimizer)))
+    if not math.isclose(norm, norm_fixer.target, rel_tol=rel_tol):
+        print_log(
+            f'The norm of the weights to fix is {norm}, its target {norm_fixer.target}: '
+            'the training has diverged, or other code writes to these weights.',
+            logger='current',
+            level=logging.ERROR,
+        )
 
 
 @torch.no_grad()

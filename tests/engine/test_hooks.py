@@ -13,6 +13,7 @@ from mmfixnorm.core.membership import flagged
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.engine.hooks.cross_boundary_risk_hook import find_classifier
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.peers import HyperballOptimWrapper, RotationalOptimWrapper  # noqa: F401  # registers them
 
 
 def norm(tensors):
@@ -44,6 +45,25 @@ def test_hook_does_what_the_wrapper_does(toy_runner):
     assert norm(flagged(by_hook.optim_wrapper.optimizer)) == pytest.approx(
         by_wrapper.optim_wrapper.norm_fixer.target, rel=1e-6
     )
+
+
+@HOOKS.register_module(force=True)
+class _Stretch(Hook):
+    """Writes to the weights behind the back of norm fixing."""
+
+    priority = 'VERY_HIGH'
+
+    def after_train_epoch(self, runner):
+        with torch.no_grad():
+            runner.model.backbone[0].weight.mul_(1.5)
+
+
+@pytest.mark.parametrize('stretched', [True, False])
+@pytest.mark.parametrize('wrapper', [dict(), dict(wrapper=dict(type='OptimWrapper'))], ids=['wrapper', 'hook'])
+def test_a_norm_that_has_left_its_target_is_an_error_of_the_log(toy_runner, wrapper, stretched, capsys):
+    hooks = [dict(type='_Stretch')] * stretched + [dict(type='FixNormHook')] * bool(wrapper)
+    toy_runner(epochs=1, custom_hooks=hooks, **wrapper).train()
+    assert ('The norm of the weights to fix is ' in capsys.readouterr().out) is stretched
 
 
 def test_hook_and_wrapper_together_are_refused(toy_runner):
@@ -170,16 +190,23 @@ def test_lines_between_two_measurements_have_none(toy_runner, hook):
 
 
 @pytest.mark.parametrize('optimizer', [dict(type='SGD', lr=0.1), dict(type='Adam', lr=0.1), dict(type='AdamW', lr=0.1)])
-@pytest.mark.parametrize('update', ['step', 'angle'])
-def test_the_effective_lr_is_logged_for_plain_sgd_alone(toy_runner, optimizer, update):
-    wrapper = dict(
-        type='FixNormOptimWrapper', constructor='FixNormOptimWrapperConstructor', optimizer=optimizer, update=update
-    )
+@pytest.mark.parametrize(
+    'kind',
+    [
+        dict(type='FixNormOptimWrapper'),
+        dict(type='FixNormOptimWrapper', update='angle'),
+        dict(type='HyperballOptimWrapper'),
+        dict(type='RotationalOptimWrapper', weight_decay=0.01),
+    ],
+    ids=str,
+)
+def test_the_effective_lr_is_logged_for_plain_sgd_alone(toy_runner, optimizer, kind):
+    wrapper = dict(constructor='FixNormOptimWrapperConstructor', optimizer=optimizer) | kind
     runner = toy_runner(epochs=1, wrapper=wrapper, custom_hooks=[dict(type='WeightNormLoggerHook', interval=1)])
     runner.train()
     written = scalars(runner)
     assert len(written['weight_norm']) == 3
-    assert ('effective_lr' in written) is (optimizer['type'] == 'SGD' and update == 'step')
+    assert ('effective_lr' in written) is (optimizer['type'] == 'SGD' and kind == dict(type='FixNormOptimWrapper'))
 
 
 @pytest.mark.parametrize('plain', [False, True], ids=['fixnorm', 'plain_fc'])

@@ -17,6 +17,7 @@ from mmfixnorm.core.membership import flag_set, names_without_wrappers, require_
 from mmfixnorm.core.norm_fixing import NormFixer, norm_fixing_parameters
 from mmfixnorm.core.rotation import make_norm_fixer
 from mmfixnorm.engine.start import (
+    check_norm,
     choose_set,
     config_errors,
     log_membership,
@@ -107,6 +108,7 @@ class FixNormHook(Hook):
         return choose_set(model, fc=self.fc, exclude=self.exclude, named_by='FixNormHook')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        check_norm(self.norm_fixer, optimizer_of(runner))
         warn_of_negative_scales(runner.model, self._turned)
         checkpoint['fix_norm'] = {**self.norm_fixer.state_dict(), 'chosen': self._chosen}
 

@@ -18,7 +18,7 @@ from mmfixnorm.core.angles import StepAngles, StepMeter, joint_cosine
 from mmfixnorm.core.membership import FLAG, WAITING, flagged, places
 from mmfixnorm.core.norm_fixing import norm_fixing_parameters
 from mmfixnorm.core.norms import global_norm
-from mmfixnorm.core.rotation import AngleNormFixer
+from mmfixnorm.core.rotation import ProposalNormFixer
 from mmfixnorm.core.sharding import local_part, shard_key
 from mmfixnorm.engine.hooks.fix_norm_hook import norm_fixers_of, optimizer_of, unwrapped_model
 from mmfixnorm.engine.hooks.measuring_hook import MeasuringHook
@@ -46,8 +46,8 @@ class WeightNormLoggerHook(MeasuringHook):
     - ``train/radial_share``: the part of the step along the weights over the length of the step, in [0, 1], as the
       optimizer proposed the step, before norm fixing. Weight decay and momentum cause it; it turns nothing.
     - ``train/cosine_to_start``, with ``start=True``: the cosine between the weights and those before the first step.
-    - ``train/effective_lr``: ``lr / ||W||^2`` (eq. 4), for SGD alone: steps of other optimizers, and those of a given
-      angle, do not scale like this.
+    - ``train/effective_lr``: ``lr / ||W||^2`` (eq. 4), for SGD alone: steps of other optimizers, and those whose
+      size the norm fixer sets (by angle, Hyperball, rotational), do not scale like this.
 
     An iteration without a step (gradients are accumulated, or a loss scaler skips it) has no angles and no
     ``radial_share``. With several steps in an iteration they are of the last one. ``weight_norm/<name>`` and
@@ -200,10 +200,10 @@ class WeightNormLoggerHook(MeasuringHook):
         return named
 
     def _lr_of_sgd(self, runner: Runner, weight: Tensor) -> float | None:
-        """Return the learning rate of a weight; None if it is not the learning rate of plain SGD."""
+        """Return the learning rate of a weight; None if its step is not that of plain SGD."""
         optimizer = optimizer_of(runner)
         if not isinstance(optimizer, SGD) or any(
-            isinstance(norm_fixer, AngleNormFixer) for norm_fixer, _ in norm_fixers_of(runner)
+            isinstance(norm_fixer, ProposalNormFixer) for norm_fixer, _ in norm_fixers_of(runner)
         ):
             return None
         return float(next(group['lr'] for group in optimizer.param_groups if any(p is weight for p in group['params'])))
