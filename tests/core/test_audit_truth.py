@@ -323,4 +323,5 @@ def test_every_weight_is_told_right_with_its_cause(name):
         answers = (INVARIANT, 'unused') + (('frozen',) if record.cause == 'frozen' else ())
         assert record.scale_invariant is (record.cause in answers)
         assert record.reason
-        assert bool(record.advice) is (record.cause not in (INVARIANT, 'frozen') and record.trainable)
+        assert bool(record.advice) is (record.cause not in (INVARIANT, 'frozen'))
+        assert record.advice.startswith('if it is thawed later: ') is (bool(record.advice) and not record.trainable)

@@ -41,7 +41,7 @@ UNEXPLAINED = Cause('no_norm', 'its scale has an effect on the outputs', f'WN, o
 UNUSED = Cause(
     'unused',
     'not reached: the outputs do not depend on it with this batch, so nothing could be measured',
-    'nothing: a tensor without a gradient leaves the set at the first step',
+    'nothing: a tensor without a gradient waits, and joins the set with the first step that moves it',
 )
 BIAS = Cause(
     'bias',

@@ -458,8 +458,9 @@ class _Experiment:
             advice = advice.format(name=f'^{re.escape(name)}$')
         frozen = name in self.probe.frozen
         if frozen:
-            note = 'frozen (requires_grad=False), so it is in no norm-fixing set'
-            reason, advice = (note, '') if cause == 'invariant' else (f'{note}; {reason}', '')
+            note = 'frozen (requires_grad=False), so it joins the norm-fixing set only when it is thawed'
+            reason = note if cause == 'invariant' else f'{note}; {reason}'
+            advice = f'if it is thawed later: {advice}' if advice and cause != 'unused' else ''
             cause = 'frozen' if cause == 'invariant' else cause
         also = tuple(alias for alias in self.probe.weights[name] if alias != name)
         if also and cause not in ('invariant', 'shared'):

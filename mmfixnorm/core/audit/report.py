@@ -17,8 +17,9 @@ class WeightRecord:
         name: As in ``named_parameters()``.
         scale_invariant: Whether ``f(cW) = f(W)``, with everything else as it is.
         cause: ``'invariant'``, or the reason why it is not: ``'no_norm'``, ``'stored_statistics'``, ``'bias'``,
-            ``'second_path'``, ``'activation'``, ``'shared'``, ``'disagreement'``; ``'unused'`` and ``'frozen'`` for
-            tensors that are in no norm-fixing set, whatever the measurement says.
+            ``'second_path'``, ``'activation'``, ``'shared'``, ``'disagreement'``; ``'unused'`` for tensors that could
+            not be measured, and ``'frozen'`` for scale-invariant ones that are frozen: both join the norm-fixing set
+            with the first step that moves them.
         reason: The cause in words, with the layers concerned.
         advice: How to fix it; empty if there is nothing to do.
         identity: ``|<W, dL/dW>| * sqrt(n) / (||W|| ||dL/dW||)``: of order 1 in general, 0 for a
