@@ -166,7 +166,8 @@ class NormFixingMixin:
 class FixNormOptimWrapper(NormFixingMixin, OptimWrapper):
     """:class:`mmengine.optim.OptimWrapper` that keeps the joint norm of the flagged groups (Algorithm 1, 5, 6).
 
-    Takes the arguments of the base class and ``target``, see :class:`NormFixingMixin`.
+    Takes the arguments of the base class, and ``target``, ``update``, ``per`` and ``other_lr``, see
+    :class:`NormFixingMixin`.
 
     Example of a config:
         >>> optim_wrapper = dict(
@@ -180,5 +181,6 @@ class FixNormOptimWrapper(NormFixingMixin, OptimWrapper):
 class FixNormAmpOptimWrapper(NormFixingMixin, AmpOptimWrapper):
     """:class:`mmengine.optim.AmpOptimWrapper` with norm fixing; a step that the loss scaler skips changes nothing.
 
-    Takes the arguments of the base class and ``target``, see :class:`NormFixingMixin`.
+    Takes the arguments of the base class, and ``target``, ``update``, ``per`` and ``other_lr``, see
+    :class:`NormFixingMixin`.
     """

@@ -121,8 +121,6 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 raise ConfigError(f'{of_key}: only {" and ".join(taken)} is supported, got {dict(options)}')
             if options.get('decay_mult', 1) not in (0, 1):
                 raise ConfigError(f'{of_key}.decay_mult must be 0 or 1, got {options["decay_mult"]!r}')
-        if cfg.get('lr_constructor') is not None:
-            check_lr_constructor(cfg['lr_constructor'])
         if any('lr_mult' in options for options in cfg.get('custom_keys', {}).values()) and self.base_lr is None:
             raise ConfigError(
                 'optim_wrapper.paramwise_cfg.custom_keys: '
