@@ -166,8 +166,10 @@ def test_what_a_killed_driver_had_started_is_waited_for_though_it_is_over(make_s
 
     with pytest.raises(Killed):  # r0-k1 runs; its 0.2 hours are too much, as is known now
         search.run('timed', workers=2, listener=listener)
-    assert search_state(search.problem(), search.record()).replayed.finished
+    assert replay(search.problem().settings, search.record().history()).finished
+    assert not search_state(search.problem(), search.record()).replayed.finished  # neither `status` nor the report
     assert search.run('timed', workers=2).kind == 'done'
+    assert search_state(search.problem(), search.record()).replayed.finished
     assert [row.key for row in search_state(search.problem(), search.record()).rows] == ['r0-k0', 'r0-k1']
 
 

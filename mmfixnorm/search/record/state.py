@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.executors.claim import claim_file, note_file
 from mmfixnorm.search.methods.base import Best, Point, Replay, StageKind, better
 from mmfixnorm.search.planner import replay
 from mmfixnorm.search.problem import SearchProblem
@@ -116,6 +118,7 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         raise ConfigError(
             f'--work-dir: {str(problem.work_dir)!r} does not fit the search block of {problem.filename}: {err}'
         ) from err
+    replayed = _while_trials_run(problem, record, replayed)
     rows = trial_rows(record.attempts)
     order = {s.key: i for i, s in enumerate(s for stage in replayed.stages for s in stage.specs)}
     rows.sort(key=lambda row: order.get(row.key, len(order)))
@@ -133,6 +136,15 @@ def search_state(problem: SearchProblem, record: StudyRecord) -> SearchState:
         finished_seconds=sum(a.result.seconds for a in record.attempts if is_finished(a)),
         wall_seconds=(max(ends) - record.created).total_seconds() if ends else 0.0,
     )
+
+
+def _while_trials_run(problem: SearchProblem, record: StudyRecord, replayed: Replay) -> Replay:
+    """Return a search that its budget ends as unfinished, while trials that have begun may still change its end."""
+    left = replayed.stages[-1].missing if replayed.stages and (replayed.finished or replayed.stuck) else ()
+    claims = [claim_file(problem.trial_dir(spec.key), record.next_attempt(spec.key)) for spec in left]
+    if not any(claim.exists() or note_file(claim).exists() for claim in claims):
+        return replayed
+    return replace(replayed, finished=False, stuck='', conclusion='')
 
 
 def trial_warnings(attempts: Sequence[Attempt]) -> list[str]:
