@@ -200,9 +200,7 @@ class _Driver:
                 self._state_at_reuse = self._state_at_plan
             started = self._start(specs)
         except UnavailableError as err:
-            if str(err) != self._unavailable:
-                self._emit('warning', f'waiting for what runs the trials: {err}')
-            self._unavailable = str(err)
+            self._tell_unavailable(err)
             return False
         if self._executor.workers:  # else the same is not told again before it is tried again
             self._unavailable = ''
@@ -273,9 +271,15 @@ class _Driver:
             adopted = [self._adopt(spec) for spec in specs]  # all of them
             return any(adopted)
         except UnavailableError as err:
-            self._emit('warning', f'waiting for what runs the trials: {err}')
+            self._tell_unavailable(err)
             time.sleep(self._poll_s)
             return True
+
+    def _tell_unavailable(self, err: UnavailableError) -> None:
+        """Tell once that the driver waits, however often it asks again."""
+        if str(err) != self._unavailable:
+            self._emit('warning', f'waiting for what runs the trials: {err}')
+        self._unavailable = str(err)
 
     def _submit(self, spec: Spec) -> None:
         attempt = self._record.next_attempt(spec.key)

@@ -6,6 +6,9 @@ import pytest
 
 from mmfixnorm.cli.search import main
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.driver import run_search
+from mmfixnorm.search.executors.base import UnavailableError
+from mmfixnorm.search.executors.local import LocalExecutor
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.methods.base import FinishedTraining
 from mmfixnorm.search.planner import Done, Propose, Run, Stuck, Wait, plan, propose, replay
@@ -207,6 +210,23 @@ def test_a_run_with_more_continues_one_with_less(cli, write_config, small):
     assert 'r1-k1' in out
     assert 'r1-k0 started' not in out
     assert cli('run', config)[0] == 0
+
+
+def test_what_does_not_answer_at_the_end_of_a_search_is_told_once(make_search, small, fake_trial):
+    class Away(LocalExecutor):
+        asked = 0
+
+        def refresh(self):
+            self.asked += 1
+            if self.asked < 5:
+                raise UnavailableError('squeue: timed out')
+
+    search, told = make_search(f'{small}, budget=1.5'), []
+    assert search.run().kind == 'done'
+    executor = Away(1, fake_trial())
+    assert run_search(search.problem(), executor=executor, listener=told.append, poll_s=0.01).kind == 'done'
+    assert executor.asked == 5
+    assert [e.text for e in told if e.kind == 'warning'] == ['waiting for what runs the trials: squeue: timed out']
 
 
 def test_a_budget_in_t_max_is_that_of_a_method_that_plans_by_one(cli, write_config, tmp_path):
