@@ -19,6 +19,7 @@ from mmfixnorm.search._utils.signals import StopRequested, stop_on_signals
 from mmfixnorm.search.events import Event, Listener, ignore
 from mmfixnorm.search.executors import build_executor
 from mmfixnorm.search.executors.base import Executor, Exit, UnavailableError
+from mmfixnorm.search.executors.claim import claim_file, claimed_s
 from mmfixnorm.search.methods.base import Best, Spec, StageKind, point_in
 from mmfixnorm.search.planner import Done, Propose, Run, Stuck, plan, propose, replay
 from mmfixnorm.search.problem import SearchProblem, check_can_be_written
@@ -68,6 +69,7 @@ class _Running:
     attempt: int
     handle: str
     since: float
+    before_s: float = 0.0  # of the attempt, under an earlier driver
 
 
 def run_search(
@@ -254,7 +256,8 @@ class _Driver:
         handle = self._executor.adopt(trial_dir, attempt)
         if handle is None:
             return False
-        self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic())
+        before_s = claimed_s(claim_file(trial_dir, attempt))
+        self._running[spec.key] = _Running(spec, attempt, handle, time.monotonic(), before_s)
         where = self._executor.describe(handle)
         self._emit('adopted', f'{spec.key} found, attempt {attempt}: {where}', key=spec.key, where=where)
         return True
@@ -320,7 +323,7 @@ class _Driver:
         limit = self._problem.settings.timeout_s
         if limit is None or self._executor.limits_time:
             return False
-        return time.monotonic() - run.since > limit
+        return run.before_s + time.monotonic() - run.since > limit  # of the attempt, whichever driver started it
 
     def _finish(self, run: _Running, exit_: Exit | None) -> None:
         """Record the end of an attempt; ``exit_`` is None if the driver ended it at its time limit."""

@@ -6,10 +6,12 @@ import re
 import resource
 import signal
 import sqlite3
+import time
 
 import pytest
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.search.executors.claim import claim_file
 from mmfixnorm.search.record.lock import driver_lock
 from mmfixnorm.search.record.study import STUDY_FILE
 from mmfixnorm.search.trial.folder import TrainingProgress, write_progress
@@ -179,6 +181,26 @@ def test_a_trial_that_hangs_is_ended_at_its_time_limit(make_search, small):
     search = make_search(small + ', max_attempts=1, timeout_s=0.3')
     outcome = search.run('hang')
     assert 'search.timeout_s = 0.3 passed' in outcome.message
+
+
+def test_the_time_limit_is_that_of_the_attempt_whichever_driver_started_it(make_search, small):
+    search = make_search(small + ', max_attempts=1, timeout_s=30')
+
+    class Killed(BaseException):
+        pass
+
+    def listener(event):
+        if event.kind == 'submitted':
+            raise Killed
+
+    with pytest.raises(Killed):
+        search.run('hang', listener=listener)
+    claim = claim_file(search.work_dir / 'trials/r0-k0', 1)
+    wait_until(claim.exists)
+    os.utime(claim, (time.time() - 40,) * 2)
+    outcome = search.run('hang')
+    assert 'search.timeout_s = 30.0 passed' in outcome.message
+    assert outcome.seconds < 20
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,14 @@ def claimed_pid(path: Path) -> int | None:
     return claim.pid if start_time(claim.pid) == claim.started else None
 
 
+def claimed_s(claim: Path) -> float:
+    """Return for how many seconds an attempt has been claimed; 0 if it is not yet."""
+    try:
+        return max(0.0, time.time() - claim.stat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
+
+
 def waiting_job(claim: Path) -> str | None:
     """Name the Slurm job that is noted for an attempt, or None if there is no note."""
     try:
