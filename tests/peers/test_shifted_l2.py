@@ -101,7 +101,9 @@ def test_gradients_that_are_still_scaled_are_refused(net):
         wrapper.update_params(model.loss(0))
 
 
-@pytest.mark.parametrize('kwargs', [dict(type='FixNormOptimWrapper'), dict(hooks=[FixNormHook()])], ids=['wrapper', 'hook'])
+@pytest.mark.parametrize(
+    'kwargs', [dict(type='FixNormOptimWrapper'), dict(hooks=[FixNormHook()])], ids=['wrapper', 'hook']
+)
 def test_norm_fixing_besides_is_refused(net, kwargs):
     with pytest.raises(ConfigError, match='in place of that of norm fixing.*and remove FixNormHook'):
         hooked(net(), **kwargs)
