@@ -15,6 +15,7 @@ from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
 from mmfixnorm.search.methods import parse_settings
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record
+from mmfixnorm.search.report import write_report
 from mmfixnorm.search.terminal.console import places_lines
 from mmfixnorm.search.trial.schedule import lengthen_iterations
 
@@ -232,3 +233,17 @@ def test_the_plan_says_what_a_trial_and_the_search_take(make_search, executor, w
     search.config = str(named)
     problem = search.problem(workers, search__executor=executor, search__keep_total_batch=keep)
     assert places_lines(problem, 5) == said
+
+
+@pytest.mark.parametrize('keep', [True, False])
+def test_the_config_of_the_winner_says_for_which_total_batch_it_is(make_search, small, keep):
+    search = make_search(small)
+    config = Path(search.config)
+    named = config.with_name('net_4xb64_data.py')
+    named.write_text(config.read_text() + 'train_dataloader.update(batch_size=64)\n')
+    search.config = str(named)
+    search.run(search__keep_total_batch=keep)
+    path = write_report(search.problem(search__keep_total_batch=keep), search.record()).best_config
+    said = 'is for the total batch of the trials, 256: 1 x batch_size 64 x accumulative_counts 4'
+    assert (said in path.read_text()) == keep
+    assert Config.fromfile(path).optim_wrapper.optimizer.lr  # it is a config all the same

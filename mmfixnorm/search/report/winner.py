@@ -39,6 +39,7 @@ def write_best_config(problem: SearchProblem, state: SearchState) -> Path:
     if problem.settings.seed is not None:  # that of the training, so that it can be repeated
         values['randomness.seed'] = problem.settings.seed
     head = f'# {_standing(state)}: {problem.settings.metric} {best.value:g} in trial {best.key} of the search\n'
+    head += _total_batch_kept(problem)
     lists = any(part.isdigit() for key in values for part in key.split('.'))
     if lists or is_pure_python(problem.filename) or problem.filename.endswith(('.json', '.yaml', '.yml')):
         cfg = problem.config_with(best.point)
@@ -52,6 +53,18 @@ def write_best_config(problem: SearchProblem, state: SearchState) -> Path:
     with writing_to(problem.work_dir):
         write_text(path, f'{head}_base_ = [{base!r}]\n{child.pretty_text}\n')
     return path
+
+
+def _total_batch_kept(problem: SearchProblem) -> str:
+    """Say what ``search.keep_total_batch`` did to the trials, which is not in the config."""
+    total, counts = problem.total_batch, problem.accumulative_counts
+    if total is None or counts is None or counts == total.counts:
+        return ''
+    return (
+        f'# The learning rate is for the total batch of the trials, {total.named}: {total.processes} x batch_size '
+        f'{total.batch_size} x accumulative_counts {counts}\n# (keep_total_batch). Train with as many GPUs as make it, '
+        'or with accumulative_counts and UpdateParamSchedulerHook.\n'
+    )
 
 
 def _standing(state: SearchState) -> str:
