@@ -281,8 +281,9 @@ def load_problem(
         settings = _with_space_of(cfg, settings)
     if check := method_of(settings).check:
         check(settings)
+    named_by = 'search.schedule_fraction' + ('' if hasattr(settings, 'schedule_fraction') else 's')
     for fraction in settings.fractions:
-        scale_schedule(cfg, fraction)
+        scale_schedule(cfg, fraction, named_by=named_by)
     for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
         if cfg.get(key) is None:
             raise ConfigError(f'{key}: a search needs validation to compare trials, got None')

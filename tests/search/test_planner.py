@@ -202,8 +202,11 @@ def test_a_grid_over_a_range_has_both_ends():
     assert {s.point.alpha for s in asked} == {None}
 
 
-def test_a_grid_that_all_diverged_ends_the_search():
-    assert isinstance(play(GridSearch(lrs=(1.0, 2.0)), lambda s: None)[1], Stuck)
+@pytest.mark.parametrize(('grid', 'key'), [(dict(lrs=(1.0, 2.0)), 'lrs'), (dict(lr_range=(1.0, 2.0)), 'lr_range')])
+def test_a_grid_that_all_diverged_ends_the_search_and_names_the_key_that_it_has(grid, key):
+    _, step = play(GridSearch(**grid), lambda s: None)
+    assert isinstance(step, Stuck)
+    assert f': lower search.{key}, or look' in step.reason
 
 
 searches = st.builds(

@@ -50,10 +50,25 @@ def test_a_search_without_validation_is_refused(write_config, key):
         load_problem(write_config(extra=f'{key} = None\n'))
 
 
-def test_a_training_too_short_for_the_rounds_is_refused(write_config):
-    config = write_config(extra='train_cfg = dict(by_epoch=True, max_epochs=2)\n')
-    with pytest.raises(ConfigError, match=r'search\.schedule_fractions: 0\.2 of train_cfg'):
-        load_problem(config)
+WARM_UP = "param_scheduler = [dict(type='LinearLR', end=1), dict(type='CosineAnnealingLR', begin=1, end=10)]\n"
+
+
+@pytest.mark.parametrize(
+    ('search', 'key'),
+    [
+        ('lr_range=(0.2, 3.2), schedule_fractions=[0.1, 1.0]', 'schedule_fractions'),
+        ("type='GridSearch', lrs=[0.1, 0.2], schedule_fraction=0.1", 'schedule_fraction'),
+        ("type='RandomSearch', alpha_range=(0.5, 8.0), schedule_fraction=0.1", 'schedule_fraction'),
+        ("type='BayesianSearch', alpha_range=(0.5, 8.0), schedule_fraction=0.1", 'schedule_fraction'),
+    ],
+)
+def test_a_training_too_short_for_a_search_is_refused_with_the_key_that_it_has(write_config, search, key):
+    for extra, message in [
+        ('train_cfg = dict(by_epoch=True, max_epochs=2)\n', r'0\.1 of train_cfg'),
+        (WARM_UP, 'nothing is left of the param_scheduler'),
+    ]:
+        with pytest.raises(ConfigError, match=rf'^search\.{key}: {message}'):
+            load_problem(write_config(search, extra=extra))
 
 
 def test_the_config_of_a_trial_has_its_values_length_seed_and_folder(write_config, tmp_path):

@@ -374,21 +374,28 @@ def make_stage(
     return Stage(name, kind, tuple(specs), missing, best, lr_range)
 
 
-def one_stage(stage: Stage) -> Replay:
+def one_stage(settings: SearchSettings, stage: Stage) -> Replay:
     """Follow a search that is one stage."""
     if stage.missing:
         return Replay((stage,))
     if stage.best is None:
-        return Replay((stage,), stuck=all_diverged(stage.name, stage.specs))
+        return Replay((stage,), stuck=all_diverged(settings, stage.name, stage.specs))
     return Replay((stage,), stage.best, finished=True)
 
 
-def all_diverged(name: str, specs: Sequence[Spec]) -> str:
+def setting_of(settings: SearchSettings, name: str) -> str:
+    """Name the key of the ``search`` block that says which values of a tuned number are tried."""
+    if is_key(name):
+        return f'space.{name}'
+    return f'{name}s' if getattr(settings, f'{name}s', None) is not None else f'{name}_range'
+
+
+def all_diverged(settings: SearchSettings, name: str, specs: Sequence[Spec]) -> str:
     """Say why a search cannot continue from a stage without any value."""
     lrs = [s.point.lr for s in specs]
     return (
         f'all {len(lrs)} trainings of {name} diverged (lr {min(lrs)} to {max(lrs)}): '
-        'lower search.lr_range, or look into the log of one of them'
+        f'lower search.{setting_of(settings, "lr")}, or look into the log of one of them'
     )
 
 

@@ -119,7 +119,7 @@ def replay(settings: BayesianSearch, finished: Finished, proposed: Proposed) -> 
         best = best_of(settings.rule, filter(None, (best, stages[-1].best)))
     if best is None:
         specs = [s for stage in stages for s in stage.specs]
-        return Replay(tuple(stages), stuck=all_diverged('the search', specs))
+        return Replay(tuple(stages), stuck=all_diverged(settings, 'the search', specs))
     return Replay(tuple(stages), best, finished=True)
 
 

@@ -12,8 +12,7 @@ Decided here:
 
 from __future__ import annotations
 
-from mmfixnorm.search._utils.keys import is_key
-from mmfixnorm.search.methods.base import Best, Finished, Point, Replay, Spec, StageKind, title
+from mmfixnorm.search.methods.base import Best, Finished, Point, Replay, Spec, StageKind, setting_of, title
 from mmfixnorm.search.methods.lr_fit import LRFitSearch
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.methods.unimodal import UnimodalFixNormSearch, grid
@@ -36,7 +35,7 @@ def edge_warnings(settings: SearchSettings, replayed: Replay, finished: Finished
             beyond = {'lowest': 'below', 'highest': 'above'}[end]
             warnings.append(
                 f'the best {_title(name)}, {best.point.values[name]:g}, is the {end} that was tried: the best may lie '
-                f'{beyond}; extend search.{_setting(settings, name)}, and search again in another --work-dir'
+                f'{beyond}; extend search.{setting_of(settings, name)}, and search again in another --work-dir'
             )
     return warnings
 
@@ -55,12 +54,6 @@ def _end(settings: SearchSettings, name: str, best: Best, specs: list[Spec]) -> 
     if len(tried) == 1:
         return ''
     return 'lowest' if value == min(tried) else 'highest' if value == max(tried) else ''
-
-
-def _setting(settings: SearchSettings, name: str) -> str:
-    if is_key(name):
-        return f'space.{name}'
-    return f'{name}s' if getattr(settings, f'{name}s', None) is not None else f'{name}_range'
 
 
 def _listed(settings: SearchSettings, name: str) -> tuple[float, ...]:

@@ -122,7 +122,7 @@ def replay(settings: FixNormSearch, finished: Finished, proposed: Proposed) -> R
         if stage.missing:
             return so_far()
         if stage.best is None:
-            return so_far(stuck=all_diverged(stage.name, stage.specs))
+            return so_far(stuck=all_diverged(settings, stage.name, stage.specs))
         of_round = stage.best
         if r == 0 and settings.extend:
             of_round = _extend(settings, stages, of_round, finished, notes, upwards=True)

@@ -89,7 +89,7 @@ def replay(settings: GridSearch, finished: Finished, proposed: Proposed) -> Repl
     """Follow a grid: all of its points are known from the beginning."""
     del proposed
     specs = _specs(settings)
-    return one_stage(make_stage('grid', StageKind.GRID, specs, finished, settings.rule))
+    return one_stage(settings, make_stage('grid', StageKind.GRID, specs, finished, settings.rule))
 
 
 def planned_stages(settings: GridSearch) -> list[PlannedStage]:

@@ -101,7 +101,7 @@ def replay(settings: SuccessiveHalvingSearch, finished: Finished, proposed: Prop
         if stage.missing:
             return Replay(tuple(stages), best)
         if stage.best is None:
-            return Replay(tuple(stages), best, stuck=all_diverged(stage.name, specs))
+            return Replay(tuple(stages), best, stuck=all_diverged(settings, stage.name, specs))
     return Replay(tuple(stages), stages[-1].best, finished=True)
 
 

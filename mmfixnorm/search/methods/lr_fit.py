@@ -201,7 +201,7 @@ def replay(settings: LRFitSearch, finished: Finished, proposed: Proposed) -> Rep
         else:
             break
     if best is None:
-        return Replay(tuple(stages), stuck=all_diverged('the search', specs))
+        return Replay(tuple(stages), stuck=all_diverged(settings, 'the search', specs))
     rivals = _rivals(settings, trained, best)
     conclusion = _conclusion(settings, trained, best)
     alphas = [

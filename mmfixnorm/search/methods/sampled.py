@@ -169,9 +169,9 @@ def replay(settings: RandomSearch, finished: Finished, proposed: Proposed) -> Re
     """Follow a random search: all of its points are known from the beginning."""
     del proposed
     specs = random_specs(settings, 'random', numbered('random', settings.num_trials), settings.schedule_fraction)
-    return one_stage(
-        make_stage('random', StageKind.SAMPLES, specs, finished, settings.rule, lr_range=settings.known_lr_range)
-    )
+    lr_range = settings.known_lr_range
+    stage = make_stage('random', StageKind.SAMPLES, specs, finished, settings.rule, lr_range=lr_range)
+    return one_stage(settings, stage)
 
 
 def planned_stages(settings: RandomSearch) -> list[PlannedStage]:

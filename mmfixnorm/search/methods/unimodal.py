@@ -117,7 +117,7 @@ def replay(settings: UnimodalFixNormSearch, finished: Finished, proposed: Propos
     if stages[-1].missing:
         return so_far()
     if lr is None:
-        return so_far(stuck=all_diverged('short lr', lr_walk))
+        return so_far(stuck=all_diverged(settings, 'short lr', lr_walk))
 
     alpha_walk = course.short_alphas(lr)
     new = [s for s in alpha_walk if s not in lr_walk]
@@ -131,7 +131,7 @@ def replay(settings: UnimodalFixNormSearch, finished: Finished, proposed: Propos
     if stages[-1].missing:
         return so_far()
     if stages[-1].best is None:
-        return so_far(stuck=all_diverged('full', full))
+        return so_far(stuck=all_diverged(settings, 'full', full))
     return so_far(is_over=True)
 
 

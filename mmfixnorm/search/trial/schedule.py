@@ -59,7 +59,7 @@ def training_length(cfg: Config) -> tuple[int, str]:
     raise ConfigError(f'train_cfg: must have max_epochs or max_iters for a search, got {dict(train_cfg)!r}')
 
 
-def shortened_length(cfg: Config, fraction: float) -> int:
+def shortened_length(cfg: Config, fraction: float, *, named_by: str = 'search.schedule_fractions') -> int:
     """Return the length of a training at ``fraction``, in epochs or iterations.
 
     Raises:
@@ -71,19 +71,20 @@ def shortened_length(cfg: Config, fraction: float) -> int:
     short = round(length * fraction)
     if not 1 <= short < length:
         raise ConfigError(
-            f'search.schedule_fractions: {fraction} of train_cfg.max_{unit} = {length} is '
+            f'{named_by}: {fraction} of train_cfg.max_{unit} = {length} is '
             f'{length * fraction:g} {unit}, which cannot be a shorter training; '
             f'use a larger fraction or 1.0'
         )
     return short
 
 
-def scale_schedule(cfg: Config, fraction: float) -> Config:
+def scale_schedule(cfg: Config, fraction: float, *, named_by: str = 'search.schedule_fractions') -> Config:
     """Return a copy of ``cfg`` whose training takes ``fraction`` of its length.
 
     Args:
         cfg (Config): Any config with an epoch-based or iteration-based training loop.
         fraction (float): In (0, 1]; 1 changes nothing.
+        named_by (str): The setting that a refusal names.
 
     Raises:
         ConfigError: The training cannot be shortened that much.
@@ -97,7 +98,7 @@ def scale_schedule(cfg: Config, fraction: float) -> Config:
     if fraction == 1:
         return scaled
     length, unit = training_length(cfg)
-    short = shortened_length(cfg, fraction)
+    short = shortened_length(cfg, fraction, named_by=named_by)
     ratio = short / length
 
     def whole(value: float) -> int:
@@ -108,7 +109,7 @@ def scale_schedule(cfg: Config, fraction: float) -> Config:
     schedulers = list(_schedulers(scaled.get('param_scheduler')))
     rounded = {edge for s in schedulers if not _fine(s) for edge in _edges(s)}
     for scheduler in schedulers:
-        _scale_scheduler(scheduler, ratio, whole, rounded)
+        _scale_scheduler(scheduler, ratio, whole, rounded, named_by)
     for hooks in (scaled.get('default_hooks'), scaled.get('custom_hooks')):
         _scale_hooks(hooks, whole)
     return scaled
@@ -177,6 +178,7 @@ def _scale_scheduler(
     ratio: float,
     whole: Callable[[float], int],
     rounded: set[tuple[bool, float]],
+    named_by: str,
 ) -> None:
     begin = scheduler.get('begin', 0)
 
@@ -212,7 +214,7 @@ def _scale_scheduler(
     scheduler.update(new)
     if scheduler.get('end', _ENDLESS) <= scheduler.get('begin', 0):
         raise ConfigError(
-            f'search.schedule_fractions: nothing is left of the param_scheduler {dict(scheduler)!r} '
+            f'{named_by}: nothing is left of the param_scheduler {dict(scheduler)!r} '
             f'at {ratio:g} of its length; use a larger fraction'
         )
 
