@@ -1,4 +1,7 @@
-"""Where the output of a command goes: a file that can be written, or a reader that has gone."""
+"""The output of a command: a file that an option names, or a reader that may have gone.
+
+A reader has gone where a pipe or a terminal was closed.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,6 @@ from typing import IO, Any, cast
 from mmfixnorm.errors import ConfigError
 
 _GONE = (errno.EPIPE, errno.EIO)  # of a pipe, and of a terminal
-
-
-def check_writable(option: str, file: str) -> None:
-    """Check that a file can be written, before what will stand in it is measured.
-
-    Raises:
-        ConfigError: It cannot; the message names the option.
-    """
-    try:
-        with open(file, 'a', encoding='utf-8'):
-            pass
-    except OSError as err:
-        raise ConfigError(f'{option}: cannot write to {file!r} ({err.strerror}); choose another file') from err
 
 
 def is_unread(stream: IO[str]) -> bool:
@@ -87,3 +77,41 @@ def outlive_readers() -> Iterator[None]:
     stderr = lasting(sys.stderr)
     with redirect_stdout(lasting(sys.stdout, warn_to=stderr)), redirect_stderr(stderr):
         yield
+
+
+@contextmanager
+def _writing(path: str, named_by: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise ConfigError(f'{named_by}: cannot write {path!r} ({err.strerror}); name another file') from err
+
+
+def check_writable(path: str, *, named_by: str) -> None:
+    """Check that a file can be written before a measurement that would be lost; nothing is changed.
+
+    Args:
+        path (str): The file. A pipe is not opened: closing it would be the end for its reader.
+        named_by (str): The option that names it.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    is_new = not os.path.lexists(path)
+    if not is_new and os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return
+    with _writing(path, named_by):
+        with open(path, 'a', encoding='utf-8'):
+            pass
+        if is_new:
+            os.unlink(path)
+
+
+def write_output(path: str, text: str, *, named_by: str) -> None:
+    """Write a file that an option names.
+
+    Raises:
+        ConfigError: It cannot be written.
+    """
+    with _writing(path, named_by), open(path, 'w', encoding='utf-8') as file:
+        file.write(text)

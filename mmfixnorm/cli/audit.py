@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from mmfixnorm.cli._arguments import add_cfg_options
 from mmfixnorm.cli._console import console, progress
-from mmfixnorm.cli._output import check_writable
+from mmfixnorm.cli._output import check_writable, write_output
 from mmfixnorm.cli._parser import run_script
 from mmfixnorm.errors import ConfigError
 
@@ -89,11 +89,12 @@ def run(args: argparse.Namespace) -> int:
     from mmfixnorm.convert.audit import audit_config
     from mmfixnorm.launch import load_config
 
+    to_file = args.json not in (None, '-')
+    if to_file:
+        check_writable(args.json, named_by='--json')
     MMLogger.get_instance('mmengine', log_level=logging.ERROR)
     try:
         cfg = load_config(args.config, cfg_options=args.cfg_options)
-        if args.json not in (None, '-'):
-            check_writable('--json', args.json)
         with progress() as say:
             audit = audit_config(
                 cfg,
@@ -104,16 +105,15 @@ def run(args: argparse.Namespace) -> int:
                 dtype=args.dtype and getattr(torch, args.dtype),
                 progress=say,
             )
-        text = json.dumps(audit.to_dict(), indent=2)
-        if args.json not in (None, '-'):
-            with open(args.json, 'w', encoding='utf-8') as file:
-                file.write(text + '\n')
-    except OSError as err:  # of the checkpoint, or of FILE
+    except OSError as err:  # of the checkpoint
         raise ConfigError(str(err)) from err
+    text = json.dumps(audit.to_dict(), indent=2)
     if args.json == '-':
         print(text)
     else:
         show(audit, console(highlight=False), args.all)
+    if to_file:
+        write_output(args.json, text + '\n', named_by='--json')
     return 0 if audit.passes else 1
 
 

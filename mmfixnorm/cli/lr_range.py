@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 
 from mmfixnorm.cli._arguments import add_cfg_options
-from mmfixnorm.cli._output import check_writable
+from mmfixnorm.cli._output import check_writable, write_output
 from mmfixnorm.cli._parser import run_script
 from mmfixnorm.errors import ConfigError
 
@@ -32,6 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from mmfixnorm.search._utils.keys import get_key
     from mmfixnorm.search.settings import ANGLE_RANGE
 
+    if args.json:
+        check_writable(args.json, named_by='--json')
     cfg = load_config(args.config, cfg_options=args.cfg_options)
     lr = get_key(cfg.to_dict(), args.lr_key, named_by='--lr-key')
     if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not lr > 0:
@@ -39,8 +41,6 @@ def run(args: argparse.Namespace) -> int:
     if turns_by_angle(cfg):
         print("lr_range = ({:g}, {:g})  # radians: with update='angle' it is the same for all".format(*ANGLE_RANGE))
         return 0
-    if args.json:
-        check_writable('--json', args.json)
     cfg.launcher, cfg.log_level = 'none', 'WARNING'
     cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed}
     with tempfile.TemporaryDirectory() as folder:
@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
     if ramp.lr_range is not None:
         print('lr_range = ({:g}, {:g})'.format(*ramp.lr_range))
     if args.json:
-        with open(args.json, 'w', encoding='utf-8') as file:
-            json.dump(ramp.to_dict(), file, allow_nan=False)
+        write_output(args.json, json.dumps(ramp.to_dict()), named_by='--json')
     return 1 if ramp.lr_range is None else 0
 
 

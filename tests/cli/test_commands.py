@@ -126,14 +126,6 @@ def test_each_command_tells_of_a_path_that_is_not_there_in_one_line_with_status_
     assert message in err
 
 
-@pytest.mark.parametrize('verb', ['audit', 'lr-range'])
-def test_a_report_that_cannot_be_written_is_told_before_anything_is_measured(verb, capsys, tmp_path) -> None:
-    (tmp_path / 'config.py').write_text('optim_wrapper = dict(optimizer=dict(lr=0.1))\n')  # of nothing
-    file = str(tmp_path / 'nowhere' / 'report.json')
-    assert cli.main([verb, str(tmp_path / 'config.py'), '--json', file]) == 2
-    assert f"--json: cannot write to '{file}'" in capsys.readouterr().err
-
-
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Make a command out of the body of its ``run``; return its parser."""

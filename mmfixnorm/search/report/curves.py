@@ -210,7 +210,7 @@ def _lr_curve(
 def ramp_curve(attempts: Sequence[Attempt]) -> RampCurve | None:
     """Return the ramp of a search; None if there was none."""
     for attempt in attempts:
-        if attempt.result.ramp:
+        if attempt.result.ramp.get('steps'):  # it has none where a loss scaler skipped all
             lrs, losses, angles, *largest = (list(column) for column in zip(*attempt.result.ramp['steps'], strict=True))
             low_high = attempt.result.ramp['lr_range']
             return RampCurve(

@@ -184,15 +184,22 @@ def test_the_report_shows_the_ramp_and_the_fit_with_its_band(make_search):
     assert 'by the fit' in page  # how sure the choice is
 
 
-def test_the_ramp_of_an_older_search_has_no_angle_of_a_layer(make_search):
+def test_the_ramp_of_an_older_search_or_one_that_exploded_is_drawn(make_search):
     search = make_search("type='LRFitSearch'")
     search.run()
     attempts = search.record().attempts
     assert len(draw_ramp(ramp_curve(attempts)).data) == 3  # loss, angle of all weights, that of a layer
     first = next(attempt for attempt in attempts if attempt.result.ramp)
-    ramp = {**first.result.ramp, 'steps': [step[:3] for step in first.result.ramp['steps']]}
-    older = ramp_curve([replace(first, result=replace(first.result, ramp=ramp))])
+
+    def with_steps(steps):
+        return ramp_curve([replace(first, result=replace(first.result, ramp={**first.result.ramp, 'steps': steps}))])
+
+    steps = first.result.ramp['steps']
+    older = with_steps([step[:3] for step in steps])
     assert (older.largest, len(draw_ramp(older).data)) == ([], 2)
+    exploded = draw_ramp(with_steps([*steps, [6.4, None, None, None]]))  # at a loss that is not finite
+    assert [curve.y[-1] for curve in exploded.data] == [None, None, None]
+    assert with_steps([]) is None
 
 
 def test_other_searches_have_neither_ramp_nor_fit(searched):
