@@ -301,7 +301,10 @@ def train(
     run_dir = Path(cfg.work_dir)
     runner = build_runner(cfg)  # joins the processes
     checkpoint = from_first_process(
-        lambda: newest_loadable(run_dir) or checkpoint_to_start_from(trial_dir, run_dir, newest_loadable)
+        lambda: (
+            newest_loadable(run_dir)
+            or checkpoint_to_start_from(trial_dir, run_dir, newest_loadable, fingerprint=task['fingerprint'])
+        )
     )
     if checkpoint is not None:
         wait_for_file(checkpoint)

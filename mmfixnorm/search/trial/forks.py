@@ -125,7 +125,7 @@ def has_begun(trial_dir: Path) -> bool:
 
 
 def checkpoint_to_start_from(
-    trial_dir: Path, run_dir: Path, newest_loadable: Callable[[Path], Path | None]
+    trial_dir: Path, run_dir: Path, newest_loadable: Callable[[Path], Path | None], *, fingerprint: str
 ) -> Path | None:
     """Prepare a trial that continues another one: its curve and its log begin with what that one did.
 
@@ -133,12 +133,16 @@ def checkpoint_to_start_from(
         trial_dir (Path): The trial's folder.
         run_dir (Path): The work dir of its Runner.
         newest_loadable (Callable): Finds a checkpoint in a folder.
+        fingerprint (str): Of the trial's search.
 
     Returns:
-        Path | None: The checkpoint; None if there is no start, or it cannot be loaded.
+        Path | None: The checkpoint; None if there is no start, it belongs to another search, or it cannot be loaded.
     """
     point, folder = start_of(trial_dir), trial_dir / _START
     if point is None:
+        return None
+    if point.fingerprint != fingerprint:
+        refuse_start(trial_dir, f'the checkpoint of {point.key} belongs to another search, {point.fingerprint!r}')
         return None
     checkpoint = newest_loadable(folder)
     if checkpoint is None:

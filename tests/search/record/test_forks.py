@@ -21,7 +21,15 @@ from mmfixnorm.search.record.state import search_state
 from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.report import write_report
 from mmfixnorm.search.trial.folder import read_angles
-from mmfixnorm.search.trial.forks import ForkPoint, give_start, keep_point, kept_points, start_of
+from mmfixnorm.search.trial.forks import (
+    ForkPoint,
+    checkpoint_to_start_from,
+    give_start,
+    keep_point,
+    kept_points,
+    start_of,
+    why_from_the_beginning,
+)
 
 HERE = Path(__file__).parents[1]
 FORK = multiprocessing.get_context('fork')
@@ -220,6 +228,20 @@ def test_where_links_are_not_possible_checkpoints_are_copied(tmp_path, monkeypat
 
     monkeypatch.setattr(os, 'link', refuse)
     test_for_each_bound_the_newest_checkpoint_before_it_is_kept(tmp_path, [0.1, 0.4], [0.5], [2])
+
+
+@pytest.mark.parametrize('fingerprint', ['f', 'other'])
+def test_a_start_of_another_search_is_refused(tmp_path, fingerprint):
+    run, child = tmp_path / 'run', tmp_path / 'child'
+    for folder in (run, child):
+        folder.mkdir()
+    (run / 'epoch_1.pth').write_text('weights')
+    keep_point(tmp_path, run / 'epoch_1.pth', ForkPoint('a', 'f', 1, 9, 1, 0.1, 0.5), [0.5])
+    assert give_start(child, tmp_path, *kept_points(tmp_path))
+    own = fingerprint == 'f'
+    found = checkpoint_to_start_from(child, run, lambda f: f / 'checkpoint.pth', fingerprint=fingerprint)
+    assert found == (child / 'fork/checkpoint.pth' if own else None)
+    assert (start_of(child) is None, 'another search' in why_from_the_beginning(child)) == (not own, not own)
 
 
 # Real trainings: 8 epochs of 8 iterations, at alpha 6 and at one that g meets in epoch 4.
