@@ -243,7 +243,11 @@ def test_the_config_of_the_winner_says_for_which_total_batch_it_is(make_search, 
     named.write_text(config.read_text() + 'train_dataloader.update(batch_size=64)\n')
     search.config = str(named)
     search.run(search__keep_total_batch=keep)
-    path = write_report(search.problem(search__keep_total_batch=keep), search.record()).best_config
-    said = 'is for the total batch of the trials, 256: 1 x batch_size 64 x accumulative_counts 4'
-    assert (said in path.read_text()) == keep
+    report, path = write_report(search.problem(search__keep_total_batch=keep), search.record())
+    for text in (report.read_text(), path.read_text().replace('\n# ', ' ')):
+        for said in (
+            'is for the total batch of the trials, 256: 1 x batch_size 64 x accumulative_counts 4',
+            'needs the same total, GPUs x batch_size x accumulative_counts',
+        ):
+            assert (said in text) == keep
     assert Config.fromfile(path).optim_wrapper.optimizer.lr  # it is a config all the same

@@ -32,7 +32,7 @@ from mmfixnorm.search.report.curves import (
 from mmfixnorm.search.report.html import table
 from mmfixnorm.search.report.remarks import remarks
 from mmfixnorm.search.report.trials import trials_table
-from mmfixnorm.search.report.winner import winner_diff, write_best_config
+from mmfixnorm.search.report.winner import total_batch_kept, winner_diff, write_best_config
 from mmfixnorm.search.trial.schedule import training_length
 
 REPORT_FILE = 'report.html'
@@ -235,6 +235,8 @@ def _winner(problem: SearchProblem, state: SearchState) -> Iterator[str]:
     if state.best is None:
         return
     yield '<h2>Winning config, as a difference to the given one</h2>'
+    if said := total_batch_kept(problem):
+        yield f'<p>{escape(said)}</p>'
     marks = {'+': 'add', '-': 'remove'}
     lines = [
         f'<span class="{marks.get(line[:1], "same")}">{escape(line)}</span>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from pathlib import Path
 
 from mmengine.config import Config
@@ -39,7 +40,8 @@ def write_best_config(problem: SearchProblem, state: SearchState) -> Path:
     if problem.settings.seed is not None:  # that of the training, so that it can be repeated
         values['randomness.seed'] = problem.settings.seed
     head = f'# {_standing(state)}: {problem.settings.metric} {best.value:g} in trial {best.key} of the search\n'
-    head += _total_batch_kept(problem)
+    if said := total_batch_kept(problem):
+        head += textwrap.fill(said, 100, initial_indent='# ', subsequent_indent='# ', break_long_words=False) + '\n'
     lists = any(part.isdigit() for key in values for part in key.split('.'))
     if lists or is_pure_python(problem.filename) or problem.filename.endswith(('.json', '.yaml', '.yml')):
         cfg = problem.config_with(best.point)
@@ -55,15 +57,16 @@ def write_best_config(problem: SearchProblem, state: SearchState) -> Path:
     return path
 
 
-def _total_batch_kept(problem: SearchProblem) -> str:
-    """Say what ``search.keep_total_batch`` did to the trials, which is not in the config."""
+def total_batch_kept(problem: SearchProblem) -> str:
+    """Say what ``search.keep_total_batch`` did to the trials, which is not in the config; empty if nothing."""
     total, counts = problem.total_batch, problem.accumulative_counts
     if total is None or counts is None or counts == total.counts:
         return ''
     return (
-        f'# The learning rate is for the total batch of the trials, {total.named}: {total.processes} x batch_size '
-        f'{total.batch_size} x accumulative_counts {counts}\n# (keep_total_batch). Train with as many GPUs as make it, '
-        'or with accumulative_counts and UpdateParamSchedulerHook.\n'
+        f'The learning rate is for the total batch of the trials, {total.named}: {total.processes} x batch_size '
+        f'{total.batch_size} x accumulative_counts {counts} (keep_total_batch). The final training needs the same '
+        'total, GPUs x batch_size x accumulative_counts: train with as many GPUs as make it, or with '
+        'accumulative_counts and UpdateParamSchedulerHook.'
     )
 
 
