@@ -15,7 +15,7 @@ class Event:
         kind: ``opened``, ``proposed``, ``submitting``, ``submitted``, ``adopted``, ``ended``,
             ``recorded``, ``retrying``, ``forking`` (what a trial continues, or
             why it does not), ``closed`` (a stage), ``decided`` (what the search does by itself, such as to continue
-            beyond its range), ``warning``, ``stopping``, ``finished``;
+            beyond its range), ``warning``, ``stopping``, ``finished``, ``reported`` (the files of the report);
             also ``started`` in ``status --follow``.
         text: The event as one line for people.
         data: The event as plain data for programs.
