@@ -48,7 +48,7 @@ def remarks(problem: SearchProblem, state: SearchState, attempts: Sequence[Attem
         *filter(None, [state.replayed.conclusion]),
         *state.replayed.notes,
         *_about_rivals(state, noise),
-        *_about_the_range_left(problem, state),
+        *_about_the_range_left(state),
         *_about_alphas(problem, state, noise),
         *_about_lost_time(problem, state, attempts),
     ]
@@ -138,7 +138,7 @@ def _about_rivals(state: SearchState, noise: Noise | None) -> list[str]:
     ]
 
 
-def _about_the_range_left(problem: SearchProblem, state: SearchState) -> list[str]:
+def _about_the_range_left(state: SearchState) -> list[str]:
     """Say if the winner is at the upper end that shorter trainings have left of the range."""
     best = state.best
     rounds = [stage for stage in state.replayed.stages if stage.kind is StageKind.LR and stage.lr_range]
