@@ -136,7 +136,7 @@ def check_owner(path: Path, executor: str) -> None:
     Raises:
         ConfigError: The attempt was started by another executor; the message names it.
     """
-    words = _words(path)
+    words = claim_words(path)
     note = note_file(path)
     if words:
         owner, found = 'local' if words[0].isdigit() else words[0], path
@@ -151,7 +151,7 @@ def check_owner(path: Path, executor: str) -> None:
 
 def read_claim(path: Path) -> Claim | None:
     """Read the claim of a process, or None if it is not written, or not by a process."""
-    words = _words(path)
+    words = claim_words(path)
     if len(words) not in (3, 4) or not words[0].isdigit():
         return None
     return Claim(int(words[0]), words[1], words[2], int(words[3]) if len(words) == 4 else None)
@@ -211,7 +211,7 @@ def running_claims(trials_dir: Path, next_attempt: Callable[[str], int]) -> list
         if not path.exists():
             running.append(f'{path.parent.name} ({waiting_job(path)}, waiting)')
         elif claim is None:
-            words = _words(path)
+            words = claim_words(path)
             if not words and _is_being_written(path):
                 running.append(f'{path.parent.name} (starting)')
             if words and words[0] != 'manual' and 'ended' not in words and 'revoked' not in words:
@@ -227,8 +227,9 @@ def _is_being_written(path: Path) -> bool:
     return path.exists() and abs(time.time() - path.stat().st_mtime) < _CLAIM_WRITTEN_S
 
 
-def _words(path: Path) -> list[str]:
-    return path.read_text().split() if path.exists() else []
+def claim_words(claim: Path) -> list[str]:
+    """Return the words of a claim; none if there is no claim, or it is still being written."""
+    return claim.read_text(encoding='utf-8').split() if claim.exists() else []
 
 
 def start_time(pid: int) -> str | None:

@@ -32,6 +32,7 @@ from mmfixnorm.search.executors.claim import (
     attempt_names,
     check_owner,
     claim_file,
+    claim_words,
     has_result,
     revoke,
 )
@@ -234,7 +235,7 @@ class RayExecutor(Executor):
         self._client.ask('kill', name=self._name(path))
 
     def describe(self, handle: str) -> str:
-        words = _words(Path(handle))
+        words = claim_words(Path(handle))
         if len(words) >= 4:
             return f'Ray actor {self._name(Path(handle))} on {words[1]}, node {words[3][:8]}'
         missing = ', which waits for a node: none has what it needs' if handle in self._no_node else ''
@@ -340,13 +341,9 @@ def _read_line(process: subprocess.Popen[bytes], limit_s: float) -> bytes:
     return line
 
 
-def _words(path: Path) -> list[str]:
-    return path.read_text(encoding='utf-8').split() if path.exists() else []
-
-
 def _end(path: Path) -> Exit | None:
     """Read how the attempt has ended, as its actor has written it."""
-    words = _words(path)
+    words = claim_words(path)
     if len(words) < 6:
         return None
     how = ' '.join(words[5:])

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from mmfixnorm.search.executors.claim import (
     claim_file,
+    claim_words,
     has_result,
     note_file,
     read_claim,
@@ -110,7 +111,7 @@ def _where(path: Path) -> str:
     if claim := read_claim(path):
         gone = claim.host == os.uname().nodename and start_time(claim.pid) != claim.started
         return f'process {claim.pid} on {claim.host}' + (' (gone)' if gone else '')
-    words = path.read_text(encoding='utf-8').split()
+    words = claim_words(path)
     return ' '.join(words[:2]) if words else 'starting'
 
 
