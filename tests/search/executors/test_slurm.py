@@ -505,6 +505,7 @@ def test_a_job_that_slurm_may_never_start_says_why(cluster, tmp_path, reason, to
     assert (reason in (executor.held_back(handle) or '')) == told
     executor.cancel(handle)
     assert executor.held_back(handle) is None
+    (cluster / 'hold').unlink()  # which the stand-in's job waits for
 
 
 @STAND_IN
