@@ -83,7 +83,7 @@ class Executor(ABC):
         """Return how the attempt ended, or None while it runs."""
 
     def held_back(self, handle: str) -> str | None:
-        """Say why an attempt waits that may never start by itself; None if it runs, or only waits for its turn."""
+        """Say why an attempt waits that may never start by itself; None if it does not, or where that was said."""
         del handle
         return None
 

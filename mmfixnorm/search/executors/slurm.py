@@ -165,6 +165,7 @@ class SlurmExecutor(Executor):
         self._result_s = result_s
         self._disagree: dict[str, float] = {}  # handle -> when that was seen first
         self._submitted: dict[str, int] = {}  # handle -> answers of squeue before
+        self._asked_why: dict[str, int] = {}  # handle -> answers of squeue that were asked why it waits
         self._accepted = False
         self._paused_until = 0.0
 
@@ -240,6 +241,9 @@ class SlurmExecutor(Executor):
         return Exit(None, f'its Slurm job {mine} {how}')
 
     def held_back(self, handle: str) -> str | None:
+        if self._asked_why.get(handle) == self._queue.answers:
+            return None  # told already; a shared file system is not asked again
+        self._asked_why[handle] = self._queue.answers
         waiting = [job.reason for job in self._jobs(handle) if job.state == 'PENDING' and job.reason not in _IN_TURN]
         if not waiting:
             return None
