@@ -47,7 +47,10 @@ STYLES = {
     'by angle, 7 lrs': (2, 2),
     'by angle per filter, 7 lrs': (2, 1),
     'by angle and SGD, 7 lrs': (2, 3),
+    'SGD and weight decay 1e-4, 7 lrs': (5, 1),
+    'SGD and weight decay 1e-4, clipped gradients': (5, 3),
     'AdamW': (4, 1),
+    'AdamW, clipped gradients': (4, 0),
     'LARS': (4, 2),
     'LAMB': (4, 3),
     'SGDP': (6, 1),
@@ -65,6 +68,9 @@ SCANS = {
     'wd': 'weight decay, 7 lrs at a searched decay',
     'wd-clip': 'the same, clipped gradients',
     'adamw': 'AdamW',
+    'adamw-clip': 'AdamW, clipped gradients',
+    'sgd': 'SGD and weight decay 1e-4, 7 lrs',
+    'sgd-clip': 'SGD and weight decay 1e-4, clipped gradients',
     'lars': 'LARS',
     'lamb': 'LAMB',
     'hyperball': "Hyperball's form",
@@ -109,7 +115,7 @@ def methods(results: Results, task: str) -> Iterator[Tuned]:
         yield searched('FixNorm, Algorithm 4', table1, f'fixnorm{ending}', own_range=lower)
     yield searched('FixNorm, UnimodalFixNormSearch', table1, 'unimodal', own_range=task == 'mobile')
     given = task != 'digits'
-    adamw = 'adamw' in rotation.TASKS[task].methods and 'wd' not in rotation.TASKS[task].methods
+    adamw = rotation.TASKS[task].recipe == 'adamw'
     yield searched('AdamW' if adamw else 'weight decay, Bayesian search', transfer, 'bo', own_range=given)
     yield searched('FixNorm, Algorithm 4', transfer, 'fixnorm', own_range=given)
     if task == 'residual':

@@ -59,19 +59,30 @@ def _rival(**optimizer: Any) -> dict[str, Any]:
     return {'optim_wrapper.optimizer': dict(_delete_=True, lr=1.0, **optimizer)}
 
 
-def _layerwise(optimizer: dict[str, Any], **no_decay: Any) -> dict[str, Any]:
+def _layerwise(optimizer: dict[str, Any], **groups: dict[str, Any]) -> dict[str, Any]:
     """Norm layers and biases, which take no share of their norm, have a learning rate of their own."""
     return {
         **_rival(**optimizer),
         'optim_wrapper.constructor': 'mmfixnorm.peers.DecayedGroupsOptimWrapperConstructor',
-        'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=dict(no_decay=no_decay)),
+        'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=groups),
     }
 
 
 # As in their configs for ResNet-20.
-_LARS = _layerwise(dict(type='mmpretrain.LARS', momentum=0.9, weight_decay=1e-4), lr_mult=0.025, lars_exclude=True)
-_LAMB = _layerwise(dict(type='mmpretrain.Lamb', weight_decay=0.01), lr_mult=0.2)
+_LARS = dict(type='mmpretrain.LARS', momentum=0.9, weight_decay=1e-4)
+_LARS_OTHERS = dict(lr_mult=0.025, lars_exclude=True)
+_LAMB = dict(type='mmpretrain.Lamb', weight_decay=0.01)
+_LAMB_OTHERS = dict(lr_mult=0.2)
 _CLIP = {'optim_wrapper.clip_grad': dict(max_norm=CLIP_NORM)}
+_CLIP_AT_1 = {'optim_wrapper.clip_grad': dict(max_norm=1.0)}
+_PLAIN = {
+    'optim_wrapper.type': 'mmfixnorm.engine.FixNormOptimWrapper',
+    'optim_wrapper.constructor': 'mmfixnorm.engine.FixNormOptimWrapperConstructor',
+    'optim_wrapper.update': 'angle',
+    'optim_wrapper.per': 'layer',
+    'optim_wrapper.optimizer.weight_decay': 0.0,
+}
+_SGD = _rival(type='SGD', momentum=0.9, nesterov=True, weight_decay=1e-4)
 
 METHODS: Methods = {
     'angle': _angle('layer'),
@@ -80,8 +91,8 @@ METHODS: Methods = {
     'wd-clip': ('wd', _CLIP),
     'fixnorm-clip': ('fixnorm', _CLIP),
     'adamw': ('wd', _rival(type='AdamW', weight_decay=0.05)),
-    'lars': ('wd', _LARS),
-    'lamb': ('wd', _LAMB),
+    'lars': ('wd', _layerwise(_LARS, no_decay=_LARS_OTHERS)),
+    'lamb': ('wd', _layerwise(_LAMB, no_decay=_LAMB_OTHERS)),
 }
 
 #: One switch at a time, between the paper's update and the angle of each layer.
@@ -95,26 +106,23 @@ SWITCHES: Methods = {
     # Each weight its own norm, and SGD's step as it is.
     'per-layer': ('fixnorm', {'optim_wrapper.type': 'mmfixnorm.peers.PerLayerFixNormOptimWrapper'}),
     # The angle with the plain heads: no weight normalisation and no bound.
-    'angle-plain': (
-        'wd',
-        {
-            'optim_wrapper.type': 'mmfixnorm.engine.FixNormOptimWrapper',
-            'optim_wrapper.constructor': 'mmfixnorm.engine.FixNormOptimWrapperConstructor',
-            'optim_wrapper.update': 'angle',
-            'optim_wrapper.per': 'layer',
-            'optim_wrapper.optimizer.weight_decay': 0.0,
-        },
-    ),
+    'angle-plain': ('wd', _PLAIN),
 }
 
 #: The plain head of OCNet begins with a projection that is zero, which has no direction to turn from.
 NO_PLAIN = {name: change for name, change in SWITCHES.items() if name != 'angle-plain'}
 
-#: Networks that are trained by AdamW have configs of their own for each method. Directions are AdamW's, but for
-#: ``angle-sgd`` and LAMB.
+#: Networks that are trained by AdamW have configs of their own for each method. Where the method leaves it open, the
+#: directions are AdamW's, but for ``angle-sgd``. SGD's weight decay and that of LARS and LAMB are the usual ones.
 TRANSFORMERS: Methods = {
     **{name: (name, {}) for name in ('angle', 'angle-sgd', 'fixnorm', 'adamw')},
-    'lamb': ('adamw', _LAMB),
+    # Clipped at 1, as is usual for transformers.
+    'adamw-clip': ('adamw', _CLIP_AT_1),
+    'fixnorm-clip': ('fixnorm', _CLIP_AT_1),
+    'sgd': ('adamw', _SGD),
+    'sgd-clip': ('adamw', {**_SGD, **_CLIP_AT_1}),
+    'lars': ('adamw', _layerwise(_LARS, no_decay=_LARS_OTHERS)),
+    'lamb': ('adamw', _layerwise(_LAMB, no_decay=_LAMB_OTHERS)),
 }
 TRANSFORMER_SWITCHES: Methods = {
     'angle-set': ('angle', {'optim_wrapper.per': 'set'}),
@@ -123,6 +131,30 @@ TRANSFORMER_SWITCHES: Methods = {
         'fixnorm',
         {'optim_wrapper.type': 'mmfixnorm.peers.HyperballOptimWrapper', 'optim_wrapper.other_lr': 0.1},
     ),
+    # The angle with all layers plain.
+    'angle-plain': (
+        'adamw',
+        {**_PLAIN, 'optim_wrapper.other_lr': 0.1, 'optim_wrapper.paramwise_cfg': dict(_delete_=True)},
+    ),
+}
+
+#: DeiT's classifier begins at zero, which has no direction to turn from and no norm to take a share of; its tokens and
+#: position embeddings are with the norm layers.
+_HEAD = {'model.head.init_cfg': [dict(type='Normal', layer='Linear', std=0.01)]}
+DEIT: Methods = {
+    **TRANSFORMERS,
+    'lars': (
+        'adamw',
+        {**_HEAD, **_layerwise(_LARS, no_decay=_LARS_OTHERS, others=dict(weight_decay=0.0, **_LARS_OTHERS))},
+    ),
+    'lamb': (
+        'adamw',
+        {**_HEAD, **_layerwise(_LAMB, no_decay=_LAMB_OTHERS, others=dict(weight_decay=0.0, **_LAMB_OTHERS))},
+    ),
+}
+DEIT_SWITCHES: Methods = {
+    name: (config, {**changes, **(_HEAD if name == 'angle-plain' else {})})
+    for name, (config, changes) in TRANSFORMER_SWITCHES.items()
 }
 
 
@@ -134,6 +166,7 @@ class Task:
         configs (str): Their path, with ``{method}`` for ``fixnorm`` and ``wd``.
         lowest (dict): By the method's name up to the hyphen, of those that are not angles or shares of a norm.
         decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
+        recipe (str): The method of the network's own config.
         methods (dict): What is compared.
         switches (dict): What differs from the angle in one thing.
         decided (tuple): Methods whose choice is trained with twice as many seeds, as its intervals decide something.
@@ -142,6 +175,7 @@ class Task:
     configs: str
     lowest: dict[str, float]
     decay: float = 0.0
+    recipe: str = 'wd'
     methods: Methods = field(default_factory=lambda: METHODS)
     switches: Methods = field(default_factory=dict)
     decided: tuple[str, ...] = ()
@@ -170,11 +204,12 @@ TASKS = {
     ),
     'deit': Task(
         'configs/cifar10/deit-thin_{method}_1xb128-20e_cifar10-5k.py',
-        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS, switches=TRANSFORMER_SWITCHES,
+        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.0125, lars=0.5), recipe='adamw', methods=DEIT, switches=DEIT_SWITCHES,
     ),
     'convnext': Task(
         'configs/cifar10/convnext-thin_{method}_1xb128-20e_cifar10-5k.py',
-        dict(fixnorm=2.5e-4, adamw=2.5e-4), methods=TRANSFORMERS, switches=TRANSFORMER_SWITCHES,
+        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.0125, lars=0.5), recipe='adamw',
+        methods=TRANSFORMERS, switches=TRANSFORMER_SWITCHES,
     ),
 }  # fmt: skip
 

@@ -69,7 +69,7 @@ def scan_cells(of_seeds: Sequence[Lines]) -> list[str]:
 
 def bests_table(results: Results) -> str:
     """The best learning rate of each method that three seeds have scanned, and how far apart they are."""
-    convolutional = [task for task, about in rotation.TASKS.items() if about.methods is not rotation.TRANSFORMERS]
+    convolutional = [task for task, about in rotation.TASKS.items() if about.recipe == 'wd']
     others = [task for task in rotation.TASKS if task not in convolutional]
     head = ['method', *convolutional, 'largest / smallest', *others]
     rows = [head, ['---'] * len(head)]
@@ -235,7 +235,7 @@ def tuned_decay(results: Results, task: str) -> tuple[list[float], float]:
     found. On the networks that are trained by AdamW both are of AdamW.
     """
     experiment, _, bo = TUNED.get(task, (f'transfer-{task}', '', 'bo'))
-    scanned, method = f'rotation-{task}', 'wd' if task in TUNED else 'adamw'
+    scanned, method = f'rotation-{task}', {**rotation.TASKS, **rotation.NETWORKS}[task].recipe
     rivals = []
     paid = 0.0
     for at, group, test in ((experiment, bo, f'{bo}-test'), (scanned, f'{method}/seed0', f'{method}/test')):
@@ -271,7 +271,7 @@ def scan_panel(results: Results, method: str) -> Panel:
     for i, (task, about) in enumerate(rotation.TASKS.items()):
         of_seeds = [results.runs(f'rotation-{task}', f'{method}/seed{seed}') for seed in rotation.SEEDS]
         means = rotation.means_of([runs for runs in of_seeds if runs])
-        if not means or about.methods is rotation.TRANSFORMERS:
+        if not means or about.recipe == 'adamw':
             continue
         best = max(means.values())
         lost = [value - best if value > -math.inf else math.nan for value in means.values()]
