@@ -170,17 +170,33 @@ def move_fixnorm_into_model(cfg: Config) -> None:
     Only the tools of this package read the block at the top; inside the model, every tool does.
 
     Raises:
-        ConfigError: If the model already has such a block.
+        ConfigError: If the model already has such a block, or the one at the top is no dict.
     """
     block = cfg.get('fixnorm')
     if block is None:
         return
+    if not isinstance(block, Mapping):
+        raise ConfigError(f'fixnorm: must be a dict of what FixNormModel takes, such as swap and alpha, got {block!r}')
     model = cfg.get('model') or ConfigDict()
     kind = dict.get(model, 'type')  # as it stands: ConfigDict would import a class
     if kind is not None and type_name(kind) == MODEL_TYPE:
         raise ConfigError(f"fixnorm: the model already has type '{MODEL_TYPE}'; write the block into model.fixnorm")
     cfg.model = ConfigDict({**dict(dict.items(model)), 'type': MODEL_TYPE, 'fixnorm': dict(block, plain_type=kind)})
     dict.pop(cfg._cfg_dict, 'fixnorm')
+
+
+def training_length(cfg: Config) -> tuple[int, str]:
+    """Return the length of a training and its unit, ``'epochs'`` or ``'iters'``.
+
+    Raises:
+        ConfigError: ``train_cfg`` has neither ``max_epochs`` nor ``max_iters``.
+    """
+    train_cfg = cfg.get('train_cfg') or {}
+    for unit in ('epochs', 'iters'):
+        length = train_cfg.get(f'max_{unit}')
+        if length is not None:
+            return int(length), unit
+    raise ConfigError(f'train_cfg: must have max_epochs or max_iters, got {dict(train_cfg)!r}')
 
 
 def hooks_of_type(cfg: Config, name: str, registry: Registry | None = None) -> list[Mapping[str, Any]]:

@@ -26,9 +26,10 @@ from mmfixnorm.launch import build_model
 
 __all__ = ['fold_checkpoint', 'read_checkpoint', 'write_checkpoint']
 
-#: The errors of torch.load for a file that is truncated or not a checkpoint.
+#: The errors of torch.load for a file that is truncated or not a checkpoint, or has an object of a missing package.
 NO_CHECKPOINT = (
     RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, LookupError, ValueError, struct.error,
+    ImportError, AttributeError,
 )  # fmt: skip
 
 

@@ -168,9 +168,8 @@ def build_training(runner: Runner) -> set[str] | None:
     with _config_errors():
         if isinstance(runner, Runner):  # the strategy of a FlexibleRunner builds its own
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
-    for hook in runner.hooks:
-        if isinstance(hook, UpdateParamSchedulerHook):
-            hook.count_updates(runner)
+    for hook in _update_hooks(runner):
+        hook.count_updates(runner)
     _warn_of_warm_up(runner)
     _build_loop(runner, 'val')
     return check_evaluation(runner, 'val')
@@ -238,25 +237,29 @@ def _build_loop(runner: Runner, mode: str) -> Any:
     return loop
 
 
+def _update_hooks(runner: Runner) -> list[UpdateParamSchedulerHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, UpdateParamSchedulerHook)]
+
+
 def _warn_of_warm_up(runner: Runner) -> None:
     """Warn of a warm-up that is as long as the training: the learning rate of the config is then never reached."""
     iterations, epochs = runner.max_iters, runner.max_epochs
-    if any(isinstance(hook, UpdateParamSchedulerHook) for hook in runner.hooks):
-        iterations //= runner.optim_wrapper._accumulative_counts
+    for hook in _update_hooks(runner):
+        iterations //= hook.interval_of(runner)
     for schedule in dicts_in(runner.param_schedulers):
         unit, length = ('epoch', epochs) if schedule.get('by_epoch', True) else ('iteration', iterations)
         end = schedule.get('end')
         if end is not None and end >= length and _is_warm_up(schedule):
             print_log(
-                f'param_scheduler: {schedule["type"]} warms up to {unit} {end}, and the training has {length}: it '
-                'never reaches the learning rate of the config; lower end',
+                f'param_scheduler: {type_name(schedule["type"])} warms up to {unit} {end}, and the training has '
+                f'{length}: it never reaches the learning rate of the config; lower end',
                 logger='current',
                 level=logging.WARNING,
             )
 
 
 def _is_warm_up(schedule: dict[str, Any]) -> bool:
-    kind = str(schedule.get('type'))
+    kind = type_name(schedule.get('type', ''))
     factors = {'LinearLR': schedule.get('start_factor', 1 / 3), 'ConstantLR': schedule.get('factor', 1 / 3)}
     raised = any(kind.endswith(name) and factor < schedule.get('end_factor', 1) for name, factor in factors.items())
     return schedule.get('begin', 0) == 0 and (raised or 'Warmup' in kind)
@@ -267,14 +270,16 @@ def _download_dir() -> str:
 
 
 def _missing_downloads(runner: Runner) -> dict[str, str]:
-    """Return the addresses of weights to start from whose file was not downloaded, by their config keys."""
+    """Return the addresses of weights to start from whose file may not be downloaded yet, by their config keys."""
     found = {}
     leaves = [*_leaves(runner.cfg.get('model'), 'model'), ('load_from', runner.cfg.get('load_from'))]
     for key, value in leaves:
         is_start = key == 'load_from' or key.rsplit('.', 1)[-1] in ('checkpoint', 'pretrained')
         if is_start and isinstance(value, str) and '://' in value:
-            name = os.path.basename(urlparse(value).path)
-            if not os.path.exists(os.path.join(_download_dir(), name)):
+            address = urlparse(value)
+            # Names such as torchvision://resnet50 do not say what their file is called.
+            file = os.path.basename(address.path) if address.scheme in ('http', 'https') else ''
+            if not file or not os.path.exists(os.path.join(_download_dir(), file)):
                 # An entry of a list of initialisers cannot be None, the list can.
                 found[re.sub(r'\.\d+$', '', key.removesuffix('.checkpoint'))] = value
     return found

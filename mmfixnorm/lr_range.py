@@ -20,6 +20,7 @@ from typing import Any, TypeGuard
 
 from mmengine.config import Config
 
+from mmfixnorm.config import training_length
 from mmfixnorm.engine.hooks.lr_ramp_hook import LRRampHook, RampEndedError, RampStep
 from mmfixnorm.launch import build_runner, build_training, train
 
@@ -83,8 +84,7 @@ def measure_lr_range(cfg: Config, lr: float, *, max_iters: int = MAX_ITERS) -> L
         ConfigError: The config cannot be trained.
     """
     cfg = copy.deepcopy(cfg)
-    unit = 'epochs' if cfg.train_cfg.get('max_epochs') is not None else 'iters'
-    length = cfg.train_cfg[f'max_{unit}']
+    length, unit = training_length(cfg)
     cfg.train_cfg[f'max_{unit}'] = _ENDLESS
     cfg.train_cfg.val_interval = cfg.train_cfg.val_begin = _ENDLESS
     cfg.train_cfg.pop('dynamic_intervals', None)

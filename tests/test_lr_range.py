@@ -140,3 +140,9 @@ def test_a_learning_rate_that_the_optimizer_does_not_have_is_refused(toy):
         ConfigError, match=r'search\.lr_key: the config has lr 0\.7, but the built optimizer has \[0\.1\]'
     ):
         measure_lr_range(toy, 0.7)
+
+
+def test_a_config_without_a_length_is_refused(toy):
+    toy.train_cfg = dict(type='EpochBasedTrainLoop')
+    with pytest.raises(ConfigError, match='train_cfg: must have max_epochs or max_iters'):
+        measure_lr_range(toy, 0.1)

@@ -13,6 +13,11 @@ from mmfixnorm.config import hooks_of_type
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
+#: Constructors that choose the set whose norm is logged, whatever the wrapper does with it; without one the hook does.
+_CHOOSING = ('FixNormOptimWrapperConstructor', 'PerLayerGroupsOptimWrapperConstructor')
+#: What the names of wrappers begin with that fix norms, with AMP or without.
+_FIXING = ('FixNorm', 'PerLayerFixNorm', 'Hyperball', 'Rotational')
+
 
 def conv_norm(run: TrainingRun) -> tuple[Series, str]:
     """Compute ``||W_Conv||`` of a run, and say how if it was not logged as such.
@@ -55,14 +60,16 @@ def _without_linear(run: TrainingRun, counted: Series) -> Series:
 def counts_linear(cfg: Config) -> bool:
     """Tell whether the norm that WeightNormLoggerHook logs under this config counts linear layers too."""
     wrapper = cfg.get('optim_wrapper') or {}
-    if _fixes_norm(cfg) and not _hook(cfg, 'FixNormHook'):
+    if fixing := _hook(cfg, 'FixNormHook'):
+        return bool(fixing.get('fc', True))
+    if type_name(wrapper.get('constructor', '')) in _CHOOSING or _fixes_norm(cfg):
         return (wrapper.get('paramwise_cfg') or {}).get('lambda_fc') is None
-    return bool((_hook(cfg, 'FixNormHook') or _hook(cfg, 'WeightNormLoggerHook')).get('fc', True))
+    return bool(_hook(cfg, 'WeightNormLoggerHook').get('fc', True))
 
 
 def _fixes_norm(cfg: Config) -> bool:
     wrapper = (cfg.get('optim_wrapper') or {}).get('type', 'OptimWrapper')
-    return type_name(wrapper).startswith('FixNorm') or bool(_hook(cfg, 'FixNormHook'))
+    return type_name(wrapper).startswith(_FIXING) or bool(_hook(cfg, 'FixNormHook'))
 
 
 def _hook(cfg: Config, name: str) -> Mapping[str, Any]:

@@ -75,9 +75,11 @@ def read_grid(studies: Sequence[Study]) -> Grid:
                 cell = alphas.index(row.point.alpha), lrs.index(row.point.lr), k
                 values[cell] = np.nan if row.value is None else row.value
                 diverged[cell] = row.outcome == 'diverged'
-    if np.isnan(values).all():
-        raise ConfigError(f'{first.work_dir}: no training of this grid has a value yet')
-    return Grid(first.settings.metric, 1 if first.settings.rule == 'greater' else -1, lrs, alphas, values, diverged)
+    grid = Grid(first.settings.metric, 1 if first.settings.rule == 'greater' else -1, lrs, alphas, values, diverged)
+    if np.isnan(grid.means).all():
+        having = 'a value' if len(studies) == 1 else f'a value from each of the {len(studies)} searches'
+        raise ConfigError(f'{first.work_dir}: no training of this grid has {having} yet')
+    return grid
 
 
 def _check_same_but_seed(first: Study, other: Study) -> None:

@@ -18,8 +18,8 @@ from typing import Any, Literal, NamedTuple
 
 from mmengine.config import Config
 
+from mmfixnorm.config import training_length
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.trial.schedule import training_length
 
 SCALARS = 'vis_data/scalars.json'
 #: Hooks that write the scalars that are not in every log.

@@ -40,9 +40,12 @@ def evaluation_image_size(cfg: ConfigDict) -> int:
     """Return the size in pixels to which the test pipeline of a config crops.
 
     Raises:
-        ConfigError: If the pipeline has no crop.
+        ConfigError: If the pipeline has no crop, or one that is not square.
     """
     crops = [t.crop_size for t in cfg.test_dataloader.dataset.pipeline if 'crop_size' in t]
     if not crops:
         raise ConfigError('test_dataloader.dataset.pipeline has no transform with crop_size, the image size')
-    return int(crops[-1])
+    sides = {*crops[-1]} if isinstance(crops[-1], (list, tuple)) else {crops[-1]}
+    if len(sides) > 1:
+        raise ConfigError(f'test_dataloader.dataset.pipeline: crop_size must be square, got {crops[-1]}')
+    return int(sides.pop())

@@ -63,6 +63,11 @@ class SEMobileNetV2(MobileNetV2):
         with_cp: bool = False,
         init_cfg: Sequence[dict] | dict | None = _INIT,
     ) -> None:
+        stages = range(len(self.arch_settings) + 1)  # and the last convolution
+        if not all(index in stages for index in out_indices):
+            raise ValueError(f'out_indices must be among 0 to {stages[-1]}, got {out_indices}')
+        if frozen_stages not in (-1, *stages):
+            raise ValueError(f'frozen_stages must be -1 to {stages[-1]}, got {frozen_stages}')
         BaseBackbone.__init__(self, init_cfg)  # the parent's constructor would build blocks without SE
         self.widen_factor = widen_factor
         self.se_ratio = se_ratio

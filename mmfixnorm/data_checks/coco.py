@@ -20,7 +20,7 @@ _EXPECTED = "a COCO file is a JSON object with the lists 'images', 'annotations'
 _SHOWN = 10
 
 
-def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = None) -> None:
+def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = None, *, annotated: bool = True) -> None:
     """Read an annotation file and check that it is in COCO format, with these classes.
 
     Slow for a large file: meant for explaining an error, not for preventing it.
@@ -29,6 +29,7 @@ def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = Non
         ann_file (str): The file.
         key (str): Its config key.
         classes (Sequence[str], optional): The categories that it must have.
+        annotated (bool): Whether it must have annotations, which the file of a test set may lack.
 
     Raises:
         ConfigError: If it is not, or lacks a class; the message states what the file contains.
@@ -37,6 +38,8 @@ def check_coco_file(ann_file: str, key: str, classes: Sequence[str] | None = Non
     if not isinstance(content, dict):
         raise ConfigError(f'{key}: {ann_file!r} contains a JSON {type(content).__name__}; {_EXPECTED}')
     for name, fields in _FIELDS.items():
+        if name == 'annotations' and name not in content and not annotated:
+            continue
         entries = content.get(name)
         if not isinstance(entries, list):
             got = f'{name!r} is a {type(entries).__name__}' if name in content else f'there is no {name!r}'
@@ -84,7 +87,7 @@ def _list_at(content: bytes, start: int) -> list[Any]:
 
 
 def check_category_labels(
-    ann_file: str, key: str, names: Mapping[int, str], category_ids: Sequence[int], classes: Sequence[str]
+    ann_file: str, key: str, names: Mapping[int, Any], category_ids: Sequence[int], classes: Sequence[str]
 ) -> None:
     """Check that the labels that a data set gives to categories are the places of their names in the classes.
 
@@ -111,7 +114,7 @@ def check_category_labels(
             'background. Give the boxes of both one category_id, and delete the other category'
         )
     # Data sets that number all categories of the file, as LVIS does, may spell the names in another way.
-    if sorted(numbered) == sorted(classes) and numbered != list(classes):
+    if Counter(numbered) == Counter(classes) and numbered != list(classes):
         label = next(i for i, name in enumerate(numbered) if name != classes[i])
         raise ConfigError(
             f'{key}: label {label} is {numbered[label]!r} in {ann_file!r}, but {classes[label]!r} in the classes of '
@@ -121,13 +124,13 @@ def check_category_labels(
         )
 
 
-def check_categories(ann_file: str, key: str, categories: Sequence[str], classes: Sequence[str]) -> None:
+def check_categories(ann_file: str, key: str, categories: Sequence[Any], classes: Sequence[str]) -> None:
     """Check that an annotation file has all classes.
 
     Args:
         ann_file (str): The file.
         key (str): Its config key, which ends in ``.ann_file``.
-        categories (Sequence[str]): Names of its categories.
+        categories (Sequence): Names of its categories, which should be strings.
         classes (Sequence[str]): ``metainfo['classes']`` of the data set.
 
     Raises:
@@ -135,9 +138,11 @@ def check_categories(ann_file: str, key: str, categories: Sequence[str], classes
     """
     missing = [name for name in classes if name not in categories]
     if missing:
+        numbers = [name for name in categories if not isinstance(name, str)]
+        strings = f'; {listing(numbers)} is no string, and names of categories must be' if numbers else ''
         raise ConfigError(
             f'{key}: {ann_file!r} lacks {len(missing)} of the {len(classes)} classes of the data set: '
-            f'{listing(missing)}. Its categories are {listing(categories)}. List those to use in '
+            f'{listing(missing)}. Its categories are {listing(categories)}{strings}. List those to use in '
             f'{key.removesuffix("ann_file")}metainfo.classes, and set num_classes of the heads to their number'
         )
 

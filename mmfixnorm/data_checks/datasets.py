@@ -80,7 +80,7 @@ def check_annotations(dataset: Any, key: str) -> int:
         return 0
     if os.path.isfile(ann_file):
         categories = read_categories(ann_file, f'{key}.ann_file')
-        names = {category['id']: str(category['name']) for category in categories}
+        names = {category['id']: category['name'] for category in categories}  # a number is not its text for mmdet
         if len(category_ids) < len(classes):
             check_categories(ann_file, f'{key}.ann_file', list(names.values()), classes)
         check_category_labels(ann_file, f'{key}.ann_file', names, category_ids, classes)

@@ -41,7 +41,7 @@ def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
             check_exists(key, path)
     for key, ann_file, classes in _coco_files(cfg, mode):
         if os.path.isfile(ann_file):
-            check_coco_file(ann_file, key, classes)
+            check_coco_file(ann_file, key, classes, annotated=mode != 'test')
     if any(_FOLDERS in str(cause) for cause in causes):
         _check_class_folders(cfg, mode)
     if any(_NO_ENTRIES in str(cause) for cause in causes):
@@ -75,7 +75,7 @@ def _coco_files(cfg: Any, mode: str) -> list[tuple[str, str, Any]]:
             own = (dataset.get('metainfo') or {}).get('classes')
             files.append((f'{key}.ann_file', own or getattr(kind, 'METAINFO', {}).get('classes')))
     metrics = [(key, type_name(metric.get('type', ''))) for key, metric in metric_configs(cfg, mode)]
-    files += [(f'{key}.ann_file', None) for key, name in metrics if 'Coco' in name]
+    files += [(f'{key}.ann_file', None) for key, name in metrics if name == 'CocoMetric']
     return [(key, paths[key], classes) for key, classes in files if key in paths]
 
 

@@ -60,7 +60,7 @@ def draw_html(chart: Chart) -> go.Figure:
         rows, columns = arranged[chart.arrangement]
         stacked = chart.arrangement == 'stacked'
         titles = [panel.title for panel in chart.panels]
-        spacing = 0.06 if stacked else 0.14
+        spacing = min(0.06 if stacked else 0.14, 0.5 / max(rows - 1, 1))  # at most half of the height in all
         figure = make_subplots(rows, columns, shared_xaxes=stacked, subplot_titles=titles, vertical_spacing=spacing)
         for i, panel in enumerate(chart.panels):
             place = dict(row=i // columns + 1, col=i % columns + 1)

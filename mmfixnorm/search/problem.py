@@ -18,7 +18,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmfixnorm.config import HOOK_NAMES, load_config, turns_by_angle, with_names
+from mmfixnorm.config import HOOK_NAMES, load_config, training_length, turns_by_angle, with_names
 from mmfixnorm.data_checks.paths import check_exists, data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, is_key, with_value
@@ -30,7 +30,7 @@ from mmfixnorm.search.methods.ramp import needs_ramp, with_range
 from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.planner import planned_stages
 from mmfixnorm.search.settings import ANGLE_RANGE, SearchSettings
-from mmfixnorm.search.trial.schedule import lengthen_iterations, scale_schedule, shortened_length, training_length
+from mmfixnorm.search.trial.schedule import lengthen_iterations, scale_schedule, shortened_length
 
 #: Parts of a config that say where and how a training runs and what it shows, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level', 'log_processor', 'local_rank'})
@@ -174,8 +174,10 @@ class SearchProblem:
             cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
         if self.accumulative_counts not in (None, cfg.optim_wrapper.get('accumulative_counts', 1)):
             cfg.optim_wrapper.accumulative_counts = self.accumulative_counts
-            cfg.setdefault('default_hooks', {})['param_scheduler'] = dict(type='UpdateParamSchedulerHook')
-            cfg = lengthen_iterations(cfg, self._iterations_to_one)
+            times = self._iterations_to_one
+            hook = dict(type='UpdateParamSchedulerHook', interval=times)
+            cfg.setdefault('default_hooks', {})['param_scheduler'] = hook
+            cfg = lengthen_iterations(cfg, times)
         cfg.work_dir = str(self.trial_dir(spec.key) / 'run')
         cfg.launcher = 'none'
         cfg.resume = False  # the trial decides, by what it finds in its work dir

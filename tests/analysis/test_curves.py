@@ -15,6 +15,7 @@ HOOKS = (
     "custom_hooks = [dict(type='WeightNormLoggerHook', interval=2{}), "
     "dict(type='CrossBoundaryRiskHook', interval=2{})]\n"
 )
+FIXING = ('FixNormAmp', 'PerLayerFixNorm', 'HyperballAmp', 'Rotational')
 CONV_ONLY = 'train_cfg = dict(max_epochs=4)\n' + HOOKS.format(', fc=False', '')
 
 
@@ -45,6 +46,8 @@ def norms(write_log, lines):
         config(norm_hook=', fc=False'),
         config(norm_hook=', fc=False').replace('WeightNormLoggerHook', 'WeightNormHook'),  # a run of before the name
         config(wrapper='FixNormOptimWrapper', options='lambda_fc=1e-4'),
+        *(config(wrapper=f'{name}OptimWrapper', options='lambda_fc=1e-4') for name in FIXING),
+        config(options='lambda_fc=1e-4', more="optim_wrapper.update(constructor='FixNormOptimWrapperConstructor')\n"),
         config(more="custom_hooks += [dict(type='FixNormHook', fc=False)]\n"),
     ],
 )
@@ -62,6 +65,7 @@ def test_the_final_layer_is_taken_out_of_a_norm_that_counts_it(norms):
     ('text', 'message'),
     [
         (config(wrapper='FixNormOptimWrapper', head='FixNormLinearClsHead'), 'convolutions and linear layers together'),
+        *((config(wrapper=f'{name}OptimWrapper'), 'convolutions and linear layers together') for name in FIXING),
         (config(more="custom_hooks += [dict(type='FixNormHook')]\n"), 'convolutions and linear layers together'),
         (config(head='WNLinearClsHead'), 'of a weight-normalised layer only g is logged'),
         (config(risk_hook='0'), 'with the same interval and no layer'),

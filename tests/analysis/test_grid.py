@@ -53,6 +53,9 @@ def test_other_searches_are_refused(fake_search, tmp_path):
     nothing = fake_search(BOTH, name='nothing', mode='diverge-all')
     with pytest.raises(ConfigError, match='no training of this grid has a value yet'):
         read_grid(read_studies([nothing]))
+    some = fake_search(f'{BOTH}, seed=1', name='some')
+    with pytest.raises(ConfigError, match='has a value from each of the 2 searches yet'):
+        read_grid(read_studies([some, nothing]))
     with pytest.raises(ConfigError, match=r'no record of a search here \(no study\.db\)'):
         read_studies([tmp_path])
 

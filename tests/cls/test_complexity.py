@@ -28,5 +28,13 @@ def test_a_small_residual_network_is_counted_as_by_hand(colours):
 def test_the_image_size_is_that_of_the_test_pipeline_s_crop():
     pipeline = [dict(type='ResizeEdge', scale=256), dict(type='CenterCrop', crop_size=224)]
     assert evaluation_image_size(Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))) == 224
+    for crop, message in (((224, 224), ''), ([224, 192], 'must be square')):
+        pipeline[1].update(crop_size=crop)
+        cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline))))
+        if not message:
+            assert evaluation_image_size(cfg) == 224
+        else:
+            with pytest.raises(ConfigError, match=message):
+                evaluation_image_size(cfg)
     with pytest.raises(ConfigError, match='crop_size'):
         evaluation_image_size(Config(dict(test_dataloader=dict(dataset=dict(pipeline=pipeline[:1])))))

@@ -81,6 +81,16 @@ def test_mobilenet_without_its_se_blocks_is_mmpretrain_s():
     torch.testing.assert_close(ours(images)[0], parent(images)[0])
 
 
+WRONG_STAGES = [dict(out_indices=(8,)), dict(out_indices=(-1, 7)), dict(frozen_stages=8), dict(frozen_stages=-2)]
+
+
+@pytest.mark.parametrize('wrong', WRONG_STAGES)
+def test_stages_that_do_not_exist_are_refused_as_by_mmpretrain(wrong):
+    for backbone in (MobileNetV2, SEMobileNetV2):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            backbone(**wrong)
+
+
 @pytest.mark.parametrize(
     ('widen_factor', 'stem', 'stages', 'last'),
     # 32, (16, 24, 32, 64, 96, 160, 320) and 1280 times the width, rounded by hand to multiples of 4

@@ -100,6 +100,14 @@ def test_boxes_that_train_another_class_are_refused(tmp_path, names, classes, tr
         assert check_annotations(data, 'train') == len(names) - len(classes)
 
 
+def test_names_of_categories_that_are_numbers_are_refused_as_mmdet_uses_none_of_them(tmp_path):
+    file = write_coco(tmp_path / 'ann.json', [dict(id=1, name=3), dict(id=2, name='bee')])
+    data = CocoDataset(ann_file=file, data_prefix=dict(img=''), metainfo=dict(classes=('3', 'bee')))
+    assert [i['bbox_label'] for i in data.get_data_info(0)['instances']] == [0]  # the bee, which is 1
+    with pytest.raises(ConfigError, match=r"lacks 1 of the 2 classes .*: '3'\..* 3, 'bee'; 3 is no string"):
+        check_annotations(data, 'train')
+
+
 @pytest.mark.parametrize('indent', [None, 2])
 @pytest.mark.parametrize('first', [True, False])
 def test_categories_are_those_that_the_whole_file_has(tmp_path, indent, first):

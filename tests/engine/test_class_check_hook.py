@@ -26,6 +26,25 @@ class Head(nn.Module):
         raise AssertionError('heads are looked at, not called')
 
 
+class RPNHead(Head):
+    """By the name of mmdet's."""
+
+
+class StageCascadeRPNHead(RPNHead):
+    pass
+
+
+class STDCHead(Head):
+    """By the name of mmseg's, whose classes are boundary and none."""
+
+
+def model_of(**heads):
+    model = nn.Module()
+    for name, head in heads.items():
+        model.add_module(name, head)
+    return model
+
+
 class NoLoss(nn.Module):
     num_classes = 80
 
@@ -38,13 +57,6 @@ class Data:
 
     def __len__(self):
         return self.size
-
-
-def model_of(**heads):
-    model = nn.Module()
-    for name, head in heads.items():
-        model.add_module(name, head)
-    return model
 
 
 def runner_of(model, train=None, val=None, test=None):
@@ -75,12 +87,33 @@ HEADS = {  # heads, classes of the data, the message or None
     'fewer': (dict(decode_head=Head(1, out_channels=2)), ('a', 'b'), 'Set num_classes=2'),
     'second head': (dict(decode_head=Head(2), auxiliary_head=Head(19)), ('a', 'b'), 'auxiliary_head.*has 19'),
     'region proposals': (dict(rpn_head=Head(1)), ('a', 'b'), None),
+    'proposals in stages': (dict(rpn_head=model_of(stages=nn.ModuleList([Head(1)]))), ('a', 'b'), None),
+    'proposals in the slot of another head': (dict(bbox_head=StageCascadeRPNHead(1)), ('a', 'b'), None),
+    'boundaries': (dict(decode_head=Head(3), auxiliary_head=STDCHead(2)), ('a', 'b', 'c'), None),
     'no loss': (dict(backbone=NoLoss()), ('a', 'b'), None),
     'one output for two classes': (dict(decode_head=Head(2, out_channels=1)), ('a', 'b'), None),
     'one output, one class': (dict(decode_head=Head(1, out_channels=1)), ('a', 'b'), None),
     'one output for three': (dict(decode_head=Head(2, out_channels=1)), ('a', 'b', 'c'), 'has 2 classes.*has 3'),
     'data that do not say': (dict(head=Head(5)), (), None),
 }
+
+
+def test_a_head_of_panoptic_data_has_all_classes_or_the_countable_ones():
+    data = Data('cat', 'dog', 'sky')
+    data.metainfo['thing_classes'] = ('cat', 'dog')
+    for classes in (2, 3):
+        ClassCheckHook().before_train(runner_of(model_of(bbox_head=Head(classes)), train=data))
+    with pytest.raises(ConfigError, match="Head has 1 classes.* has 3: 'cat', 'dog', 'sky'"):
+        ClassCheckHook().before_train(runner_of(model_of(bbox_head=Head(1)), train=data))
+
+
+class BaseVideoDataset(Data):
+    """By the name of mmdet's."""
+
+
+def test_a_tracker_has_fewer_classes_than_its_videos():
+    tracker = model_of(bbox_head=Head(1))
+    ClassCheckHook().before_train(runner_of(tracker, train=BaseVideoDataset('pedestrian', 'car')))
 
 
 @pytest.mark.parametrize('mode', ['train', 'val', 'test'])

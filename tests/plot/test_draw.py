@@ -42,6 +42,12 @@ def numbers(values):
     return [None if v is None or math.isnan(v) else float(v) for v in values]
 
 
+def test_any_number_of_panels_is_drawn():
+    for arrangement in ('grid', 'stacked'):
+        chart = Chart('many', [ESTIMATES] * 40, arrangement, [])
+        assert len([key for key in draw_html(chart).layout if key.startswith('yaxis')]) >= 40, arrangement
+
+
 def test_the_png_has_the_lines_axes_and_bands_of_the_chart():
     above, below = draw_png(STACKED).axes
     assert (above.get_ylabel(), below.get_ylabel()) == ('above', 'below')

@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS, PARAM_SCHEDULERS
 
 from mmfixnorm.engine import UpdateParamSchedulerHook
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.total_batch import counts_to_keep, total_batch
 from mmfixnorm.search.driver import TRIAL_COMMAND, run_search
 from mmfixnorm.search.methods import parse_settings
+from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
 from mmfixnorm.search.record.study import read_record
 from mmfixnorm.search.report import write_report
@@ -155,13 +158,60 @@ def test_accumulated_gradients_train_what_the_whole_batch_trains(tmp_path, monke
 def test_schedules_by_epoch_count_whole_updates_and_say_what_that_moves(monkeypatch, iterations, counts, updates, told):
     said = []
     monkeypatch.setattr(f'{UpdateParamSchedulerHook.__module__}.print_log', lambda text, **_: said.append(text))
-    schedules = [dict(by_epoch=True, convert_to_iter_based=True), dict(by_epoch=False)]
-    wrapper = SimpleNamespace(_accumulative_counts=counts)
-    runner = SimpleNamespace(train_dataloader=range(iterations), optim_wrapper=wrapper, param_schedulers=schedules)
-    UpdateParamSchedulerHook.count_updates(runner)
-    assert [s.get('epoch_length') for s in schedules] == [updates, None]
-    assert told in ''.join(said)
-    assert bool(said) == bool(told)
+    for wrapper, interval in (
+        (SimpleNamespace(_accumulative_counts=counts), None),
+        (dict(accumulative_counts=counts), None),  # of a FlexibleRunner, not built yet
+        (SimpleNamespace(_accumulative_counts=2 * counts), counts),
+    ):
+        said.clear()
+        schedules = [dict(by_epoch=True, convert_to_iter_based=True), dict(by_epoch=False), dict(by_epoch=False, end=3)]
+        runner = SimpleNamespace(train_dataloader=range(iterations), max_iters=10 * iterations)
+        vars(runner).update(optim_wrapper=wrapper, param_schedulers=schedules)
+        UpdateParamSchedulerHook(interval).count_updates(runner)
+        assert [s.get('epoch_length') for s in schedules] == [updates, None, None]
+        assert [s.get('end') for s in schedules] == [None, 10 * iterations // counts, 3]
+        assert told in ''.join(said)
+        assert bool(said) == bool(told)
+
+
+def test_several_optimizers_have_no_one_interval_and_a_wrong_one_is_refused():
+    runner = SimpleNamespace(optim_wrapper=OptimWrapperDict())
+    with pytest.raises(ConfigError, match=r'default_hooks\.param_scheduler: .*several optimizers.*set interval'):
+        UpdateParamSchedulerHook().interval_of(runner)
+    assert UpdateParamSchedulerHook(3).interval_of(runner) == 3
+    for wrong in (0, 1.5, True):
+        with pytest.raises(ConfigError, match=r'param_scheduler\.interval must be an integer >= 1'):
+            UpdateParamSchedulerHook(wrong)
+
+
+@pytest.mark.parametrize('end', [8, None])
+@pytest.mark.parametrize('own', [1, 2])
+def test_a_schedule_of_a_trial_ends_where_that_of_its_config_does(tmp_path, end, own):
+    """In iterations of a config that may accumulate gradients by itself, with an end of its own or none."""
+    schedule = dict(type='PolyLR', by_epoch=False, eta_min=0.0, power=1.0, **({} if end is None else dict(end=end)))
+    changes = {
+        'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=8, val_interval=8),
+        'param_scheduler': [schedule],
+        'optim_wrapper.accumulative_counts': own,
+        'default_hooks.checkpoint': dict(type='CheckpointHook', by_epoch=False, interval=8),
+    }
+    problem = toy(tmp_path, 64 // own // 2, changes, keep_total_batch=True)
+    cfg = problem.trial_config(Spec('k', 'grid', Point(1.0, None, None), 1.0))
+    assert (cfg.optim_wrapper.accumulative_counts, cfg.train_cfg.max_iters) == (2 * own, 16)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    wrapper = OptimWrapper(torch.optim.SGD([weight], lr=1.0), accumulative_counts=2 * own)
+    hook = HOOKS.build(cfg.default_hooks.param_scheduler)
+    runner = SimpleNamespace(
+        optim_wrapper=wrapper, param_schedulers=cfg.param_scheduler, max_iters=16, train_dataloader=range(16)
+    )
+    hook.count_updates(runner)
+    (schedule,) = (PARAM_SCHEDULERS.build({**s, 'optimizer': wrapper}) for s in runner.param_schedulers)
+    runner.param_schedulers, rates = [schedule], []
+    for runner.iter in range(16):
+        rates.append(wrapper.param_groups[0]['lr'])
+        hook.after_train_iter(runner, runner.iter)
+    # As in 8 iterations of the config, each twice: mmengine's PolyLR comes to its end in the last.
+    assert rates == pytest.approx([1 - (i // 2) / 7 for i in range(16)], abs=1e-12)
 
 
 def test_a_longer_training_by_iterations_moves_what_counts_them_and_no_schedule():

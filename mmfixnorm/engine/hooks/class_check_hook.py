@@ -29,8 +29,12 @@ from mmfixnorm.data_checks.masks import formats_of, nothing_to_learn, remarks, s
 from mmfixnorm.engine.hooks.fix_norm_hook import unwrapped_model
 from mmfixnorm.errors import ConfigError
 
-# By the names of the slots: region proposals know one class, the semantic branch of a detector has its own.
-_OTHER_CLASSES = ('rpn_head', 'semantic_head')
+# Region proposals know one class, the semantic branch of a detector has its own: by the names of their slots, or, as
+# some stand in another slot, by the classes of mmdet. The boundaries of STDC are two classes.
+_OTHER_SLOTS = {'rpn_head', 'semantic_head'}
+_OTHER_HEADS = {'RPNHead', 'STDCHead'}
+# Videos of mmdet, whose classes are all of the file, of which a tracker is trained for some.
+_VIDEOS = {'BaseVideoDataset'}
 _BATCHES = 1000  # in which masks are checked, where a loader has no length
 _VOID = 255  # the label that data sets and metrics of mmseg ignore, whatever the head ignores
 
@@ -55,8 +59,9 @@ class ClassCheckHook(Hook):
 
     Checked in the batches of the first pass over the data of each kind (1000 batches where a loader has no length): the
     labels of semantic masks are below ``num_classes``, or ignored. A label that random crops hide in this pass is not
-    found. Not checked are data without class names, heads without ``num_classes``, and the heads of detectors with a
-    language model (GLIP, Grounding DINO), whose ``num_classes`` may be a number of text tokens. Changes nothing.
+    found. Not checked are data without class names, mmdet's videos, heads without ``num_classes``, region proposals and
+    other heads with classes of their own, and the heads of detectors with a language model (GLIP, Grounding DINO),
+    whose ``num_classes`` may be a number of text tokens. Changes nothing.
 
     Raises:
         ConfigError: If a check fails; the message names the config key.
@@ -158,9 +163,24 @@ def heads(model: nn.Module) -> dict[str, Any]:
         if name
         and isinstance(getattr(module, 'num_classes', None), int)
         and callable(getattr(module, 'loss', None))
-        and not name.endswith(_OTHER_CLASSES)
+        and not _OTHER_SLOTS & {*name.split('.')}
+        and not _is_a(module, _OTHER_HEADS)
         and not name.startswith(by_text)
     }
+
+
+def _is_a(thing: Any, names: set[str]) -> bool:
+    """Tell whether a class of a toolbox, known by its name, is among those of an object."""
+    return any(kind.__name__ in names for kind in type(thing).__mro__)
+
+
+def _fitting_classes(dataset: Any, key: str) -> list[Sequence[str]]:
+    """Return the classes that the heads may have: all; of panoptic data also the countable ones alone."""
+    classes = class_names(dataset, key)
+    if classes is None or _is_a(dataset, _VIDEOS):
+        return []
+    things = dataset.metainfo.get('thing_classes')
+    return [classes, things] if things else [classes]
 
 
 def check_heads(model: nn.Module, dataset: Any, key: str) -> None:
@@ -169,13 +189,14 @@ def check_heads(model: nn.Module, dataset: Any, key: str) -> None:
     Raises:
         ConfigError: If the numbers of classes differ, or a label of the data is beyond those of the head.
     """
-    classes = class_names(dataset, key)
+    of_data = _fitting_classes(dataset, key)
     largest, file = largest_label(dataset)
     for name, head in heads(model).items():
         fitting = {head.num_classes}
         if getattr(head, 'out_channels', None) == 1:  # one output separates two classes
             fitting |= {1, 2}
-        if classes is not None and len(classes) not in fitting:
+        if of_data and not fitting & {*map(len, of_data)}:
+            classes = of_data[0]
             raise ConfigError(
                 f'model.{name}.num_classes: {type(head).__name__} has {head.num_classes} classes, but {key} '
                 f'({type(dataset).__name__}) has {len(classes)}: {listing(classes)}. Set num_classes={len(classes)}, '

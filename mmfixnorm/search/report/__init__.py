@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from mmfixnorm.config import training_length
 from mmfixnorm.plot.page import Page
 from mmfixnorm.search._utils.files import write_text, writing_to
 from mmfixnorm.search._utils.numbers import column
@@ -33,7 +34,6 @@ from mmfixnorm.search.report.html import table
 from mmfixnorm.search.report.remarks import remarks
 from mmfixnorm.search.report.trials import trials_table
 from mmfixnorm.search.report.winner import total_batch_kept, winner_diff, write_best_config
-from mmfixnorm.search.trial.schedule import training_length
 
 REPORT_FILE = 'report.html'
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+from mmfixnorm.config import training_length
 from mmfixnorm.search.methods.base import titles
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, duration
 from mmfixnorm.search.record.study import Attempt
 from mmfixnorm.search.report.html import Markup, table
 from mmfixnorm.search.trial.folder import LOG_FILE, read_angles, read_log_end, without_control
-from mmfixnorm.search.trial.schedule import training_length
 
 # What a page gives to all logs and messages together, and to one trial at most, in bytes.
 _ALL_TRIALS = 1_200_000

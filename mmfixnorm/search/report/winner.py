@@ -62,11 +62,13 @@ def total_batch_kept(problem: SearchProblem) -> str:
     total, counts = problem.total_batch, problem.accumulative_counts
     if total is None or counts is None or counts == total.counts:
         return ''
+    # Schedules that were written for iterations of a config that accumulates gradients by itself.
+    interval = '' if total.counts == 1 else f', whose interval is accumulative_counts / {total.counts}'
     return (
         f'The learning rate is for the total batch of the trials, {total.named}: {total.processes} x batch_size '
         f'{total.batch_size} x accumulative_counts {counts} (keep_total_batch). The final training needs the same '
         'total, GPUs x batch_size x accumulative_counts: train with as many GPUs as make it, or with '
-        'accumulative_counts and UpdateParamSchedulerHook.'
+        f'accumulative_counts and UpdateParamSchedulerHook{interval}.'
     )
 
 

@@ -10,6 +10,7 @@ from typing import IO
 from rich.console import Console
 from rich.table import Table
 
+from mmfixnorm.config import training_length
 from mmfixnorm.search._utils.numbers import column
 from mmfixnorm.search.events import Event, Listener
 from mmfixnorm.search.executors import ExecutorSettings
@@ -18,7 +19,6 @@ from mmfixnorm.search.methods.confirm import confirmations
 from mmfixnorm.search.planner import Propose, Run, plan
 from mmfixnorm.search.problem import SearchProblem
 from mmfixnorm.search.record.state import Row, SearchState, summary_line
-from mmfixnorm.search.trial.schedule import training_length
 
 _QUIET = frozenset({'submitting', 'ended'})  # an event with more detail follows each
 

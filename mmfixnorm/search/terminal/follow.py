@@ -16,6 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mmfixnorm.config import training_length
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search.events import Event, Listener
 from mmfixnorm.search.methods.base import titles
@@ -24,7 +25,6 @@ from mmfixnorm.search.record.state import SearchState, StageCost, duration, sear
 from mmfixnorm.search.record.study import read_record_of
 from mmfixnorm.search.terminal.console import event_printer, print_state, state_lines, state_table
 from mmfixnorm.search.terminal.running import RunningTrial, driver_of, running_trials, time_left
-from mmfixnorm.search.trial.schedule import training_length
 
 
 class Snapshot(NamedTuple):

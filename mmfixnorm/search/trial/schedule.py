@@ -25,6 +25,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmfixnorm.config import training_length
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
@@ -43,20 +44,6 @@ HOOK_TIMES = frozenset(
     }
 )
 _ENDLESS = 10**9  # mmengine's INF: a scheduler without an end
-
-
-def training_length(cfg: Config) -> tuple[int, str]:
-    """Return the length of a training and its unit, ``'epochs'`` or ``'iters'``.
-
-    Raises:
-        ConfigError: ``train_cfg`` has neither ``max_epochs`` nor ``max_iters``.
-    """
-    train_cfg = cfg.get('train_cfg') or {}
-    for unit in ('epochs', 'iters'):
-        length = train_cfg.get(f'max_{unit}')
-        if length is not None:
-            return int(length), unit
-    raise ConfigError(f'train_cfg: must have max_epochs or max_iters for a search, got {dict(train_cfg)!r}')
 
 
 def shortened_length(cfg: Config, fraction: float, *, named_by: str = 'search.schedule_fractions') -> int:

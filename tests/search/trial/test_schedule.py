@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import PARAM_SCHEDULERS
 
+from mmfixnorm.config import training_length
 from mmfixnorm.errors import ConfigError
-from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length, training_length
+from mmfixnorm.search.trial.schedule import scale_schedule, shortened_length
 
 
 def config(param_scheduler=None, **train_cfg):

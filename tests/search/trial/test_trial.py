@@ -17,9 +17,10 @@ from urllib.error import URLError
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.optim import OptimWrapper
+from mmengine.optim import LinearLR, OptimWrapper
 
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.launch import _is_warm_up
 from mmfixnorm.search.driver import run_search
 from mmfixnorm.search.methods.base import Point, Spec
 from mmfixnorm.search.problem import load_problem
@@ -368,6 +369,12 @@ def test_a_warm_up_as_long_as_the_training_is_in_the_result(make_trial, schedule
     assert result['outcome'] == 'done'
     found = [text for text in result['warnings'] if 'warms up' in text]
     assert (len(found), warned in ''.join(found)) == (bool(warned), True)
+
+
+@pytest.mark.parametrize('kind', ['LinearLR', 'mmengine.optim.LinearLR', LinearLR])
+def test_a_warm_up_is_known_by_any_name_of_its_class(kind):
+    assert _is_warm_up(dict(LONG[0], type=kind))
+    assert not _is_warm_up(dict(LONG[0], type=kind, begin=1))
 
 
 def test_only_warnings_of_this_package_are_kept():
