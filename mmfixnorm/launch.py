@@ -29,7 +29,13 @@ import mmfixnorm.engine  # noqa: F401  # registers optim wrappers and hooks, als
 from mmfixnorm.config import dicts_in, load_config
 from mmfixnorm.data_checks.datasets import check_not_empty, leaf_datasets
 from mmfixnorm.data_checks.explain import explain_failure
-from mmfixnorm.data_checks.paths import check_exists, data_paths
+from mmfixnorm.data_checks.paths import (
+    check_checkpoint,
+    check_exists,
+    data_paths,
+    local_starts,
+    weights_to_start_from,
+)
 from mmfixnorm.engine.evaluation import check_evaluation
 from mmfixnorm.engine.hooks.update_param_scheduler_hook import UpdateParamSchedulerHook
 from mmfixnorm.errors import ConfigError, RaisedError
@@ -61,6 +67,9 @@ AMP_WRAPPERS = {
     'RotationalOptimWrapper': 'RotationalAmpOptimWrapper',
     'RotationalAmpOptimWrapper': 'RotationalAmpOptimWrapper',
 }
+_OTHER_GROUPS = (
+    'loaded state dict '  # torch's: 'has a different number of parameter groups', 'contains a parameter group ...'
+)
 # The errors of mmengine, the toolboxes and this package for a config that cannot be built.
 # mmengine checks arguments by assertions too.
 _BUILD_ERRORS = (
@@ -163,6 +172,8 @@ def build_training(runner: Runner) -> set[str] | None:
     Raises:
         ConfigError: If a part of the config cannot be built, or a validation would fail.
     """
+    for key, path in local_starts(runner.cfg).items():
+        check_checkpoint(path, key)
     if _build_loop(runner, 'train') is None:
         raise ConfigError('train_cfg, train_dataloader and optim_wrapper must be set to train')
     with _config_errors():
@@ -179,12 +190,17 @@ def train(runner: Runner) -> None:
     """Train.
 
     Raises:
-        ConfigError: Weights to start from cannot be downloaded; the message names their config key. All other errors of
-            a training keep their traceback.
+        ConfigError: Weights to start from cannot be downloaded; the message names their config key. Or the optimizer of
+            a checkpoint to resume does not fit. All other errors of a training keep their traceback.
     """
     try:
         runner.train()
     except Exception as err:
+        if isinstance(err, ValueError) and _OTHER_GROUPS in str(err):
+            raise ConfigError(
+                f'resume: the optimizer of the checkpoint has other parameter groups than this config makes ({err}). '
+                'Resume with the config of its run, or start a new run from its weights with load_from'
+            ) from err
         reason, starts = failed_download(err), _missing_downloads(runner)
         if reason is None or not starts or runner.iter:
             raise
@@ -224,7 +240,7 @@ def _build_loop(runner: Runner, mode: str) -> Any:
     with _config_errors():
         try:
             loop = getattr(runner, f'{mode}_loop')  # a property that builds
-        except _BUILD_ERRORS as err:
+        except (*_BUILD_ERRORS, RuntimeError) as err:  # data sets raise RuntimeErrors too
             explain_failure(err, runner.cfg, mode)
             raise
     dataset = getattr(getattr(loop, 'dataloader', None), 'dataset', None)
@@ -272,10 +288,8 @@ def _download_dir() -> str:
 def _missing_downloads(runner: Runner) -> dict[str, str]:
     """Return the addresses of weights to start from whose file may not be downloaded yet, by their config keys."""
     found = {}
-    leaves = [*_leaves(runner.cfg.get('model'), 'model'), ('load_from', runner.cfg.get('load_from'))]
-    for key, value in leaves:
-        is_start = key == 'load_from' or key.rsplit('.', 1)[-1] in ('checkpoint', 'pretrained')
-        if is_start and isinstance(value, str) and '://' in value:
+    for key, value in weights_to_start_from(runner.cfg).items():
+        if '://' in value:
             address = urlparse(value)
             # Names such as torchvision://resnet50 do not say what their file is called.
             file = os.path.basename(address.path) if address.scheme in ('http', 'https') else ''
@@ -283,13 +297,6 @@ def _missing_downloads(runner: Runner) -> dict[str, str]:
                 # An entry of a list of initialisers cannot be None, the list can.
                 found[re.sub(r'\.\d+$', '', key.removesuffix('.checkpoint'))] = value
     return found
-
-
-def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    yield key, node
-    for name, child in children:
-        yield from _leaves(child, f'{key}.{name}')
 
 
 def _check_work_dir(work_dir: str) -> None:

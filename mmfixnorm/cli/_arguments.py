@@ -23,6 +23,11 @@ class CfgOptions(argparse.Action):
         for value in values:
             if '=' not in value:
                 raise argparse.ArgumentError(self, f'must be KEY=VALUE, got {value!r}')
+            key, _, text = value.partition('=')
+            if text.lstrip(' \'"').startswith('{'):
+                raise argparse.ArgumentError(
+                    self, f'{key}: a dict cannot be given, got {text!r}; give each of its keys, as {key}.KEY=VALUE'
+                )
         DictAction(self.option_strings, self.dest)(parser, namespace, map(_protected, values), option_string)
         setattr(namespace, self.dest, _restored(getattr(namespace, self.dest)))
 
@@ -42,6 +47,14 @@ def _restored(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _restored(child) for key, child in value.items()}
     return type(value)(map(_restored, value)) if isinstance(value, (list, tuple)) else value
+
+
+def positive(text: str) -> int:
+    """Read an integer >= 1, as the ``type`` of an option."""
+    value = int(text)  # argparse words its ValueError
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be an integer >= 1, got {text}')
+    return value
 
 
 def add_cfg_options(parser: argparse.ArgumentParser, *, help: str) -> None:  # argparse's own name

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mmfixnorm.cli._arguments import add_cfg_options
+from mmfixnorm.cli._arguments import add_cfg_options, positive
 from mmfixnorm.cli._console import console, progress
 from mmfixnorm.cli._output import check_writable, write_output
 from mmfixnorm.cli._parser import run_script
@@ -30,9 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--load-from', metavar='CHECKPOINT', help='weights to measure instead of the initial ones')
     parser.add_argument('--json', metavar='FILE', help='write the report here as JSON; - for the terminal')
     parser.add_argument('--all', action='store_true', help='show the scale-invariant weights too')
-    parser.add_argument('--images', type=int, help='batch size (default: 3, detection 2, segmentation 4)')
+    parser.add_argument('--images', type=positive, help='batch size (default: 3, detection 2, segmentation 4)')
     parser.add_argument(
-        '--size', type=int, help="images' height and width (default: by toolbox, or the model's img_size)"
+        '--size', type=positive, help="images' height and width (default: by toolbox, or the model's img_size)"
     )
     parser.add_argument(
         '--dtype', choices=['float64', 'float32'], help='default: float64, or float32 if the model cannot run in it'

@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
+from mmfixnorm.cli._arguments import positive
 from mmfixnorm.cli._console import progress
 from mmfixnorm.cli._parser import run_script
 
@@ -62,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='LAYER',
         help='a layer that classifies, where none is found; may be given several times',
     )
-    parser.add_argument('--size', type=int, help="height and width of the audit's images (default: by toolbox)")
+    parser.add_argument('--size', type=positive, help="height and width of the audit's images (default: by toolbox)")
     parser.add_argument('--force', action='store_true', help='replace NEW if it exists')
 
 

@@ -99,8 +99,10 @@ def load_problem_from(args: argparse.Namespace) -> SearchProblem:
         needs_data=args.action in ('run', 'tell'),
     )
     if args.action in ('plan', 'run', 'tell'):
+        from mmfixnorm.search.problem import check_can_be_written
         from mmfixnorm.search.trial.imports import check_custom_imports
 
+        check_can_be_written(problem.cfg)  # first: what is imported and built is the config as it is written
         check_custom_imports(problem.cfg)
     name = 'manual' if args.action == 'tell' else args.executor
     executor = choose_executor(problem.settings.executor_settings, name)
@@ -130,11 +132,10 @@ def with_budget(settings: SearchSettings, text: str) -> SearchSettings:
 
 def plan(problem: SearchProblem) -> int:
     """Print the trainings that come next and what they cost."""
-    from mmfixnorm.search.problem import check_can_be_written, missing_data
+    from mmfixnorm.search.problem import missing_data
     from mmfixnorm.search.record.study import has_record, read_record_of
     from mmfixnorm.search.terminal.console import print_plan
 
-    check_can_be_written(problem.cfg)
     for key in missing_data(problem.cfg):
         print(f'WARNING: {key}: no such file or folder; `run` will need it', file=sys.stderr)
     history = read_record_of(problem).history() if has_record(problem.work_dir) else []

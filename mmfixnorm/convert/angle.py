@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = [
     'schedule_by_angle',
     'schedule_for_lr',
     'schedule_without_decay',
+    'takes_no_lr',
     'wrapper_by_angle',
 ]
 
@@ -61,7 +63,7 @@ def wrapper_by_angle(cfg: Config, edit: Mapping[str, Any]) -> tuple[dict[str, An
         edit (Mapping): ``optim_wrapper`` of the child whose set makes the optimizer's steps.
     """
     optimizer = cfg.optim_wrapper.optimizer
-    found: dict[str, Any] = {**edit, 'update': 'angle', 'per': 'layer'}
+    found: dict[str, Any] = {**copy.deepcopy(dict(edit)), 'update': 'angle', 'per': 'layer'}
     found['optimizer'] = dict(lr=ANGLE, **edit.get('optimizer', {}))
     comments = [
         'lr is an angle: each layer of the set turns by it in one step, in radians. Schedules act on the angle.'
@@ -74,6 +76,13 @@ def wrapper_by_angle(cfg: Config, edit: Mapping[str, Any]) -> tuple[dict[str, An
             'Biases, norm layers and other parameters outside the set have other_lr times the angle as their lr: '
             f"{float(optimizer['lr']):g}, the base config's, as long as the angle is {ANGLE}."
         )
+    for key, own in found.get('paramwise_cfg', {}).get('custom_keys', {}).items():
+        if (factor := own.get('lr_mult', 1.0)) > 1:  # smaller ones, as of a backbone that was trained before, are kept
+            own['lr_mult'] = 1.0  # and the key, which a shorter one may be part of
+            comments.append(
+                f'Not carried over: lr_mult={factor:g} of custom_keys[{key!r}], with which its layers would turn by '
+                f'{_tidy(factor * ANGLE)} in one step.'
+            )
     return found, comments
 
 
@@ -185,6 +194,12 @@ def has_warm_up(schedulers: Any, scope: str | None) -> bool:
         ):
             return True
     return False
+
+
+def takes_no_lr(schedulers: Any, scope: str | None) -> bool:
+    """Tell whether a ``param_scheduler`` sets the learning rate, whatever that of the optimizer is."""
+    each = [schedulers] if isinstance(schedulers, Mapping) else schedulers or []
+    return any(_kind(own, scope) == 'OneCycleLR' for own in each)
 
 
 def _kind(scheduler: Mapping[str, Any], scope: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from mmfixnorm.convert.angle import (
     schedule_by_angle,
     schedule_for_lr,
     schedule_without_decay,
+    takes_no_lr,
     wrapper_by_angle,
 )
 from mmfixnorm.convert.audit import ConfigAudit, audit_model, check_scope, hooks_of_class, with_scope
@@ -119,8 +121,16 @@ def convert(
         raise ConfigError(f'{out}: it already exists; choose another name, or replace it with --force')
     if os.path.realpath(out) == os.path.realpath(filename):
         raise ConfigError(f'{out}: would replace the config itself; choose another name')
-    if not alpha > 0:
-        raise ConfigError(f'--alpha: must be > 0, got {alpha}')
+    if update == 'angle' and lr_range is not None and max(lr_range) > math.pi:
+        raise ConfigError(
+            f'--lr-range: with --update angle these are angles of at most pi, in radians, got {max(lr_range):g}'
+        )
+    if not 0 < alpha < math.inf:
+        raise ConfigError(
+            f'--alpha: must be > 0 and finite, got {alpha}. For a classifier without a bound replace FixNormLinear by '
+            'WNLinear in the child, or its head by one of the same name with WN: a config with inf, which mmengine '
+            'writes into the work dir, cannot be read'
+        )
     if keep_norm_eval and train_bn:
         raise ConfigError('--train-bn: trains the BN that --keep-norm-eval keeps; pass one of the two, or neither')
     if update not in ('step', 'angle'):
@@ -238,7 +248,8 @@ def _child(
         search_comments = ['lr_range is in radians. The search is three trainings.']
     schedulers = plan.cfg.get('param_scheduler') if schedule is None else schedule
     linked = keys_of_lr(schedulers, plan.cfg.get('default_scope'))
-    search = search_block(plan.cfg, plan.alpha_keys, lr_range, method=method, linked=linked)
+    one_cycle = takes_no_lr(schedulers, plan.cfg.get('default_scope'))
+    search = None if one_cycle else search_block(plan.cfg, plan.alpha_keys, lr_range, method=method, linked=linked)
     if linked:
         search_comments.append('linked_keys keep their ratio to the learning rate.')
     if not has_warm_up(schedulers, plan.cfg.get('default_scope')):
@@ -252,7 +263,12 @@ def _child(
             f'lr {rate.lr:g} is outside search.lr_range {search["lr_range"]}, which is around the lr of the base '
             'config; set a range by --lr-range.'
         )
-    if search is None:
+    if one_cycle:
+        notes.append(
+            'param_scheduler takes the learning rate from eta_max of OneCycleLR, not from the optimizer, so there is '
+            'no search block; write it as LinearLR and CosineAnnealingLR to search.'
+        )
+    elif search is None:
         notes.append('val_evaluator reports no known metric, so there is no search block.')
     sections: list[tuple[str, Any, Sequence[str]]] = [
         *([('default_scope', scope, [])] if scope else []),

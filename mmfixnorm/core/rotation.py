@@ -141,9 +141,9 @@ class AngleNormFixer(ProposalNormFixer):
             layers as a whole. Defaults to 'layer'.
 
     Raises:
-        ValueError: If ``per`` is none of the three; at :meth:`install`, if a learning rate is negative; at a step, if
-            one is above pi, if a weight is all zero, if groups have different learning rates with ``'set'``, or if
-            weights are sharded with ``'filter'``.
+        ValueError: If ``per`` is none of the three; at :meth:`install`, if a learning rate is negative or above
+            pi; at a step, if one has come above pi, if a weight is all zero, if groups have different learning rates
+            with ``'set'``, or if weights are sharded with ``'filter'``.
     """
 
     def __init__(self, target: float | str | None = None, per: str = 'layer') -> None:
@@ -158,8 +158,10 @@ class AngleNormFixer(ProposalNormFixer):
         if self._optimizer is optimizer:
             return
         rates = _numbers(optimizer.param_groups[number]['lr'] for number, _ in places(optimizer, FLAG, WAITING))
-        if rates and min(rates) < 0:
-            raise ValueError(f"with update='angle' the learning rate is an angle >= 0, in radians, got {min(rates)}")
+        if wrong := [rate for rate in rates if not 0 <= rate <= math.pi]:
+            raise ValueError(
+                f"with update='angle' the learning rate is an angle from 0 to pi, in radians, got {wrong[0]}"
+            )
         super().install(optimizer)
 
     def _check(self, optimizer: Optimizer, moved: Mapping[Place, Tensor], every: Mapping[Place, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from mmfixnorm.type_names import type_name
 _NO_ENTRIES = 'need at least one array to concatenate'  # NumPy's, in BaseDataset of mmengine
 
 _FOLDERS = 'The number of subfolders'  # mmpretrain's, in CustomDataset
+_NO_FILES = re.compile(r'Found 0 files in subfolders of: (.*)')  # the same
 
 
 def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
@@ -44,6 +46,11 @@ def explain_failure(err: BaseException, cfg: Any, mode: str) -> None:
             check_coco_file(ann_file, key, classes, annotated=mode != 'test')
     if any(_FOLDERS in str(cause) for cause in causes):
         _check_class_folders(cfg, mode)
+    for found in filter(None, (_NO_FILES.search(str(cause)) for cause in causes)):
+        raise ConfigError(
+            f'{mode}_dataloader.dataset: no image in the folders below {found[1].splitlines()[0]}; each class has a '
+            'folder of its images there. Check data_root, data_prefix and extensions'
+        ) from err
     if any(_NO_ENTRIES in str(cause) for cause in causes):
         raise ConfigError(no_image_left(f'{mode}_dataloader.dataset')) from err
 

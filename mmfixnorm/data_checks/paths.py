@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import glob
 import os
+import pickle
+import re
+import tarfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +15,8 @@ from mmfixnorm.errors import ConfigError
 from mmfixnorm.type_names import type_name
 
 _NAMED = 5  # checkpoints that a message lists
+_CHECKPOINTS = ('.pth', '.pt', '.pkl', '.ckpt', '.bin', '.tar')
+_PREFIX = re.compile(r'[\w-]{2,}:')  # of an address, or of a storage that mmengine knows; not of a drive
 #: Data sets of mmpretrain that download themselves; their data root need not exist.
 _DOWNLOADED = ('CIFAR10', 'CIFAR100', 'MNIST', 'FashionMNIST')
 
@@ -50,18 +56,63 @@ def check_exists(key: str, path: str) -> None:
         )
 
 
+def weights_to_start_from(cfg: Any) -> dict[str, str]:
+    """Return the checkpoints that a training starts from, files and addresses, by their config keys."""
+    leaves = [*_leaves(cfg.get('model'), 'model'), ('load_from', cfg.get('load_from'))]
+    return {
+        key: value
+        for key, value in leaves
+        if isinstance(value, str) and (key == 'load_from' or key.rsplit('.', 1)[-1] in ('checkpoint', 'pretrained'))
+    }
+
+
+def _leaves(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    yield key, node
+    for name, child in children:
+        yield from _leaves(child, f'{key}.{name}')
+
+
+def local_starts(cfg: Any) -> dict[str, str]:
+    """Return those of :func:`weights_to_start_from` that are files of this machine.
+
+    ``pretrained`` may also be a name that a package of its own knows: what does not end like a checkpoint is no file.
+    """
+    return {
+        key: value
+        for key, value in weights_to_start_from(cfg).items()
+        if not _PREFIX.match(value) and (key == 'load_from' or value.endswith(_CHECKPOINTS))
+    }
+
+
 def check_checkpoint(path: str, option: str = '') -> None:
-    """Check that a checkpoint is a file of this machine.
+    """Check that a checkpoint is a file of this machine, and looks like one.
 
     Raises:
-        ConfigError: If it is not; the message lists the newest checkpoints beside it.
+        ConfigError: If it is not; the message lists the newest checkpoints beside it. Or if it is another kind of file,
+            or was cut off.
     """
-    if os.path.isfile(os.path.expanduser(path)):
+    named = f'{option}{": " * bool(option)}'
+    file = os.path.expanduser(path)
+    if os.path.isfile(file):
+        if not _looks_like_checkpoint(file):
+            raise ConfigError(
+                f'{named}{path}: not a checkpoint ({os.path.getsize(file)} bytes): a file of another kind, or one that '
+                'was cut off while it was written or copied; take another one'
+            )
         return
     beside = glob.glob(os.path.join(glob.escape(os.path.dirname(os.path.expanduser(path))), '*.pth'))
     others = sorted(filter(os.path.isfile, beside), key=_modified)
     there = f'; there are {", ".join(map(repr, others[-_NAMED:]))}' if others else ''
-    raise ConfigError(f'{option}{": " * bool(option)}no such checkpoint: {path!r}{there}')
+    raise ConfigError(f'{named}no such checkpoint: {path!r}{there}')
+
+
+def _looks_like_checkpoint(file: str) -> bool:
+    """Tell whether a file is an archive that torch writes, or a pickle, as its older versions wrote."""
+    if zipfile.is_zipfile(file) or tarfile.is_tarfile(file):
+        return True
+    with open(file, 'rb') as opened:
+        return opened.read(1) == pickle.PROTO or file.endswith('.pkl')
 
 
 def _modified(path: str) -> float:

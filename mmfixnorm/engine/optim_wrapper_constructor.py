@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -155,6 +157,11 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ConfigError(
                 "optim_wrapper.optimizer.lr: must be a number, with update='angle' the angle in radians, got None"
             )
+        if cfg.get('update') == 'angle' and not 0 <= self.base_lr <= math.pi:
+            raise ConfigError(
+                "optim_wrapper.optimizer.lr: with update='angle' it is an angle from 0 to pi, in radians, got "
+                f'{self.base_lr!r}; usual angles are near 0.02'
+            )
         if other_lr is None:
             return OTHER_LR
         if isinstance(other_lr, bool) or not isinstance(other_lr, (int, float)) or not 0 <= other_lr < float('inf'):
@@ -176,10 +183,24 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             self._lr_factors = lr_factors(module, lr_constructor, lr=self.base_lr, weight_decay=self.base_wd)
         groups = self._sort(module, weights)
         _log_groups(groups)
+        self._warn_of_no_effect(module, groups.values())
         params += groups.values()
         first = self._sort(module, weights, as_first=True)
         if [[*map(id, g['params'])] for g in first.values()] != [[*map(id, g['params'])] for g in params]:
             self._first_groups = [*first.values()]
+
+    def _warn_of_no_effect(self, module: nn.Module, groups: Iterable[Mapping[str, Any]]) -> None:
+        names = [name for name, _ in module.named_parameters()]
+        for key in self.paramwise_cfg.get('custom_keys', {}):
+            if not any(key in name for name in names):
+                _warn(
+                    f'optim_wrapper.paramwise_cfg.custom_keys: no parameter has {key!r} in its name: it has no effect'
+                )
+        if self.base_wd and all('weight_decay' in group for group in groups):
+            _warn(
+                f'optim_wrapper.optimizer.weight_decay={self.base_wd:g} has no effect: the set, norm layers, '
+                'biases and scales are not decayed, and this model has no other parameters'
+            )
 
     def _sort(
         self, module: nn.Module, in_set: set[int], *, as_first: bool = False
@@ -233,6 +254,10 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         keys = self.paramwise_cfg.get('custom_keys', {})
         matches = sorted(key for key in keys if key in name)
         return keys[max(matches, key=len)] if matches else {}
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
 
 
 def _log_groups(groups: dict[tuple[str, float], dict[str, Any]]) -> None:

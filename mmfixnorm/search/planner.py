@@ -28,7 +28,7 @@ from mmfixnorm.search.methods.base import (
     Spec,
 )
 from mmfixnorm.search.methods.confirm import planned_confirmation, replay_confirmation
-from mmfixnorm.search.methods.edges import edge_warnings
+from mmfixnorm.search.methods.edges import edge_warnings, tie_warnings
 from mmfixnorm.search.methods.ramp import needs_ramp, planned_ramp, replay_ramp, with_range
 from mmfixnorm.search.settings import SearchSettings
 
@@ -140,8 +140,8 @@ def _replay_method(settings: SearchSettings, finished: Finished, proposed: Propo
     replayed = replay_confirmation(settings, replayed, finished)
     if not replayed.finished:
         return replayed
-    warnings = (*replayed.warnings, *edge_warnings(settings, replayed, finished))
-    return dataclasses.replace(replayed, warnings=warnings)
+    ends = [*edge_warnings(settings, replayed, finished), *tie_warnings(replayed, finished)]
+    return dataclasses.replace(replayed, warnings=(*replayed.warnings, *ends))
 
 
 def planned_stages(settings: SearchSettings) -> list[PlannedStage]:

@@ -18,8 +18,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmfixnorm.config import HOOK_NAMES, load_config, training_length, turns_by_angle, with_names
-from mmfixnorm.data_checks.paths import check_exists, data_paths
+from mmfixnorm.config import HOOK_NAMES, dicts_in, load_config, training_length, turns_by_angle, with_names
+from mmfixnorm.data_checks.paths import check_checkpoint, check_exists, data_paths, local_starts
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, is_key, with_value
 from mmfixnorm.search._utils.total_batch import TotalBatch, counts_to_keep, total_batch
@@ -31,6 +31,7 @@ from mmfixnorm.search.methods.sampled import SampledSearch
 from mmfixnorm.search.planner import planned_stages
 from mmfixnorm.search.settings import ANGLE_RANGE, SearchSettings
 from mmfixnorm.search.trial.schedule import lengthen_iterations, scale_schedule, shortened_length
+from mmfixnorm.type_names import type_name
 
 #: Parts of a config that say where and how a training runs and what it shows, not what it computes.
 _EXECUTION = frozenset({'search', 'work_dir', 'resume', 'launcher', 'log_level', 'log_processor', 'local_rank'})
@@ -278,7 +279,10 @@ def load_problem(
             raise ConfigError(f'--workers: must be an integer >= 1, got {workers}')
         settings = replace(settings, workers=workers)
     _check_keys(cfg, settings)
+    _check_schedulers(cfg)
     settings = _with_own_lr(cfg, settings)
+    if turns_by_angle(cfg):
+        _check_angles(settings)
     if isinstance(settings, SampledSearch):
         settings = _with_space_of(cfg, settings)
     if check := method_of(settings).check:
@@ -330,6 +334,15 @@ def _check_keys(cfg: Config, settings: SearchSettings) -> None:
         raise ConfigError(f'search.linked_keys: {settings.lr_keys[0]} must be > 0 in the config, to have a ratio to it')
 
 
+def _check_schedulers(cfg: Config) -> None:
+    for scheduler in dicts_in(cfg.get('param_scheduler')):
+        if type_name(scheduler.get('type', '')).startswith('OneCycle') and scheduler.get('param_name', 'lr') == 'lr':
+            raise ConfigError(
+                f'param_scheduler: {type_name(scheduler["type"])} takes the learning rate from its eta_max, whatever '
+                'search.lr_key is set to, so there is nothing to tune; write it as LinearLR and CosineAnnealingLR'
+            )
+
+
 def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
     """Fill in what a search needs of its config: the learning rate, and the range of one that is an angle."""
     if not settings.needs_own_lr:
@@ -349,6 +362,16 @@ def _with_own_lr(cfg: Config, settings: SearchSettings) -> SearchSettings:
         settings = with_range(settings, ANGLE_RANGE)
     check_room_for_ramp(settings)
     return replace(settings, own_lr=float(lr))
+
+
+def _check_angles(settings: SearchSettings) -> None:
+    for name in ('lrs', 'lr_range'):
+        rates = getattr(settings, name, None)
+        if isinstance(rates, tuple) and max(rates) > math.pi:
+            raise ConfigError(
+                f"search.{name}: with update='angle' the learning rate is an angle of at most pi, in radians, got "
+                f'{max(rates):g}; usual angles are near 0.02'
+            )
 
 
 def check_room_for_ramp(settings: SearchSettings) -> None:
@@ -400,13 +423,15 @@ def _with_space_of(cfg: Config, settings: SampledSearch) -> SampledSearch:
 
 
 def check_data(cfg: Any) -> None:
-    """Check that every data path of the config exists.
+    """Check that the data of the config exist, and the weights that it starts from.
 
     Raises:
         ConfigError: A path does not exist; the message names its key.
     """
     for key, path in data_paths(cfg).items():
         check_exists(key, path)
+    for key, path in local_starts(cfg).items():
+        check_checkpoint(path, key)
 
 
 def check_can_be_written(cfg: Config) -> None:
@@ -443,8 +468,9 @@ def _is_plain(value: Any) -> bool:
 
 
 def missing_data(cfg: Any) -> list[str]:
-    """List the config keys of data that are not on this machine."""
-    return [key for key, path in data_paths(cfg).items() if not os.path.exists(path)]
+    """List the config keys of data, and of weights to start from, that are not on this machine."""
+    paths = {**data_paths(cfg), **local_starts(cfg)}
+    return [key for key, path in paths.items() if not os.path.exists(os.path.expanduser(path))]
 
 
 def describe_data(cfg: Any, *, but: Path | None = None) -> dict[str, str]:

@@ -87,6 +87,9 @@ def test_python_m_mmfixnorm_is_the_command(python) -> None:
         (['train'], 'mmfixnorm train: error: the following arguments are required: config'),
         (['train', 'c.py', '--work-dri', 'x'], 'mmfixnorm train: error: unrecognized arguments: --work-dri x'),
         (['train', 'c.py', '--cfg-options', 'lr'], "argument --cfg-options: must be KEY=VALUE, got 'lr'"),
+        (['train', 'c.py', '--cfg-options', "a.b={'type':'AdamW'}"], 'a.b: a dict cannot be given, got'),
+        (['convert', 'c.py', '-o', 'n.py', '--size', '0'], 'argument --size: must be an integer >= 1, got 0'),
+        (['audit', 'c.py', '--images', '-4'], 'argument --images: must be an integer >= 1, got -4'),
         (['search', 'stop', 'c.py'], "mmfixnorm search: error: argument action: invalid choice: 'stop'"),
     ],
 )

@@ -1,5 +1,6 @@
 """What a command says of an error in the user's own code, and of a package that is missing."""
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -71,7 +72,7 @@ def command(tmp_path, monkeypatch, capsys, forget_runs):
         MODELS.module_dict.pop('OwnNet', None)
         Path('own_net.py').write_text(OWN.format(body=body))
         Path('config.py').write_text(CONFIG)
-        Path('weights.pth').touch()
+        Path('weights.pth').write_bytes(pickle.dumps({}))
         capsys.readouterr()
         return cli.main(argv), capsys.readouterr().err
 

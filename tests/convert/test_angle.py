@@ -38,6 +38,23 @@ def child_of(cfg: Config) -> Config:
     return child
 
 
+def test_a_layer_does_not_turn_by_a_multiple_of_the_angle() -> None:
+    keys = {'head': dict(lr_mult=10.0), 'head.norm': dict(lr_mult=1.0), 'backbone': dict(lr_mult=0.1)}
+    cfg = Config(
+        dict(
+            optim_wrapper=dict(
+                optimizer=dict(type='SGD', lr=0.1, weight_decay=1e-4), paramwise_cfg=dict(custom_keys=keys)
+            )
+        )
+    )
+    by_step, _ = optim_wrapper_edit(cfg, [], decay=False)
+    by_angle, comments = wrapper_by_angle(cfg, by_step)
+    assert by_step['paramwise_cfg']['custom_keys']['head'] == dict(lr_mult=10.0)
+    kept = by_angle['paramwise_cfg']['custom_keys']
+    assert kept == {'head': dict(lr_mult=1.0), 'head.norm': dict(lr_mult=1.0), 'backbone': dict(lr_mult=0.1)}
+    assert "lr_mult=10 of custom_keys['head'], with which its layers would turn by 0.2 in one step" in comments[-1]
+
+
 def test_the_range_holds_the_angle_with_room_for_twice_and_half_of_it() -> None:
     low, high = ANGLE_RANGE
     assert low <= ANGLE / 2 < ANGLE * 2 <= high

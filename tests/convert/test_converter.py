@@ -362,6 +362,14 @@ def test_a_schedule_without_warm_up_is_told(schedulers, warned) -> None:
     assert has_warm_up(schedulers, 'mmpretrain') is not warned
 
 
+def test_a_schedule_with_a_learning_rate_of_its_own_gets_no_search_block_and_a_note(tmp_path) -> None:
+    one_cycle = "param_scheduler = [dict(type='OneCycleLR', eta_max=0.1, total_steps=20)]\n"
+    plain = child_of(tmp_path, one_cycle)
+    done = convert(plain, str(tmp_path / 'new.py'), size=16)
+    assert any('eta_max of OneCycleLR, not from the optimizer, so there is no search block' in n for n in done.notes)
+    assert 'lr_range' not in (tmp_path / 'new.py').read_text()
+
+
 LAYER_WISE = """
 model = dict(
     backbone=dict(

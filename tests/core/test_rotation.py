@@ -410,8 +410,11 @@ REFUSED = {
 def test_a_refused_step_leaves_the_weights_before_it(change, per, message, by_closure, decay):
     model = small_net(affine=False)
     optimizer = torch.optim.SGD(convs(model), lr=0.1, momentum=0.9, weight_decay=decay)
-    change(model, optimizer)
+    if change is not too_large:
+        change(model, optimizer)
     norm_fixer = fix_norm(optimizer, params=convs(model), update='angle', per=per)
+    if change is too_large:  # as by a schedule: before, it is refused at once
+        change(model, optimizer)
     before = [w.detach().clone() for w in convs(model)]
 
     def closure():
@@ -737,11 +740,12 @@ def test_a_step_that_the_scaler_skips_changes_no_bit():
         assert torch.equal(value, before[name]), name
 
 
-def test_a_negative_angle_is_refused():
+@pytest.mark.parametrize('angle', [-0.02, 3.2])
+def test_an_angle_that_is_none_is_refused(angle):
     model = small_net()
     optimizer = torch.optim.SGD(groups_of(model))
-    optimizer.param_groups[0]['lr'] = -0.02
-    with pytest.raises(ValueError, match='an angle >= 0, in radians, got -0.02'):
+    optimizer.param_groups[0]['lr'] = angle
+    with pytest.raises(ValueError, match=f'an angle from 0 to pi, in radians, got {angle}'):
         fix_norm(optimizer, params=convs(model), update='angle')
 
 

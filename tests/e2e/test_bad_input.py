@@ -106,3 +106,35 @@ def test_a_download_of_a_hook_that_fails_keeps_its_traceback(train, downloaded, 
     monkeypatch.setattr(IterTimerHook, '_after_iter', failing)
     with pytest.raises(URLError, match='the report server is down'):
         train('fixnorm', downloaded)
+
+
+STARTS = {
+    'load_from': ("load_from = 'missing.pth'", "load_from: no such checkpoint: 'missing.pth'"),
+    'pretrained': (
+        "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='missing.pth')))",
+        "model.backbone.init_cfg.checkpoint: no such checkpoint: 'missing.pth'",
+    ),
+    'folders without images': (
+        "train_dataloader = dict(dataset=dict(data_root='empty', data_prefix=''))",
+        'train_dataloader.dataset: no image in the folders below',
+    ),
+    'an angle beyond pi': (
+        "optim_wrapper = dict(update='angle', optimizer=dict(lr=4.0))",
+        "optim_wrapper.optimizer.lr: with update='angle' it is an angle from 0 to pi, in radians, got 4.0",
+    ),
+}
+
+
+@pytest.mark.parametrize('change, message', STARTS.values(), ids=STARTS)
+def test_what_a_training_cannot_start_from_is_told_before_it(train, tmp_path, change, message):
+    (tmp_path / 'empty' / '0').mkdir(parents=True)
+    status, err = train('fixnorm', change)
+    assert (status, 'Traceback' in err) == (2, False)
+    assert message in err
+
+
+def test_a_checkpoint_with_the_groups_of_another_config_is_not_resumed(train):
+    assert train('fixnorm')[0] == 0
+    status, err = train('wd', '', '--resume', 'run/epoch_1.pth', epochs=2)
+    assert (status, 'Traceback' in err) == (2, False)
+    assert 'resume: the optimizer of the checkpoint has other parameter groups' in err

@@ -164,3 +164,20 @@ def test_bad_options_say_what_was_found(toy_classifier, paramwise_cfg, message):
 def test_model_without_anything_to_fix_is_refused():
     with pytest.raises(ValueError, match='norm-fixing set is empty: the model has no trainable conv or FC weight'):
         build(nn.Sequential(nn.BatchNorm2d(2)))
+
+
+def test_what_has_no_effect_is_warned_of(toy_classifier, monkeypatch):
+    said = []
+    module = 'mmfixnorm.engine.optim_wrapper_constructor'
+    monkeypatch.setattr(f'{module}.print_log', lambda text, level=0, **_: said.append(text) if level else None)
+    sgd = dict(type='SGD', lr=0.1, weight_decay=0.1)
+    build(toy_classifier(), sgd, custom_keys={'bakbone': dict(lr_mult=0.1), 'backbone': dict(lr_mult=0.5)})
+    assert [text.split(':')[0] for text in said] == [
+        'optim_wrapper.paramwise_cfg.custom_keys',
+        'optim_wrapper.optimizer.weight_decay=0.1 has no effect',
+    ]
+    assert "'bakbone'" in said[0]
+    said.clear()
+    build(toy_classifier(), sgd, exclude=[r'^backbone\.0'])  # which is decayed
+    build(toy_classifier(), dict(sgd, weight_decay=0.0))
+    assert said == []

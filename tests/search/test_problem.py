@@ -7,7 +7,7 @@ from mmfixnorm.data_checks.paths import data_paths
 from mmfixnorm.errors import ConfigError
 from mmfixnorm.search._utils.keys import flatten, get_key, nest
 from mmfixnorm.search.methods.base import Point, Spec
-from mmfixnorm.search.problem import check_data, describe_data, differences, load_problem
+from mmfixnorm.search.problem import check_data, describe_data, differences, load_problem, missing_data
 
 SPEC = Spec('r0-k3', 'round 0', Point(2.6, 0.5), 0.2)
 
@@ -229,3 +229,28 @@ def test_dotted_keys_go_through_lists():
 def test_nest_is_the_inverse_of_flatten():
     nested = {'a': {'b': 1, 'c': {'d': 'x'}}, 'e': {}}
     assert nest(dict(flatten(nested))) == nested
+
+
+REFUSED = {
+    'one cycle': (
+        "param_scheduler = [dict(type='OneCycleLR', eta_max=0.1, total_steps=8)]\n",
+        'param_scheduler: OneCycleLR takes the learning rate from its eta_max',
+    ),
+    'an angle beyond pi': (
+        "optim_wrapper = dict(type='FixNormOptimWrapper', update='angle', optimizer=dict(type='SGD', lr=0.02))\n",
+        r"search\.lr_range: with update='angle' the learning rate is an angle of at most pi, in radians, got 4",
+    ),
+    'a start that is missing': ("load_from = 'missing.pth'\n", "load_from: no such checkpoint: 'missing.pth'"),
+}
+
+
+@pytest.mark.parametrize(('extra', 'message'), REFUSED.values(), ids=REFUSED)
+def test_a_search_whose_trials_would_all_fail_is_refused(write_config, extra, message):
+    config = write_config("type='FixNormSearch', lr_range=(0.02, 4.0)", extra=extra)
+    with pytest.raises(ConfigError, match=message):
+        load_problem(config)
+
+
+def test_what_a_run_needs_and_is_not_here_is_listed_with_the_weights_to_start_from(write_config):
+    config = write_config("type='FixNormSearch', lr_range=(0.02, 4.0)", extra="load_from = 'missing.pth'\n")
+    assert missing_data(load_problem(config, needs_data=False).cfg)[-1] == 'load_from'

@@ -166,7 +166,12 @@ def test_the_tool_says_what_it_did_and_names_the_key_of_a_mistake(convert, capsy
         ([wd, '-o', 'new.py'], 'new.py: it already exists'),
         (['no.py', '-o', 'other.py'], "no such config file: 'no.py'"),
         (['new.py', '-o', 'other.py'], 'it is already FixNorm'),
-        ([wd, '-o', 'other.py', '--alpha', -1], '--alpha: must be > 0, got -1'),
+        ([wd, '-o', 'other.py', '--alpha', -1], '--alpha: must be > 0 and finite, got -1'),
+        ([wd, '-o', 'other.py', '--alpha', 'inf'], '--alpha: must be > 0 and finite, got inf'),
+        (
+            [wd, '-o', 'other.py', '--update', 'angle', '--lr-range', 0.01, 4],
+            '--lr-range: with --update angle these are',
+        ),
         ([wd, '-o', 'other.py', '--lr-from', 'no.pth'], "--lr-from: no such checkpoint: 'no.pth'"),
     ):
         assert convert(*argv) == 2

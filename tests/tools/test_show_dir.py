@@ -94,6 +94,6 @@ def test_masks_are_painted_into_the_given_folder(test_tool, tiny_task, tmp_path,
 
 def test_a_folder_that_cannot_be_made_ends_with_status_2(test_tool, tiny_task, tmp_path, capsys) -> None:
     config = tiny_task('segmentation')
-    (tmp_path / 'model.pth').touch()
+    (tmp_path / 'model.pth').write_bytes(pickle.dumps({}))
     assert test_tool([config, 'model.pth', '--show-dir', 'model.pth']) == 2
     assert '--show-dir: cannot write to' in capsys.readouterr().err

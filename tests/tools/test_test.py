@@ -45,6 +45,6 @@ def test_out_holds_one_prediction_per_image(test_tool, toy, trained, in_tmp) -> 
     ],
 )
 def test_bad_input_ends_with_a_message_and_status_2(test_tool, toy, in_tmp, capsys, argv, message) -> None:
-    (in_tmp / 'x.pth').touch()
+    (in_tmp / 'x.pth').write_bytes(pickle.dumps({}))
     assert test_tool([toy, *argv]) == 2
     assert message in capsys.readouterr().err

@@ -102,7 +102,8 @@ class FixNormHook(Hook):
                 self.norm_fixer.load_state_dict(self._resumed, optimizer)
         warn_of_set(model, optimizer)
         self.norm_fixer.report.take_names(model, optimizer)
-        self.norm_fixer.install(optimizer)
+        with config_errors('FixNormHook: '):
+            self.norm_fixer.install(optimizer)
 
     def _set(self, model: nn.Module) -> dict[str, nn.Parameter]:
         return choose_set(model, fc=self.fc, exclude=self.exclude, named_by='FixNormHook')

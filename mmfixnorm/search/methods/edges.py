@@ -1,4 +1,4 @@
-"""Whether a winner lies at the edge of what was searched: then the best may lie beyond.
+"""Whether a winner lies at the edge of what was searched, where the best may lie beyond, or is none at all.
 
 Decided here:
 
@@ -7,7 +7,8 @@ Decided here:
 - a range that begins with 0 has no edge there: for most numbers nothing lies below;
 - a value that the search could have tried and did not, because its walk ended before, is no less tried;
 - where a training with another value of that number, else at the same point, has the same result, there is no edge:
-  the number makes no difference there.
+  the number makes no difference there;
+- where all trainings have the same value, at two points or more, there is no winner.
 """
 
 from __future__ import annotations
@@ -38,6 +39,21 @@ def edge_warnings(settings: SearchSettings, replayed: Replay, finished: Finished
                 f'{beyond}; extend search.{setting_of(settings, name)}, and search again in another --work-dir'
             )
     return warnings
+
+
+def tie_warnings(replayed: Replay, finished: Finished) -> list[str]:
+    """Warn of a winner that is the first of equals: nothing was chosen."""
+    searched = [stage for stage in replayed.stages if stage.kind is not StageKind.CONFIRMATION]
+    trained = [finished[spec.key] for stage in searched for spec in stage.specs if spec.key in finished]
+    trained = [training for training in trained if training.lr_range is None]  # no ramp
+    values, points = {training.value for training in trained}, {training.point for training in trained}
+    if replayed.best is None or len(values) > 1 or len(points) < 2:
+        return []
+    return [
+        f'all {len(trained)} trainings have the value {replayed.best.value:g}, so nothing was chosen: either nothing '
+        'was learnt, as where a warm-up is as long as the training, or the metric is at its end, or the points are too '
+        'close; their logs show which'
+    ]
 
 
 def _end(settings: SearchSettings, name: str, best: Best, specs: list[Spec]) -> str:

@@ -75,3 +75,18 @@ def test_a_search_that_is_not_over_has_no_edge_yet():
     settings = parse_settings(GRID)
     asked, *_ = play(settings, hill(0.1, 4.0))
     assert replay(settings, [closed(s, hill(0.1, 4.0)(s)) for s in asked[:-1]]).warnings == ()
+
+
+@pytest.mark.parametrize('block', [ALGORITHM_4, UNIMODAL, GRID, dict(GRID, confirm_seeds=2)])
+def test_a_winner_among_equals_is_said_to_be_none(block):
+    settings = parse_settings(block)
+    asked, *_ = play(settings, lambda s: 0.0)
+    replayed = replay(settings, [closed(s, 0.0) for s in asked])
+    (warning,) = (warning for warning in replayed.warnings if 'is the lowest that was tried' not in warning)
+    assert replayed.finished
+    searched = [s for s in asked if s.seed is None]
+    assert warning.startswith(f'all {len(searched)} trainings have the value 0, so nothing was chosen')
+    value = hill(0.4, 4.0)
+    asked, *_ = play(settings, value)
+    replayed = replay(settings, [closed(s, value(s)) for s in asked])
+    assert not any('nothing was chosen' in warning for warning in replayed.warnings)
