@@ -204,7 +204,8 @@ TASKS = {
     ),
     'deit': Task(
         'configs/cifar10/deit-thin_{method}_1xb128-20e_cifar10-5k.py',
-        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.0125, lars=0.5), recipe='adamw', methods=DEIT, switches=DEIT_SWITCHES,
+        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.003125, lars=0.5), recipe='adamw',
+        methods=DEIT, switches=DEIT_SWITCHES,
     ),
     'convnext': Task(
         'configs/cifar10/convnext-thin_{method}_1xb128-20e_cifar10-5k.py',
