@@ -43,7 +43,7 @@ ROWS = [
         'mmpretrain/convnext/convnext-tiny_32xb128_in1k',
         'try it, keep your recipe: every layer becomes WN ([why](convert.md#without-batch-normalisation))',
         "a thin one on CIFAR-10: 1.04 points below AdamW, by angle 1.36, with `per='set'` 0.66 above; "
-        'LAMB is 2.23 above '
+        'AdamW with clipped gradients is 1.43 above AdamW, LAMB 2.23 '
         '([table](rotation_measured.md#does-it-gain))',
     ),
     Row(

@@ -432,6 +432,7 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'lr-tables-angle': lr_tables.results_text(played['angle']),
     }
     scratch, tuned = (rotation.TASKS, 'rotation'), (fine_tune.TASKS, 'fine-tune')
+    by_adamw = {name: task for name, task in rotation.TASKS.items() if task.recipe == 'adamw'}
     of_rotation = {
         'scan': rotation_report.scan_table(results, *scratch),
         'bests': rotation_report.bests_table(results),
@@ -443,6 +444,7 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'decay': rotation_report.decay_table(results),
         'networks-finals': rotation_report.finals_table(results, rotation.NETWORKS, 'rotation', 'angle'),
         'finals': rotation_report.finals_table(results, *scratch, 'angle'),
+        'adamw-finals': rotation_report.finals_table(results, by_adamw, 'rotation', 'adamw'),
     }
     of_tuning = {
         'fine-tune-scan': rotation_report.scan_table(results, *tuned),

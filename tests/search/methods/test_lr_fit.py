@@ -220,7 +220,7 @@ def test_where_the_best_is_at_the_end_and_still_rising_the_remedy_is_named():
 def test_where_all_values_are_equal_nothing_was_learnt():
     asked, values, _ = play(search(), lambda spec: 0.0)
     (warning,) = replay_of(search(), asked, values).warnings
-    assert 'all 3 trainings have the value 0, which says nothing' in warning
+    assert 'all 3 trainings have the value 0, so nothing was chosen' in warning
 
 
 BAD = {
