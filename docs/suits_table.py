@@ -50,7 +50,7 @@ ROWS = [
         'LN: vision transformer',
         'mmpretrain/deit/deit-tiny_4xb256_in1k',
         'the same, and not by angle',
-        'a thin DeiT on CIFAR-10: level with AdamW, by angle 2.11 points below '
+        'a thin DeiT on CIFAR-10: level with AdamW, also where both clip gradients, by angle 2.11 points below '
         '([table](rotation_measured.md#does-it-gain))',
     ),
     Row(

@@ -275,7 +275,7 @@ def test_each_method_of_the_scans_differs_from_its_config_in_what_it_claims(of, 
     after = dict(model.named_parameters())
     kept = [after[name].norm().item() == pytest.approx(p.norm().item(), rel=1e-5) for name, p in start.items()]
     angles = [torch.acos(cosine(after[name], p).clamp(-1, 1)).item() for name, p in start.items()]
-    by_angle = ('angle', 'angle-sgd', 'angle-plain', 'angle-filter')
+    by_angle = ('angle', 'angle-sgd', 'angle-plain', 'angle-filter', 'angle-clip')
     if method in (*by_angle, 'hyperball', 'per-layer'):
         assert all(kept)
     else:
@@ -368,32 +368,34 @@ def test_the_better_of_two_searches_of_adamw_pays_for_itself_alone(tmp_path):
     assert rotation_report.tuned_decay(Results(tmp_path), 'deit') == ([36.0], 7.0)
 
 
-def test_the_best_norm_to_clip_at_is_tested_and_stands_among_the_others(tmp_path):
-    def scan(group, value):
-        return dict(group=group, kind='search', winner=[0.04, None, None], value=value)
+def _scan(group, values, lr=0.02):
+    return [dict(group=group, seed=0, lr=lr * 2**k, value=value) for k, value in enumerate(values)]
 
-    tested = [dict(group='bccd/wd/test', kind='finals'), dict(group='bccd/wd/test', seed=3, value=71.0)]
-    lines = [scan('bccd/wd/1', 70.0), scan('bccd/wd/10', 72.0), *tested]
+
+def _final(group, value):
+    return [dict(group=group, kind='finals'), dict(group=group, seed=3, value=value)]
+
+
+def test_the_best_norm_to_clip_at_is_tested_and_stands_among_the_others_and_no_clipping(tmp_path):
+    lines = [*_scan('bccd/wd/1', [60.0, 61.0, 62.0]), *_scan('bccd/wd/1/higher', [70.0, 69.0], 0.16)]
+    lines += [*_scan('bccd/wd/10', [50.0, 72.0, 51.0]), *_final('bccd/wd/test', 71.0)]
     (tmp_path / 'rotation-clip.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    usual = [scan('wd-clip/seed0', 73.0), dict(group='wd-clip/test', kind='finals')]
-    usual += [dict(group='wd-clip/test', seed=3, value=69.0)]
+    usual = [*_scan('wd-clip/seed0', [50.0, None, 73.0]), *_final('wd-clip/test', 69.0)]
+    usual += [*_scan('wd/seed0', [50.0, 64.0, 60.0]), *_final('wd/test', 62.0)]
     (tmp_path / 'rotation-bccd.jsonl').write_text('\n'.join(map(json.dumps, usual)))
     rows = [row.split(' | ') for row in rotation_report.clip_table(Results(tmp_path)).splitlines()[2:]]
-    assert [(row[2], row[4], row[5][:5]) for row in rows] == [
-        ('1', '70.0', ''),
-        ('5', '73.0', '69.00'),
-        ('10', '72.0', '71.00'),
+    assert [(row[2], row[3], row[4], row[5][:5]) for row in rows] == [
+        ('1', '0.16', '70.0', ''),
+        ('5', '0.08 (edge)', '73.0', '69.00'),
+        ('10', '0.04', '72.0', '71.00'),
+        ('inf', '0.04', '64.0', '62.00'),
     ]
 
 
 def test_decays_beyond_the_range_of_a_search_stand_beside_the_one_that_it_has_found(tmp_path):
-    def scan(group, value):
-        return dict(group=group, kind='search', winner=[0.1, None, None], value=value)
-
-    tested = [dict(group='camvid/wd/test', kind='finals'), dict(group='camvid/wd/test', seed=3, value=24.0)]
-    lines = [scan('camvid/wd/0.03', 26.0), scan('camvid/wd/0.1', 25.0), *tested]
+    lines = [*_scan('camvid/wd/0.03', [26.0]), *_scan('camvid/wd/0.1', [25.0]), *_final('camvid/wd/test', 24.0)]
     (tmp_path / 'rotation-decay.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    usual = [scan('wd/seed0', 24.0), dict(group='wd/test', kind='finals'), dict(group='wd/test', seed=3, value=22.0)]
+    usual = [*_scan('wd/seed0', [24.0]), *_final('wd/test', 22.0)]
     (tmp_path / 'rotation-camvid.jsonl').write_text('\n'.join(map(json.dumps, usual)))
     rows = [row.split(' | ') for row in rotation_report.decay_table(Results(tmp_path)).splitlines()[2:]]
     assert [(row[2], row[4], row[5][:5]) for row in rows] == [

@@ -34,10 +34,11 @@ LONGER_TASKS = ('bccd', 'camvid')
 LONGER_METHODS = ('angle', 'wd-clip', 'lars', 'angle-filter', 'fixnorm', 'wd')
 LONGER = {3: TEST_SEEDS, 10: TEST_SEEDS[:3]}
 
-#: Where ``wd-clip`` and ``fixnorm-clip`` clip the norm of the gradients, and at which others.
-CLIP_NORM = 5.0
-CLIPPED = ('wd', 'fixnorm')
-CLIP_NORMS = (0.5, 1.0, 2.0, 10.0)
+#: Where gradients are clipped, by the method of a network's own config; which methods that is tried for at other
+#: norms, and at which.
+CLIP_NORM = {'wd': 5.0, 'adamw': 1.0}
+CLIPPED = {'wd': ('wd',), 'adamw': ('adamw', 'sgd')}
+CLIP_NORMS = {'wd': (0.5, 1.0, 2.0, 10.0), 'adamw': (0.25, 0.5, 2.0)}
 
 #: Where the search of the weight decay ended at the upper edge of its range.
 HIGHER_DECAYS = {'camvid': (0.03, 0.1)}
@@ -53,6 +54,10 @@ def seven(lowest: float) -> list[float]:
 
 def _angle(per: str) -> tuple[str, dict[str, Any]]:
     return 'fixnorm', {'optim_wrapper.update': 'angle', 'optim_wrapper.per': per}
+
+
+def _clipped(norm: float) -> dict[str, Any]:
+    return {'optim_wrapper.clip_grad': dict(max_norm=norm)}
 
 
 def _rival(**optimizer: Any) -> dict[str, Any]:
@@ -73,8 +78,6 @@ _LARS = dict(type='mmpretrain.LARS', momentum=0.9, weight_decay=1e-4)
 _LARS_OTHERS = dict(lr_mult=0.025, lars_exclude=True)
 _LAMB = dict(type='mmpretrain.Lamb', weight_decay=0.01)
 _LAMB_OTHERS = dict(lr_mult=0.2)
-_CLIP = {'optim_wrapper.clip_grad': dict(max_norm=CLIP_NORM)}
-_CLIP_AT_1 = {'optim_wrapper.clip_grad': dict(max_norm=1.0)}
 _PLAIN = {
     'optim_wrapper.type': 'mmfixnorm.engine.FixNormOptimWrapper',
     'optim_wrapper.constructor': 'mmfixnorm.engine.FixNormOptimWrapperConstructor',
@@ -88,8 +91,8 @@ METHODS: Methods = {
     'angle': _angle('layer'),
     'fixnorm': ('fixnorm', {}),
     'wd': ('wd', {}),
-    'wd-clip': ('wd', _CLIP),
-    'fixnorm-clip': ('fixnorm', _CLIP),
+    'wd-clip': ('wd', _clipped(CLIP_NORM['wd'])),
+    'fixnorm-clip': ('fixnorm', _clipped(CLIP_NORM['wd'])),
     'adamw': ('wd', _rival(type='AdamW', weight_decay=0.05)),
     'lars': ('wd', _layerwise(_LARS, no_decay=_LARS_OTHERS)),
     'lamb': ('wd', _layerwise(_LAMB, no_decay=_LAMB_OTHERS)),
@@ -117,16 +120,19 @@ NO_PLAIN = {name: change for name, change in SWITCHES.items() if name != 'angle-
 TRANSFORMERS: Methods = {
     **{name: (name, {}) for name in ('angle', 'angle-sgd', 'fixnorm', 'adamw')},
     # Clipped at 1, as is usual for transformers.
-    'adamw-clip': ('adamw', _CLIP_AT_1),
-    'fixnorm-clip': ('fixnorm', _CLIP_AT_1),
+    'adamw-clip': ('adamw', _clipped(CLIP_NORM['adamw'])),
+    'fixnorm-clip': ('fixnorm', _clipped(CLIP_NORM['adamw'])),
     'sgd': ('adamw', _SGD),
-    'sgd-clip': ('adamw', {**_SGD, **_CLIP_AT_1}),
+    'sgd-clip': ('adamw', {**_SGD, **_clipped(CLIP_NORM['adamw'])}),
     'lars': ('adamw', _layerwise(_LARS, no_decay=_LARS_OTHERS)),
     'lamb': ('adamw', _layerwise(_LAMB, no_decay=_LAMB_OTHERS)),
 }
 TRANSFORMER_SWITCHES: Methods = {
     'angle-set': ('angle', {'optim_wrapper.per': 'set'}),
     'angle-filter': ('angle', {'optim_wrapper.per': 'filter'}),
+    # Clipping does not change how far the set turns; it does change what AdamW gathers, and the other parameters.
+    'angle-clip': ('angle', _clipped(CLIP_NORM['adamw'])),
+    'angle-set-clip': ('angle', {'optim_wrapper.per': 'set', **_clipped(CLIP_NORM['adamw'])}),
     'hyperball': (
         'fixnorm',
         {'optim_wrapper.type': 'mmfixnorm.peers.HyperballOptimWrapper', 'optim_wrapper.other_lr': 0.1},
@@ -348,11 +354,12 @@ def longer(lab: Lab) -> None:
                 lab.finals(tested, config, Point(chosen, None, None), options=changes, seeds=seeds)
 
 
-def clip(lab: Lab) -> None:
-    """Gradients clipped at other norms, each with all learning rates; the best of all norms on test data."""
-    for name in LONGER_TASKS:
-        for method in CLIPPED:
-            norms = {norm: {'optim_wrapper.clip_grad': dict(max_norm=norm)} for norm in CLIP_NORMS}
+def clip(lab: Lab, tasks: Sequence[str] = tuple(TASKS)) -> None:
+    """Gradients of SGD and AdamW clipped at other norms, each with all learning rates; the best on test data."""
+    for name in tasks:
+        recipe = TASKS[name].recipe
+        norms = {norm: _clipped(norm) for norm in CLIP_NORMS[recipe]}
+        for method in CLIPPED[recipe]:
             _swept(lab, name, f'{method}-clip', f'{name}/{method}', norms)
 
 
@@ -364,17 +371,23 @@ def decay(lab: Lab) -> None:
 
 
 def _swept(lab: Lab, name: str, method: str, group: str, changes: Mapping[float, dict[str, Any]]) -> None:
-    """A scan of the learning rate at each value of something else; the best of all on test data."""
+    """A scan of the learning rate at each value of something else; the best of all on test data.
+
+    Where the highest learning rate of a scan is its best, two higher ones are tried too.
+    """
     config, options = trained_by(TASKS[name], method)
     lrs = seven(lowest(TASKS[name], method))
-    found: list[tuple[float, float, dict[str, Any]]] = []
+    found: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for value, change in changes.items():
-        of_value = f'{group}/{value:g}'
-        winner = lab.search(of_value, config, {**options, **change}, type='GridSearch', lrs=lrs, seed=SEEDS[0])
-        best = max(value_of(run) for run in lab.lines if run['group'] == of_value and 'kind' not in run)
-        found.append((best, winner.lr, change))
-    _, lr, change = max(found, key=lambda of: of[0])
-    lab.finals(f'{group}/test', config, Point(lr, None, None), options={**options, **change}, seeds=TEST_SEEDS)
+        groups = [f'{group}/{value:g}']
+        block: dict[str, Any] = dict(type='GridSearch', seed=SEEDS[0])
+        if lab.search(groups[0], config, {**options, **change}, lrs=lrs, **block).lr == lrs[-1]:
+            groups.append(f'{groups[0]}/higher')
+            lab.search(groups[1], config, {**options, **change}, lrs=[2 * lrs[-1], 4 * lrs[-1]], **block)
+        runs = [run for run in lab.lines if run['group'] in groups and 'kind' not in run]
+        found.append((max(runs, key=value_of), change))
+    best, change = max(found, key=lambda of: value_of(of[0]))
+    lab.finals(f'{group}/test', config, Point(best['lr'], None, None), options={**options, **change}, seeds=TEST_SEEDS)
 
 
 def _chosen(experiment: str, group: str) -> float:

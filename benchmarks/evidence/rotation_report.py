@@ -153,12 +153,12 @@ def longer_table(results: Results) -> str:
 
 def clip_table(results: Results) -> str:
     """Gradients clipped at several norms: the best learning rate at each, and the best norm on test data."""
-    usual = rotation.CLIP_NORM
     rows = []
-    for task in rotation.LONGER_TASKS:
-        for method in rotation.CLIPPED:
+    for task, about in rotation.TASKS.items():
+        for method in rotation.CLIPPED[about.recipe]:
             place = ('rotation-clip', f'{task}/{method}')
-            rows += _swept_rows(results, task, method, place, rotation.CLIP_NORMS, (usual, f'{method}-clip'))
+            others = {rotation.CLIP_NORM[about.recipe]: f'{method}-clip', math.inf: method}
+            rows += _swept_rows(results, task, method, place, rotation.CLIP_NORMS[about.recipe], others)
     return _swept_text('clipped at', rows)
 
 
@@ -166,8 +166,8 @@ def decay_table(results: Results) -> str:
     """Weight decay beyond the range of its search, beside the decay that this has found."""
     rows = []
     for task, decays in rotation.HIGHER_DECAYS.items():
-        place, usual = ('rotation-decay', f'{task}/wd'), (rotation.TASKS[task].decay, 'wd')
-        rows += _swept_rows(results, task, 'wd', place, decays, usual)
+        place, others = ('rotation-decay', f'{task}/wd'), {rotation.TASKS[task].decay: 'wd'}
+        rows += _swept_rows(results, task, 'wd', place, decays, others)
     return _swept_text('decay', rows)
 
 
@@ -182,7 +182,7 @@ def _swept_rows(
     method: str,
     place: tuple[str, str],
     values: Sequence[float],
-    usual: tuple[float, str],
+    others: Mapping[float, str],
 ) -> list[list[str]]:
     """A row for each value of something, and for its usual one: the best learning rate; the best of all on test data.
 
@@ -192,22 +192,30 @@ def _swept_rows(
         method (str): What the rows are called.
         place (tuple[str, str]): Experiment, and what its groups begin with.
         values (Sequence[float]): What was swept.
-        usual (tuple[float, str]): The value of the task's own scan, and the method of that.
+        others (Mapping[float, str]): Values that the task's own scans have, and the methods of these.
     """
     experiment, group = place
-    own, (usual_value, usual_method) = f'rotation-{task}', usual
+    own, first = f'rotation-{task}', f'/seed{rotation.SEEDS[0]}'
     angle = results.values(own, 'angle/test')
-    found = {value: search for value in values if (search := results.head(experiment, f'{group}/{value:g}'))}
-    if not found:
+    found = {
+        value: results.runs(experiment, f'{group}/{value:g}') + results.runs(experiment, f'{group}/{value:g}/higher')
+        for value in values
+    }
+    best = {value: max(runs, key=rotation.value_of) for value, runs in found.items() if runs}
+    if not best:
         return []  # not run yet
-    tested = {max(found, key=lambda value: found[value]['value']): (experiment, f'{group}/test')}
-    if search := results.head(own, f'{usual_method}/seed{rotation.SEEDS[0]}'):
-        found[usual_value], tested[usual_value] = search, (own, f'{usual_method}/test')
+    tested = {max(best, key=lambda value: rotation.value_of(best[value])): (experiment, f'{group}/test')}
+    for value, scanned in others.items():
+        if runs := results.runs(own, f'{scanned}{first}'):
+            found[value], best[value] = runs, max(runs, key=rotation.value_of)
+            tested[value] = (own, f'{scanned}/test')
     rows = []
-    for value, search in sorted(found.items()):
+    for value, run in sorted(best.items()):
+        lrs = [of['lr'] for of in found[value]]
+        edge = ' (edge)' if run['lr'] in (min(lrs), max(lrs)) else ''
         accuracy = results.values(*tested[value]) if value in tested else []
         test = [spread(accuracy), difference(accuracy, angle) if angle else ''] if accuracy else ['', '']
-        rows.append([task, method, f'{value:g}', f'{search["winner"][0]:g}', f'{search["value"]:.1f}', *test])
+        rows.append([task, method, f'{value:g}', f'{run["lr"]:g}{edge}', f'{run["value"]:.1f}', *test])
     return rows
 
 

@@ -128,7 +128,10 @@ def _rows(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Divide the elements into rows, and the rest."""
     flat = _flat(tensor)
     whole = flat.numel() // _ROW * _ROW
-    return flat[:whole].view(-1, _ROW), flat[whole:]
+    if whole == flat.numel():  # usual; the gradient of a part would be filled up with zeros
+        return flat.view(-1, _ROW), flat.new_empty(0)
+    rows, rest = flat.split((whole, flat.numel() - whole))  # the gradients of both are put together once
+    return rows.view(-1, _ROW), rest
 
 
 def _flat(tensor: Tensor) -> Tensor:

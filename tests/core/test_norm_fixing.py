@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmfixnorm.core import FixNormLinear, NormFixer, fix_norm, norm_fixing, norm_fixing_parameters
 from mmfixnorm.core.membership import FLAG, flag_set, flagged
-from mmfixnorm.core.norms import global_norm, scale_
+from mmfixnorm.core.norms import global_norm, scale_, tensor_norm
 from mmfixnorm.core.rotation import UNITS
 
 
@@ -150,6 +150,36 @@ def test_scale_works_on_mixed_dtypes_in_place():
     tensors = [torch.ones(2), torch.ones(3, dtype=torch.float64), torch.ones(1, dtype=torch.bfloat16)]
     scale_(tensors, torch.tensor(0.5, dtype=torch.float64))
     assert [t.unique().item() for t in tensors] == [0.5] * 3
+
+
+class LargestAllocations(TorchDispatchMode):
+    """Counts the results that have as many elements as a tensor, but not views of it."""
+
+    def __init__(self, numel):
+        super().__init__()
+        self.numel, self.count = numel, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        is_new = isinstance(result, torch.Tensor) and not func.is_view and not func._schema.is_mutable
+        self.count += is_new and result.numel() == self.numel
+        return result
+
+
+@pytest.mark.parametrize('shape', [(7, 11), (8, 1024), (3, 1000), (64, 3, 7, 7), (16, 64, 3, 3)])
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_a_norm_is_its_direction_and_is_not_filled_up_with_zeros(shape, memory_format):
+    torch.manual_seed(0)
+    tensor = torch.randn(shape).double()
+    if tensor.ndim == 4:
+        tensor = tensor.to(memory_format=memory_format)
+    single = tensor.float().requires_grad_()
+    norm = tensor_norm(single)
+    with LargestAllocations(tensor.numel()) as made:
+        norm.backward()
+    torch.testing.assert_close(norm.double(), tensor.norm(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(single.grad.double(), tensor / tensor.norm(), rtol=1e-5, atol=1e-8)
+    assert made.count <= 3  # the quotient, its product with the gradient of the norm, rows and rest put together
 
 
 def test_norm_of_nothing_is_refused():
