@@ -145,6 +145,32 @@ def test_the_cost_of_an_iteration_is_that_of_its_line() -> None:
     assert low == high  # the same to four digits
 
 
+def test_the_cost_of_an_iteration_by_angle_is_that_of_its_line() -> None:
+    (line,) = lines_of('train_iteration_cpu_202612.jsonl')
+    text = ' '.join(page('rotation').split())
+    parts = {part: after - before for part, (before, after) in line['parts_ms'].items()}
+    more = f'{parts["step"]:.0f} ms more than that of SGD with weight decay and the head {parts["head"]:.0f} ms'
+    seconds = line['iteration']['median_ms'][0] / 1000
+    before, after = line['peak_mb'].values()
+    assert f'{more}, together {100 * (line["by_parts"] - 1):.1f} % of {seconds:.1f} s' in text
+    assert f'peak memory is {after / before:.3f} times' in text
+    at_64 = sum(parts.values()) / (64 / line['batch'] * line['iteration']['median_ms'][0])
+    assert f'it would be {100 * at_64:.1f} % (computed)' in text
+    for key, what in (('iteration', 'resolve it:'), ('control', 'the baseline against itself')):
+        assert '{what} {ratio:.2f} [{0:.2f}, {1:.2f}]'.format(*line[key]['interval_95'], what=what, **line[key]) in text
+
+
+def test_the_cost_of_the_head_is_that_of_its_lines() -> None:
+    def median(code: str, form: str, less: str = '') -> float:
+        lines = [line['medians_ms'] for line in lines_of('head_cpu_202612.jsonl') if line['code'] == code]
+        return statistics.median(of[form] - of.get(less, 0.0) for of in lines)
+
+    above = {code: median(code, 'smaller scaled', 'plain') for code in ('before', 'now')}
+    plain = f'a plain one ({median("now", "plain"):.1f} ms)'
+    words = f'{above["now"]:.1f} ms above {plain} where it was {above["before"]:.1f}'
+    assert words in ' '.join(page('method').split())
+
+
 def test_the_table_of_frozen_bn_is_of_its_lines() -> None:
     for line in lines_of('frozen_bn_cpu_202611.jsonl'):
         found, name = line['found'], line['config'].split('/')[-1]
