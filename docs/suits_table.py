@@ -49,8 +49,8 @@ ROWS = [
     Row(
         'LN: vision transformer',
         'mmpretrain/deit/deit-tiny_4xb256_in1k',
-        'the same, and not by angle',
-        'a thin DeiT on CIFAR-10: level with AdamW, also where both clip gradients, by angle 2.11 points below '
+        'the same',
+        'a thin DeiT on CIFAR-10: level with AdamW, clipped or not, by angle 2.11 points below as converted '
         '([table](rotation_measured.md#does-it-gain))',
     ),
     Row(

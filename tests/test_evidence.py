@@ -1,5 +1,6 @@
 """The tables of docs/evidence.md are what the raw results say."""
 
+import copy
 import html
 import json
 import math
@@ -275,7 +276,11 @@ def test_each_method_of_the_scans_differs_from_its_config_in_what_it_claims(of, 
     after = dict(model.named_parameters())
     kept = [after[name].norm().item() == pytest.approx(p.norm().item(), rel=1e-5) for name, p in start.items()]
     angles = [torch.acos(cosine(after[name], p).clamp(-1, 1)).item() for name, p in start.items()]
-    by_angle = ('angle', 'angle-sgd', 'angle-plain', 'angle-filter', 'angle-clip')
+    by_set = ('angle-set', 'angle-set-clip')
+    by_angle = [of for of in rotation.DEIT_SWITCHES if of.startswith('angle') and of not in by_set] + [
+        'angle',
+        'angle-sgd',
+    ]
     if method in (*by_angle, 'hyperball', 'per-layer'):
         assert all(kept)
     else:
@@ -376,20 +381,67 @@ def _final(group, value):
     return [dict(group=group, kind='finals'), dict(group=group, seed=3, value=value)]
 
 
-def test_the_best_norm_to_clip_at_is_tested_and_stands_among_the_others_and_no_clipping(tmp_path):
+def test_the_best_norm_to_clip_at_is_tested_and_stands_among_those_of_the_configs(tmp_path):
     lines = [*_scan('bccd/wd/1', [60.0, 61.0, 62.0]), *_scan('bccd/wd/1/higher', [70.0, 69.0], 0.16)]
-    lines += [*_scan('bccd/wd/10', [50.0, 72.0, 51.0]), *_final('bccd/wd/test', 71.0)]
+    lines += [*_scan('bccd/wd/10', [50.0, 65.0, 51.0]), *_final('bccd/wd/test', 71.0)]
     (tmp_path / 'rotation-clip.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     usual = [*_scan('wd-clip/seed0', [50.0, None, 73.0]), *_final('wd-clip/test', 69.0)]
     usual += [*_scan('wd/seed0', [50.0, 64.0, 60.0]), *_final('wd/test', 62.0)]
     (tmp_path / 'rotation-bccd.jsonl').write_text('\n'.join(map(json.dumps, usual)))
     rows = [row.split(' | ') for row in rotation_report.clip_table(Results(tmp_path)).splitlines()[2:]]
     assert [(row[2], row[3], row[4], row[5][:5]) for row in rows] == [
-        ('1', '0.16', '70.0', ''),
+        ('1', '0.16', '70.0', '71.00'),
         ('5', '0.08 (edge)', '73.0', '69.00'),
-        ('10', '0.04', '72.0', '71.00'),
-        ('inf', '0.04', '64.0', '62.00'),
+        ('10', '0.04', '64.0', '62.00'),
     ]
+
+
+@pytest.mark.parametrize(
+    ('task', 'method', 'norm'),
+    [
+        ('bccd', 'wd', 10),
+        ('bccd', 'wd-clip', 5),
+        ('camvid', 'angle', 10),
+        ('mobile', 'wd', math.inf),
+        ('deit', 'adamw-clip', 1),
+    ],
+)
+def test_the_norm_to_clip_at_is_that_of_the_config(task, method, norm):
+    assert rotation.clips_at(rotation.TASKS[task], method) == norm
+
+
+def test_other_learning_rates_outside_the_set_stand_beside_the_own_at_the_best_angle(tmp_path):
+    scans = [{**run, 'group': f'angle/seed{seed}'} for seed in range(3) for run in _scan('', [50.0, 60.0 + seed, 40.0])]
+    (tmp_path / 'rotation-digits.jsonl').write_text('\n'.join(map(json.dumps, scans)))
+    lines = [
+        dict(group=f'digits/{factor:g}/seed{seed}', seed=seed, lr=0.04, value=value + seed)
+        for factor, value in zip(rotation.OTHER_FACTORS['wd'], (57.0, 59.0, 20.0))
+        for seed in range(3)
+    ]
+    (tmp_path / 'rotation-others.jsonl').write_text('\n'.join(map(json.dumps, lines)))
+    head, _, *rows = rotation_report.others_table(Results(tmp_path)).splitlines()
+    assert head.split(' | ')[3:] == ['x 0.0625', 'x 0.25', 'x 1', 'x 4', 'x 16 |']
+    assert [row.split(' | ')[1:] for row in rows] == [
+        ['0.04', '20', '58.00 (sd 1.00)', '60.00 (sd 1.00)', '61.00 (sd 1.00)', '21.00 (sd 1.00)', ' |']
+    ]
+
+
+def test_weight_decay_with_raised_norm_layers_differs_in_their_learning_rate_alone():
+    pytest.importorskip('mmpretrain')
+    file, options = rotation.trained_by(rotation.TASKS['mobile'], 'wd')
+    found = []
+    for changes in (options, {**options, **rotation.raised_by(4.0)}):
+        cfg = load_config(config_file(file))
+        cfg.merge_from_dict(copy.deepcopy(changes))
+        model = build_model(cfg)
+        names = {id(p): name for name, p in model.named_parameters()}
+        groups = build_optim_wrapper(model, cfg.optim_wrapper).optimizer.param_groups
+        found.append({names[id(p)]: (g['lr'], g['weight_decay']) for g in groups for p in g['params']})
+    plain, raised = found
+    assert plain.keys() == raised.keys()
+    for name, (lr, weight_decay) in plain.items():
+        factor = 1 if name.endswith('weight') and weight_decay else 4
+        assert raised[name] == (factor * lr, weight_decay), name
 
 
 def test_decays_beyond_the_range_of_a_search_stand_beside_the_one_that_it_has_found(tmp_path):

@@ -177,6 +177,8 @@ EXPERIMENTS: dict[str, Callable[[Lab], None]] = {
     'rotation-longer': rotation.longer,
     'rotation-clip': rotation.clip,
     'rotation-decay': rotation.decay,
+    'rotation-others': rotation.others,
+    'rotation-raised': rotation.raised,
     **{f'lr-fit-{name}': lr_fit.task(name) for name in lr_fit.STOCK_LRS},
 }
 #: The searches of FixNorm and of weight decay on each task: their experiment and groups.

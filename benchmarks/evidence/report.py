@@ -442,6 +442,8 @@ def pages(results: Results) -> dict[Path, dict[str, str]]:
         'networks': rotation_report.scan_table(results, rotation.NETWORKS, 'rotation'),
         'clip': rotation_report.clip_table(results),
         'decay': rotation_report.decay_table(results),
+        'others': rotation_report.others_table(results),
+        'raised': rotation_report.raised_table(results),
         'networks-finals': rotation_report.finals_table(results, rotation.NETWORKS, 'rotation', 'angle'),
         'finals': rotation_report.finals_table(results, *scratch, 'angle'),
         'adamw-finals': rotation_report.finals_table(results, by_adamw, 'rotation', 'adamw'),

@@ -6,6 +6,7 @@ scanned, the weight decay, is what its own search has found on that task (``resu
 
 from __future__ import annotations
 
+import copy
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -34,11 +35,17 @@ LONGER_TASKS = ('bccd', 'camvid')
 LONGER_METHODS = ('angle', 'wd-clip', 'lars', 'angle-filter', 'fixnorm', 'wd')
 LONGER = {3: TEST_SEEDS, 10: TEST_SEEDS[:3]}
 
-#: Where gradients are clipped, by the method of a network's own config; which methods that is tried for at other
-#: norms, and at which.
+#: Where gradients are clipped, by the method of a network's own config, and at which other norms that is tried.
 CLIP_NORM = {'wd': 5.0, 'adamw': 1.0}
-CLIPPED = {'wd': ('wd',), 'adamw': ('adamw', 'sgd')}
 CLIP_NORMS = {'wd': (0.5, 1.0, 2.0, 10.0), 'adamw': (0.25, 0.5, 2.0)}
+
+#: The learning rate of what is outside the set as a multiple of the angle, and what that is multiplied by.
+OTHER_LR = {'wd': 20.0, 'adamw': 0.1}
+OTHER_FACTORS = {'wd': (1 / 16, 1 / 4, 4.0), 'adamw': (1 / 16, 1 / 4, 4.0, 16.0)}
+
+#: Weight decay, and AdamW, whose biases and norm layers have so many times the learning rate, as they have by angle.
+RAISED = {'bccd': 'wd-clip', 'camvid': 'wd', 'mobile': 'wd', 'gfl': 'wd-clip', 'uper': 'wd-clip', 'deit': 'adamw-clip'}
+RAISED_BY = (4.0, 16.0)
 
 #: Where the search of the weight decay ended at the upper edge of its range.
 HIGHER_DECAYS = {'camvid': (0.03, 0.1)}
@@ -64,11 +71,14 @@ def _rival(**optimizer: Any) -> dict[str, Any]:
     return {'optim_wrapper.optimizer': dict(_delete_=True, lr=1.0, **optimizer)}
 
 
+_BY_GROUP = 'mmfixnorm.peers.DecayedGroupsOptimWrapperConstructor'
+
+
 def _layerwise(optimizer: dict[str, Any], **groups: dict[str, Any]) -> dict[str, Any]:
     """Norm layers and biases, which take no share of their norm, have a learning rate of their own."""
     return {
         **_rival(**optimizer),
-        'optim_wrapper.constructor': 'mmfixnorm.peers.DecayedGroupsOptimWrapperConstructor',
+        'optim_wrapper.constructor': _BY_GROUP,
         'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=groups),
     }
 
@@ -159,8 +169,13 @@ DEIT: Methods = {
     ),
 }
 DEIT_SWITCHES: Methods = {
-    name: (config, {**changes, **(_HEAD if name == 'angle-plain' else {})})
-    for name, (config, changes) in TRANSFORMER_SWITCHES.items()
+    **{
+        name: (config, {**changes, **(_HEAD if name == 'angle-plain' else {})})
+        for name, (config, changes) in TRANSFORMER_SWITCHES.items()
+    },
+    # What is outside the set has 4 times the learning rate of the config, AdamW's own at the best angle, and 16 times.
+    'angle-other-lr': ('angle', {'optim_wrapper.other_lr': 0.4}),
+    'angle-raised': ('angle', {'optim_wrapper.other_lr': 1.6}),
 }
 
 
@@ -279,6 +294,14 @@ def trained_by(task: Task, method: str) -> tuple[str, dict[str, Any]]:
     return task.configs.format(method=base), {**changes, **decay}
 
 
+def clips_at(task: Task, method: str) -> float:
+    """The norm at which a method's config clips gradients; inf if it does not."""
+    config, options = trained_by(task, method)
+    cfg = load_config(config_file(config))
+    cfg.merge_from_dict(copy.deepcopy(options))  # merging takes `_delete_` out of it
+    return float((cfg.optim_wrapper.get('clip_grad') or {}).get('max_norm', math.inf))
+
+
 def task(name: str) -> Callable[[Lab], None]:
     """One task: each method's scan with one seed, and what it chose there on test data; then other scans."""
     of = TASKS[name]
@@ -355,12 +378,48 @@ def longer(lab: Lab) -> None:
 
 
 def clip(lab: Lab, tasks: Sequence[str] = tuple(TASKS)) -> None:
-    """Gradients of SGD and AdamW clipped at other norms, each with all learning rates; the best on test data."""
+    """Each task's own recipe with gradients clipped at other norms, at all learning rates; the best on test data."""
     for name in tasks:
         recipe = TASKS[name].recipe
         norms = {norm: _clipped(norm) for norm in CLIP_NORMS[recipe]}
-        for method in CLIPPED[recipe]:
-            _swept(lab, name, f'{method}-clip', f'{name}/{method}', norms)
+        _swept(lab, name, f'{recipe}-clip', f'{name}/{recipe}', norms)
+
+
+def others(lab: Lab, tasks: Sequence[str] = tuple(TASKS)) -> None:
+    """The best angle of each task with other learning rates for what is outside the set, on validation data."""
+    results = Results()
+    for name in tasks:
+        config, options = trained_by(TASKS[name], 'angle')
+        angle, _, _ = top_of(angle_scans(results, name))
+        recipe = TASKS[name].recipe
+        for factor in OTHER_FACTORS[recipe]:
+            share = {'optim_wrapper.other_lr': factor * OTHER_LR[recipe]}
+            for seed in SEEDS:
+                group = f'{name}/{factor:g}/seed{seed}'
+                lab.search(group, config, {**options, **share}, type='GridSearch', lrs=[angle], seed=seed)
+
+
+def raised(lab: Lab, tasks: Sequence[str] = tuple(RAISED)) -> None:
+    """Weight decay with a higher learning rate of biases and norm layers; the best on test data."""
+    for name in tasks:
+        changes = {factor: raised_by(factor, tokens=name == 'deit') for factor in RAISED_BY}
+        _swept(lab, name, RAISED[name], f'{name}/{RAISED[name].split("-")[0]}', changes)
+
+
+def raised_by(factor: float, *, tokens: bool = False) -> dict[str, Any]:
+    """The keys that give norm layers and biases so many times the learning rate, and tokens and position embeddings."""
+    raised: dict[str, Any] = dict(no_decay=dict(lr_mult=factor))
+    if tokens:
+        raised['others'] = dict(lr_mult=factor, weight_decay=0.0)
+    return {
+        'optim_wrapper.constructor': _BY_GROUP,
+        'optim_wrapper.paramwise_cfg': dict(_delete_=True, groups=raised),
+    }
+
+
+def angle_scans(results: Results, name: str) -> list[Lines]:
+    """The seven angles of a task with each seed."""
+    return [results.runs(f'rotation-{name}', f'angle/seed{seed}') for seed in SEEDS]
 
 
 def decay(lab: Lab) -> None:
@@ -375,8 +434,9 @@ def _swept(lab: Lab, name: str, method: str, group: str, changes: Mapping[float,
 
     Where the highest learning rate of a scan is its best, two higher ones are tried too.
     """
-    config, options = trained_by(TASKS[name], method)
-    lrs = seven(lowest(TASKS[name], method))
+    of = {**TASKS, **NETWORKS}[name]
+    config, options = trained_by(of, method)
+    lrs = seven(lowest(of, method))
     found: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for value, change in changes.items():
         groups = [f'{group}/{value:g}']

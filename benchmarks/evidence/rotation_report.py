@@ -155,11 +155,44 @@ def clip_table(results: Results) -> str:
     """Gradients clipped at several norms: the best learning rate at each, and the best norm on test data."""
     rows = []
     for task, about in rotation.TASKS.items():
-        for method in rotation.CLIPPED[about.recipe]:
-            place = ('rotation-clip', f'{task}/{method}')
-            others = {rotation.CLIP_NORM[about.recipe]: f'{method}-clip', math.inf: method}
-            rows += _swept_rows(results, task, method, place, rotation.CLIP_NORMS[about.recipe], others)
+        recipe = about.recipe
+        place = ('rotation-clip', f'{task}/{recipe}')
+        others = {rotation.clips_at(about, method): method for method in (f'{recipe}-clip', recipe)}
+        rows += _swept_rows(results, task, recipe, place, rotation.CLIP_NORMS[recipe], others)
     return _swept_text('clipped at', rows)
+
+
+def raised_table(results: Results) -> str:
+    """Weight decay with a higher learning rate of biases and norm layers, beside itself as it is."""
+    rows = []
+    for task, method in rotation.RAISED.items():
+        place, others = ('rotation-raised', f'{task}/{method.split("-")[0]}'), {1.0: method}
+        rows += _swept_rows(results, task, method, place, rotation.RAISED_BY, others)
+    return _swept_text('raised by', rows)
+
+
+def others_table(results: Results) -> str:
+    """The best angle of each task with other learning rates for what is outside the set: means of three seeds."""
+    factors = sorted({1.0, *(factor for of in rotation.OTHER_FACTORS.values() for factor in of)})
+    head = ['task', 'angle', '`other_lr`', *(f'x {factor:g}' for factor in factors)]
+    rows = [head, ['---'] * len(head)]
+    for task, about in rotation.TASKS.items():
+        scans = rotation.angle_scans(results, task)
+        if not results.runs('rotation-others', f'{task}/{factors[0]:g}/seed{rotation.SEEDS[0]}'):
+            continue  # not run yet
+        angle, _, _ = rotation.top_of(scans)
+        cells = []
+        for factor in factors:
+            runs = [
+                run
+                for seed, own in zip(rotation.SEEDS, scans, strict=True)
+                for run in (own if factor == 1 else results.runs('rotation-others', f'{task}/{factor:g}/seed{seed}'))
+                if run['lr'] == angle
+            ]
+            values = [run['value'] for run in runs if run['value'] is not None]
+            cells.append(spread(values) if values else '')
+        rows.append([task, f'{angle:g}', f'{rotation.OTHER_LR[about.recipe]:g}', *cells])
+    return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
 
 def decay_table(results: Results) -> str:
