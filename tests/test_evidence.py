@@ -426,11 +426,12 @@ def test_other_learning_rates_outside_the_set_stand_beside_the_own_at_the_best_a
     ]
 
 
-def test_weight_decay_with_raised_norm_layers_differs_in_their_learning_rate_alone():
+@pytest.mark.parametrize(('task', 'method'), [('mobile', 'wd'), ('deit', 'adamw-clip')])
+def test_weight_decay_with_raised_norm_layers_differs_in_their_learning_rate_alone(task, method):
     pytest.importorskip('mmpretrain')
-    file, options = rotation.trained_by(rotation.TASKS['mobile'], 'wd')
+    file, options = rotation.trained_by(rotation.TASKS[task], method)
     found = []
-    for changes in (options, {**options, **rotation.raised_by(4.0)}):
+    for changes in (options, {**options, **rotation.raised_by(4.0, tokens=task == 'deit')}):
         cfg = load_config(config_file(file))
         cfg.merge_from_dict(copy.deepcopy(changes))
         model = build_model(cfg)
@@ -440,7 +441,7 @@ def test_weight_decay_with_raised_norm_layers_differs_in_their_learning_rate_alo
     plain, raised = found
     assert plain.keys() == raised.keys()
     for name, (lr, weight_decay) in plain.items():
-        factor = 1 if name.endswith('weight') and weight_decay else 4
+        factor = 1 if weight_decay else 4
         assert raised[name] == (factor * lr, weight_decay), name
 
 
