@@ -142,8 +142,12 @@ STEPS = (
 
 
 def change(cluster, job_id, **what):
+    """Rewrite a job of the stand-in, once it runs: its start writes it too, and would undo what was changed before."""
     path = cluster / f'{job_id}.json'
-    path.write_text(json.dumps({**json.loads(path.read_text()), **what}))
+    wait_until(lambda: json.loads(path.read_text())['state'] != 'PENDING')
+    draft = cluster / f'.{job_id}.changed'
+    draft.write_text(json.dumps({**json.loads(path.read_text()), **what}))
+    draft.replace(path)
 
 
 def parent_of(pid):
