@@ -231,17 +231,17 @@ def test_what_the_readme_says_in_words_of_three_trainings_and_of_the_angle() -> 
     assert 'on none of five tasks, and above the untuned 0.02 on one;' in README.read_text()
     words = ' '.join(README.read_text().split())
     adamw, _ = rotation_report.tuned_decay(results, 'deit')
-    by_angle, level = (
-        report.difference(results.values('rotation-deit', f'{m}/test'), adamw) for m in ('angle', 'fixnorm')
-    )
-    assert (
-        f'On a small DeiT FixNorm is level with tuned AdamW, by angle {by_angle.split()[0].strip("-")} below' in words
-    )
-    assert (level.partition('[')[2][0], level.rpartition(' ')[2][0]) == ('-', '+')
+    converted = ('fixnorm', rotation.TASKS['deit'].converted)
+    for method in converted:
+        level = report.difference(results.values('rotation-deit', f'{method}/test'), adamw)
+        assert (level.partition('[')[2][0], level.rpartition(' ')[2][0]) == ('-', '+'), method
+    assert 'On a small DeiT FixNorm and the angle are level with tuned AdamW' in words
     convnext = {
-        m: statistics.mean(results.values('rotation-convnext', f'{m}/test')) for m in ('adamw', 'fixnorm', 'angle')
+        m: statistics.mean(results.values('rotation-convnext', f'{m}/test'))
+        for m in ('adamw', 'adamw-clip', 'lamb', *converted)
     }
-    below = '{:.2f} and {:.2f} below'.format(*(convnext['adamw'] - convnext[m] for m in ('fixnorm', 'angle')))
+    assert max(convnext[m] for m in converted) < min(convnext[m] for m in ('adamw-clip', 'lamb'))
+    below = '{:.2f} and {:.2f} below'.format(*(convnext['adamw'] - convnext[m] for m in converted))
     assert f'on a small ConvNeXt {below}' in words
     for network in ('gfl', 'fcos', 'uper'):
         clipped = results.values(f'rotation-{network}', 'wd-clip/test')

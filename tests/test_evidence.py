@@ -276,7 +276,7 @@ def test_each_method_of_the_scans_differs_from_its_config_in_what_it_claims(of, 
     after = dict(model.named_parameters())
     kept = [after[name].norm().item() == pytest.approx(p.norm().item(), rel=1e-5) for name, p in start.items()]
     angles = [torch.acos(cosine(after[name], p).clamp(-1, 1)).item() for name, p in start.items()]
-    by_set = ('angle-set', 'angle-set-clip')
+    by_set = ('angle-set', 'angle-set-clip', 'angle-set-clip-other-lr')
     by_angle = [of for of in rotation.DEIT_SWITCHES if of.startswith('angle') and of not in by_set] + [
         'angle',
         'angle-sgd',
@@ -383,6 +383,7 @@ def _final(group, value):
 
 def test_the_best_norm_to_clip_at_is_tested_and_stands_among_those_of_the_configs(tmp_path):
     lines = [*_scan('bccd/wd/1', [60.0, 61.0, 62.0]), *_scan('bccd/wd/1/higher', [70.0, 69.0], 0.16)]
+    lines += [*_scan('bccd/wd/2', [50.0, 66.0, 51.0]), *_final('bccd/wd/2/test', 64.0)]  # an earlier choice
     lines += [*_scan('bccd/wd/10', [50.0, 65.0, 51.0]), *_final('bccd/wd/test', 71.0)]
     (tmp_path / 'rotation-clip.jsonl').write_text('\n'.join(map(json.dumps, lines)))
     usual = [*_scan('wd-clip/seed0', [50.0, None, 73.0]), *_final('wd-clip/test', 69.0)]
@@ -391,6 +392,7 @@ def test_the_best_norm_to_clip_at_is_tested_and_stands_among_those_of_the_config
     rows = [row.split(' | ') for row in rotation_report.clip_table(Results(tmp_path)).splitlines()[2:]]
     assert [(row[2], row[3], row[4], row[5][:5]) for row in rows] == [
         ('1', '0.16', '70.0', '71.00'),
+        ('2', '0.04', '66.0', '64.00'),
         ('5', '0.08 (edge)', '73.0', '69.00'),
         ('10', '0.04', '64.0', '62.00'),
     ]
@@ -404,6 +406,8 @@ def test_the_best_norm_to_clip_at_is_tested_and_stands_among_those_of_the_config
         ('camvid', 'angle', 10),
         ('mobile', 'wd', math.inf),
         ('deit', 'adamw-clip', 1),
+        ('convnext', 'sgd-clip', 1),
+        ('convnext', 'sgd', math.inf),
     ],
 )
 def test_the_norm_to_clip_at_is_that_of_the_config(task, method, norm):
@@ -426,7 +430,7 @@ def test_other_learning_rates_outside_the_set_stand_beside_the_own_at_the_best_a
     ]
 
 
-@pytest.mark.parametrize(('task', 'method'), [('mobile', 'wd'), ('deit', 'adamw-clip')])
+@pytest.mark.parametrize(('task', 'method'), [('mobile', 'wd'), ('deit', 'adamw-clip'), ('convnext', 'adamw-clip')])
 def test_weight_decay_with_raised_norm_layers_differs_in_their_learning_rate_alone(task, method):
     pytest.importorskip('mmpretrain')
     file, options = rotation.trained_by(rotation.TASKS[task], method)
@@ -465,10 +469,16 @@ def test_the_angle_stands_beside_the_best_of_its_rivals(tmp_path):
 
     best, other = tested('lars/test', 61.0, 63.0), tested('wd/test', 50.0, 51.0)
     lines = [*tested('angle/test', 60.0, 64.0), *best, *other, *tested('angle-filter/test', 90.0, 91.0)]
-    (tmp_path / 'rotation-bccd.jsonl').write_text('\n'.join(map(json.dumps, lines)))
-    (row,) = rotation_report.summary_table(Results(tmp_path)).splitlines()[2:]
+    by_adamw = [*tested('angle/test', 30.0, 31.0), *tested('angle-other-lr/test', 60.0, 64.0, lr=0.02), *best]
+    for name, own in {'bccd': lines, 'convnext': by_adamw}.items():
+        (tmp_path / f'rotation-{name}.jsonl').write_text('\n'.join(map(json.dumps, own)))
+    rows = rotation_report.summary_table(Results(tmp_path)).splitlines()[2:]
     gain = verdicts.difference([60.0, 64.0], [61.0, 63.0])
-    assert row == f'| bccd |  | 62.00 (sd 2.83) at 0.01 | lars: 62.00 (sd 1.41) | {gain} |'
+    as_converted = '62.00 (sd 2.83)'
+    assert rows == [
+        f'| bccd |  | 62.00 (sd 2.83) at 0.01 | lars: 62.00 (sd 1.41) | {gain} |',
+        f'| convnext | {as_converted} | {as_converted} at 0.02 | lars: 62.00 (sd 1.41) | {gain} |',
+    ]
 
 
 def test_longer_trainings_stand_below_those_of_the_usual_length_where_both_were_run(tmp_path):

@@ -61,6 +61,7 @@ STYLES = {
 #: What the scans of ``rotation`` are called here. Switches that no other method is known by are on docs/rotation.md.
 SCANS = {
     'angle': 'by angle, 7 lrs',
+    'angle-other-lr': 'by angle, 7 lrs',
     'angle-filter': 'by angle per filter, 7 lrs',
     'angle-sgd': 'by angle and SGD, 7 lrs',
     'fixnorm': 'FixNorm, 7 lrs',
@@ -77,7 +78,7 @@ SCANS = {
     'per-layer': 'each weight its first norm',
 }
 # Ranges of the angle, of Hyperball's form and of LAMB are those of every task.
-_ONE_RANGE = ('angle', 'angle-filter', 'angle-sgd', 'hyperball', 'lamb')
+_ONE_RANGE = ('angle', 'angle-other-lr', 'angle-filter', 'angle-sgd', 'hyperball', 'lamb')
 _BESIDE = 0.5  # T_max between points of equal cost, which would cover each other
 
 
@@ -115,8 +116,9 @@ def methods(results: Results, task: str) -> Iterator[Tuned]:
         yield searched('FixNorm, Algorithm 4', table1, f'fixnorm{ending}', own_range=lower)
     yield searched('FixNorm, UnimodalFixNormSearch', table1, 'unimodal', own_range=task == 'mobile')
     given = task != 'digits'
-    adamw = rotation.TASKS[task].recipe == 'adamw'
-    yield searched('AdamW' if adamw else 'weight decay, Bayesian search', transfer, 'bo', own_range=given)
+    about = rotation.TASKS[task]
+    decay = 'AdamW' if about.recipe == 'adamw' else 'weight decay, Bayesian search'
+    yield searched(decay, transfer, 'bo', own_range=given)
     yield searched('FixNorm, Algorithm 4', transfer, 'fixnorm', own_range=given)
     if task == 'residual':
         yield searched("FixNorm, alpha='auto', 5 lrs", 'beyond', 'auto')
@@ -125,7 +127,7 @@ def methods(results: Results, task: str) -> Iterator[Tuned]:
         yield searched('AdamW', 'peers', 'adamw')
         yield searched('each weight its first norm', 'peers', 'per-layer')
     for method, name in SCANS.items():
-        if method not in {**rotation.TASKS[task].methods, **rotation.TASKS[task].switches}:
+        if method not in {**about.methods, **about.switches} or (method == 'angle' != about.converted):
             continue
         scan = (scans, f'{method}/seed{rotation.SEEDS[0]}')
         paid = (scan, DECAYS[task]) if method in ('wd', 'wd-clip') else (scan,)

@@ -31,7 +31,7 @@ def task(name: str) -> Callable[[Lab], None]:
     """Searches with ``lr_range='auto'`` by both updates, their winners and the stock learning rate on test data."""
 
     def search(lab: Lab, update: str, group: str) -> tuple[str, dict[str, Any], float]:
-        config, options = trained_by(TASKS[name], update)
+        config, options = trained_by(TASKS[name], TASKS[name].converted if update == 'angle' else update)
         own = {**options, 'optim_wrapper.optimizer.lr': own_lr(name, update)}
         return config, options, lab.search(group, config, own, type='LRFitSearch', seed=0).lr
 

@@ -38,14 +38,20 @@ LONGER = {3: TEST_SEEDS, 10: TEST_SEEDS[:3]}
 #: Where gradients are clipped, by the method of a network's own config, and at which other norms that is tried.
 CLIP_NORM = {'wd': 5.0, 'adamw': 1.0}
 CLIP_NORMS = {'wd': (0.5, 1.0, 2.0, 10.0), 'adamw': (0.25, 0.5, 2.0)}
+#: Which methods that is tried with, by the same.
+CLIPPED = {'wd': ('wd',), 'adamw': ('adamw', 'sgd')}
 
 #: The learning rate of what is outside the set as a multiple of the angle, and what that is multiplied by.
 OTHER_LR = {'wd': 20.0, 'adamw': 0.1}
 OTHER_FACTORS = {'wd': (1 / 16, 1 / 4, 4.0), 'adamw': (1 / 16, 1 / 4, 4.0, 16.0)}
 
 #: Weight decay, and AdamW, whose biases and norm layers have so many times the learning rate, as they have by angle.
-RAISED = {'bccd': 'wd-clip', 'camvid': 'wd', 'mobile': 'wd', 'gfl': 'wd-clip', 'uper': 'wd-clip', 'deit': 'adamw-clip'}
-RAISED_BY = (4.0, 16.0)
+RAISED = {
+    **dict.fromkeys(('bccd', 'gfl', 'uper'), 'wd-clip'),
+    **dict.fromkeys(('camvid', 'mobile'), 'wd'),
+    **dict.fromkeys(('deit', 'convnext'), 'adamw-clip'),
+}
+RAISED_BY = {**dict.fromkeys(RAISED, (4.0, 16.0)), 'deit': (4.0, 16.0, 64.0)}
 
 #: Where the search of the weight decay ended at the upper edge of its range.
 HIGHER_DECAYS = {'camvid': (0.03, 0.1)}
@@ -125,10 +131,14 @@ SWITCHES: Methods = {
 #: The plain head of OCNet begins with a projection that is zero, which has no direction to turn from.
 NO_PLAIN = {name: change for name, change in SWITCHES.items() if name != 'angle-plain'}
 
+#: What is outside the set has AdamW's own learning rate at an angle of 0.02; the converter writes 4 times that.
+_OWN_LR = {'optim_wrapper.other_lr': 0.1}
+
 #: Networks that are trained by AdamW have configs of their own for each method. Where the method leaves it open, the
 #: directions are AdamW's, but for ``angle-sgd``. SGD's weight decay and that of LARS and LAMB are the usual ones.
 TRANSFORMERS: Methods = {
-    **{name: (name, {}) for name in ('angle', 'angle-sgd', 'fixnorm', 'adamw')},
+    'angle': ('angle', _OWN_LR),
+    **{name: (name, {}) for name in ('angle-sgd', 'fixnorm', 'adamw')},
     # Clipped at 1, as is usual for transformers.
     'adamw-clip': ('adamw', _clipped(CLIP_NORM['adamw'])),
     'fixnorm-clip': ('fixnorm', _clipped(CLIP_NORM['adamw'])),
@@ -138,19 +148,24 @@ TRANSFORMERS: Methods = {
     'lamb': ('adamw', _layerwise(_LAMB, no_decay=_LAMB_OTHERS)),
 }
 TRANSFORMER_SWITCHES: Methods = {
-    'angle-set': ('angle', {'optim_wrapper.per': 'set'}),
-    'angle-filter': ('angle', {'optim_wrapper.per': 'filter'}),
+    'angle-set': ('angle', {**_OWN_LR, 'optim_wrapper.per': 'set'}),
+    'angle-filter': ('angle', {**_OWN_LR, 'optim_wrapper.per': 'filter'}),
     # Clipping does not change how far the set turns; it does change what AdamW gathers, and the other parameters.
-    'angle-clip': ('angle', _clipped(CLIP_NORM['adamw'])),
-    'angle-set-clip': ('angle', {'optim_wrapper.per': 'set', **_clipped(CLIP_NORM['adamw'])}),
-    'hyperball': (
-        'fixnorm',
-        {'optim_wrapper.type': 'mmfixnorm.peers.HyperballOptimWrapper', 'optim_wrapper.other_lr': 0.1},
-    ),
+    'angle-clip': ('angle', {**_OWN_LR, **_clipped(CLIP_NORM['adamw'])}),
+    'angle-set-clip': ('angle', {**_OWN_LR, 'optim_wrapper.per': 'set', **_clipped(CLIP_NORM['adamw'])}),
+    'hyperball': ('fixnorm', {**_OWN_LR, 'optim_wrapper.type': 'mmfixnorm.peers.HyperballOptimWrapper'}),
     # The angle with all layers plain.
     'angle-plain': (
         'adamw',
-        {**_PLAIN, 'optim_wrapper.other_lr': 0.1, 'optim_wrapper.paramwise_cfg': dict(_delete_=True)},
+        {**_PLAIN, **_OWN_LR, 'optim_wrapper.paramwise_cfg': dict(_delete_=True)},
+    ),
+    # As the converter writes it, what is outside the set with 4 times AdamW's learning rate; and with 16 times.
+    'angle-other-lr': ('angle', {'optim_wrapper.other_lr': 0.4}),
+    'angle-raised': ('angle', {'optim_wrapper.other_lr': 1.6}),
+    # All three: one angle for the set, clipped gradients, and 4 times the learning rate outside the set.
+    'angle-set-clip-other-lr': (
+        'angle',
+        {'optim_wrapper.other_lr': 0.4, 'optim_wrapper.per': 'set', **_clipped(CLIP_NORM['adamw'])},
     ),
 }
 
@@ -173,9 +188,7 @@ DEIT_SWITCHES: Methods = {
         name: (config, {**changes, **(_HEAD if name == 'angle-plain' else {})})
         for name, (config, changes) in TRANSFORMER_SWITCHES.items()
     },
-    # What is outside the set has 4 times the learning rate of the config, AdamW's own at the best angle, and 16 times.
-    'angle-other-lr': ('angle', {'optim_wrapper.other_lr': 0.4}),
-    'angle-raised': ('angle', {'optim_wrapper.other_lr': 1.6}),
+    'angle-raised-64': ('angle', {'optim_wrapper.other_lr': 6.4}),
 }
 
 
@@ -188,6 +201,7 @@ class Task:
         lowest (dict): By the method's name up to the hyphen, of those that are not angles or shares of a norm.
         decay (float): The weight decay of SGD: the best of 11 or 25 trainings.
         recipe (str): The method of the network's own config.
+        converted (str): The method by angle that the converter writes.
         methods (dict): What is compared.
         switches (dict): What differs from the angle in one thing.
         decided (tuple): Methods whose choice is trained with twice as many seeds, as its intervals decide something.
@@ -197,6 +211,7 @@ class Task:
     lowest: dict[str, float]
     decay: float = 0.0
     recipe: str = 'wd'
+    converted: str = 'angle'
     methods: Methods = field(default_factory=lambda: METHODS)
     switches: Methods = field(default_factory=dict)
     decided: tuple[str, ...] = ()
@@ -225,12 +240,12 @@ TASKS = {
     ),
     'deit': Task(
         'configs/cifar10/deit-thin_{method}_1xb128-20e_cifar10-5k.py',
-        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.003125, lars=0.5), recipe='adamw',
+        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.003125, lars=0.5), recipe='adamw', converted='angle-other-lr',
         methods=DEIT, switches=DEIT_SWITCHES,
     ),
     'convnext': Task(
         'configs/cifar10/convnext-thin_{method}_1xb128-20e_cifar10-5k.py',
-        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.0125, lars=0.5), recipe='adamw',
+        dict(fixnorm=2.5e-4, adamw=2.5e-4, sgd=0.0125, lars=0.5), recipe='adamw', converted='angle-other-lr',
         methods=TRANSFORMERS, switches=TRANSFORMER_SWITCHES,
     ),
 }  # fmt: skip
@@ -378,11 +393,12 @@ def longer(lab: Lab) -> None:
 
 
 def clip(lab: Lab, tasks: Sequence[str] = tuple(TASKS)) -> None:
-    """Each task's own recipe with gradients clipped at other norms, at all learning rates; the best on test data."""
+    """Each task's recipe, and SGD, with gradients clipped at other norms; the best on test data."""
     for name in tasks:
         recipe = TASKS[name].recipe
         norms = {norm: _clipped(norm) for norm in CLIP_NORMS[recipe]}
-        _swept(lab, name, f'{recipe}-clip', f'{name}/{recipe}', norms)
+        for method in CLIPPED[recipe]:
+            _swept(lab, name, f'{method}-clip', f'{name}/{method}', norms)
 
 
 def others(lab: Lab, tasks: Sequence[str] = tuple(TASKS)) -> None:
@@ -402,7 +418,7 @@ def others(lab: Lab, tasks: Sequence[str] = tuple(TASKS)) -> None:
 def raised(lab: Lab, tasks: Sequence[str] = tuple(RAISED)) -> None:
     """Weight decay with a higher learning rate of biases and norm layers; the best on test data."""
     for name in tasks:
-        changes = {factor: raised_by(factor, tokens=name == 'deit') for factor in RAISED_BY}
+        changes = {factor: raised_by(factor, tokens=name == 'deit') for factor in RAISED_BY[name]}
         _swept(lab, name, RAISED[name], f'{name}/{RAISED[name].split("-")[0]}', changes)
 
 
@@ -474,17 +490,18 @@ def _times(cfg: Config, times: int) -> dict[str, Any]:
 def default(lab: Lab) -> None:
     """The angle of a converted config, which nobody has tuned, on test data, where no scan has chosen it."""
     for name in ('residual', 'mobile', 'deit'):
-        config, options = trained_by(TASKS[name], 'angle')
-        lab.finals(f'{name}/angle', config, Point(ANGLE, None, None), options=options, seeds=TEST_SEEDS)
+        method = TASKS[name].converted
+        config, options = trained_by(TASKS[name], method)
+        lab.finals(f'{name}/{method}', config, Point(ANGLE, None, None), options=options, seeds=TEST_SEEDS)
 
 
 def where_default(results: Results, name: str) -> tuple[str, str]:
     """Experiment and group of a task's trainings with that angle, on test data."""
-    own = f'rotation-{name}'
-    scanned = results.head(own, 'angle/test')
+    own, method = f'rotation-{name}', {**TASKS, **NETWORKS}[name].converted
+    scanned = results.head(own, f'{method}/test')
     if scanned is not None and scanned['point'][0] == ANGLE:
-        return own, 'angle/test'
-    return (own, 'untuned/test') if name in NETWORKS else ('rotation-default', f'{name}/angle')
+        return own, f'{method}/test'
+    return (own, 'untuned/test') if name in NETWORKS else ('rotation-default', f'{name}/{method}')
 
 
 def short(lab: Lab) -> None:

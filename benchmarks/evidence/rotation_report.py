@@ -19,19 +19,21 @@ def summary_table(results: Results) -> str:
     head = ['task', f'{ANGLE:g}, not tuned', '7 lrs', 'best rival, 7 lrs', '7 lrs minus that, 95 %']
     rows = [head, ['---'] * len(head)]
     for task, about in {**rotation.TASKS, **rotation.NETWORKS}.items():
-        tested = {method: results.values(f'rotation-{task}', f'{method}/test') for method in about.methods}
-        rivals = {of: values for of, values in tested.items() if not of.startswith('angle') and len(values) > 1}
-        if len(tested['angle']) < 2 or not rivals:
+        scanned, ours = f'rotation-{task}', f'{about.converted}/test'
+        values = results.values(scanned, ours)
+        tested = {of: results.values(scanned, f'{of}/test') for of in about.methods if not of.startswith('angle')}
+        rivals = {of: values for of, values in tested.items() if len(values) > 1}
+        if len(values) < 2 or not rivals:
             continue  # not trained yet
         best = max(rivals, key=lambda of: statistics.mean(rivals[of]))
         untuned = results.values(*rotation.where_default(results, task))
-        angle = results.head(f'rotation-{task}', 'angle/test')
+        angle = results.head(scanned, ours)
         cells = [
-            f'{spread(tested["angle"])} at {angle["point"][0]:g}' if angle else '',
+            f'{spread(values)} at {angle["point"][0]:g}' if angle else '',
             f'{best}: {spread(rivals[best])}',
         ]
         mark = ' †' if task in rotation.NETWORKS else ''
-        gain = difference(tested['angle'], rivals[best])
+        gain = difference(values, rivals[best])
         rows.append([f'{task}{mark}', spread(untuned) if untuned else '', *cells, gain])
     return '\n'.join(f'| {" | ".join(row)} |' for row in rows)
 
@@ -155,10 +157,10 @@ def clip_table(results: Results) -> str:
     """Gradients clipped at several norms: the best learning rate at each, and the best norm on test data."""
     rows = []
     for task, about in rotation.TASKS.items():
-        recipe = about.recipe
-        place = ('rotation-clip', f'{task}/{recipe}')
-        others = {rotation.clips_at(about, method): method for method in (f'{recipe}-clip', recipe)}
-        rows += _swept_rows(results, task, recipe, place, rotation.CLIP_NORMS[recipe], others)
+        for method in rotation.CLIPPED[about.recipe]:
+            place = ('rotation-clip', f'{task}/{method}')
+            others = {rotation.clips_at(about, of): of for of in (f'{method}-clip', method)}
+            rows += _swept_rows(results, task, method, place, rotation.CLIP_NORMS[about.recipe], others)
     return _swept_text('clipped at', rows)
 
 
@@ -167,7 +169,7 @@ def raised_table(results: Results) -> str:
     rows = []
     for task, method in rotation.RAISED.items():
         place, others = ('rotation-raised', f'{task}/{method.split("-")[0]}'), {1.0: method}
-        rows += _swept_rows(results, task, method, place, rotation.RAISED_BY, others)
+        rows += _swept_rows(results, task, method, place, rotation.RAISED_BY[task], others)
     return _swept_text('raised by', rows)
 
 
@@ -238,7 +240,8 @@ def _swept_rows(
     best = {value: max(runs, key=rotation.value_of) for value, runs in found.items() if runs}
     if not best:
         return []  # not run yet
-    tested = {max(best, key=lambda value: rotation.value_of(best[value])): (experiment, f'{group}/test')}
+    tested = {value: (experiment, f'{group}/{value:g}/test') for value in best}  # chosen before more were tried
+    tested[max(best, key=lambda value: rotation.value_of(best[value]))] = (experiment, f'{group}/test')
     for value, scanned in others.items():
         if runs := results.runs(own, f'{scanned}{first}'):
             found[value], best[value] = runs, max(runs, key=rotation.value_of)
@@ -323,13 +326,14 @@ def scan_panel(results: Results, method: str) -> Panel:
 
 def gain_panel(results: Results, tasks: Mapping[str, rotation.Task], title: str) -> Panel:
     """The angle minus each rival on test data, with the interval, task by task."""
-    measured = [task for task in tasks if len(results.values(f'rotation-{task}', 'angle/test')) > 1]
+    by_angle = {task: results.values(f'rotation-{task}', f'{about.converted}/test') for task, about in tasks.items()}
+    measured = [task for task, values in by_angle.items() if len(values) > 1]
     points = []
     for place, (method, name) in enumerate(_RIVALS.items()):
         for x, task in enumerate(measured):
-            ours, theirs = (results.values(f'rotation-{task}', f'{of}/test') for of in ('angle', method))
+            theirs = results.values(f'rotation-{task}', f'{method}/test')
             if len(theirs) > 1:
-                gain = verdicts.difference(ours, theirs)
+                gain = verdicts.difference(by_angle[task], theirs)
                 beside = x + 0.13 * (place - (len(_RIVALS) - 1) / 2)
                 points.append(Estimate(name, beside, gain.value, gain.low, gain.high, place, place))
     zero = Line('', [-0.5, len(measured) - 0.5], [0.0, 0.0], 7, dashed=True)

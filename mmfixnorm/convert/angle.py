@@ -27,6 +27,9 @@ __all__ = [
 ANGLE = 0.02
 """Radians by which each layer turns in one step at the peak of the schedule, until a search finds a better angle."""
 
+RAISED = 4.0
+"""What multiplies the learning rate of Adam and AdamW for parameters outside the set, by angle."""
+
 _BY_ANGLE = '--update angle'
 
 # Keys of each scheduler in units of the learning rate; all others are factors, counts or switches.
@@ -68,13 +71,16 @@ def wrapper_by_angle(cfg: Config, edit: Mapping[str, Any]) -> tuple[dict[str, An
     comments = [
         'lr is an angle: each layer of the set turns by it in one step, in radians. Schedules act on the angle.'
     ]
-    if type_name(optimizer['type'], OPTIMIZERS, cfg.get('default_scope')) == 'SGD':
+    kind = type_name(optimizer['type'], OPTIMIZERS, cfg.get('default_scope'))
+    if kind == 'SGD':
         comments.append('Biases, norm layers and other parameters outside the set have 20 times the angle as their lr.')
     else:  # 20 times the angle is for SGD; a step of others is as long as their lr
-        found['other_lr'] = float(f'{optimizer["lr"] / ANGLE:.3g}')
+        lr, factor = float(optimizer['lr']), RAISED if kind in ('Adam', 'AdamW') else 1.0
+        found['other_lr'] = float(f'{factor * lr / ANGLE:.3g}')
+        times = f"{factor:g} times the base config's {lr:g}" if factor > 1 else f"{lr:g}, the base config's"
         comments.append(
             'Biases, norm layers and other parameters outside the set have other_lr times the angle as their lr: '
-            f"{float(optimizer['lr']):g}, the base config's, as long as the angle is {ANGLE}."
+            f'{times}, as long as the angle is {ANGLE}.'
         )
     for key, own in found.get('paramwise_cfg', {}).get('custom_keys', {}).items():
         if (factor := own.get('lr_mult', 1.0)) > 1:  # smaller ones, as of a backbone that was trained before, are kept

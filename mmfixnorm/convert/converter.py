@@ -307,7 +307,7 @@ def _notes_on(report: AuditReport) -> list[str]:
     if 2 * invariant < len(trainable):
         notes.append(
             f'only {invariant} of {len(trainable)} weights are scale-invariant as the config has them, so most '
-            'layers become weight-normalised; a small DeiT was as accurate as with AdamW, and less by angle: '
+            'layers become weight-normalised; a small DeiT was as accurate as with AdamW, by angle too: '
             '"Without batch normalisation" in docs/convert.md'
         )
     return notes

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -21,6 +21,7 @@ from mmfixnorm.engine.lr_factors import check_lr_constructor, lr_factors
 from mmfixnorm.engine.optim_wrapper import NormFixingMixin
 from mmfixnorm.engine.start import choose_set, prepare_model, warn_of_set
 from mmfixnorm.errors import ConfigError
+from mmfixnorm.type_names import type_name
 
 OTHER_LR = 20.0
 """Learning rate of the parameters outside the set, in multiples of that of the set, where ``other_lr`` is not set."""
@@ -163,6 +164,12 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'{self.base_lr!r}; usual angles are near 0.02'
             )
         if other_lr is None:
+            if (kind := type_name(self.optimizer_cfg['type'], OPTIMIZERS)) != 'SGD':
+                _warn(
+                    f'optim_wrapper.other_lr: is not set, so {kind} trains all parameters outside the set with '
+                    f'{OTHER_LR:g} times the learning rate of the set, {OTHER_LR * self.base_lr:g}, as is right for '
+                    'SGD; of Adam and AdamW it is 4 times the learning rate of your recipe, divided by that of the set'
+                )
             return OTHER_LR
         if isinstance(other_lr, bool) or not isinstance(other_lr, (int, float)) or not 0 <= other_lr < float('inf'):
             raise ConfigError(f'optim_wrapper.other_lr: must be a number >= 0, got {other_lr!r}')

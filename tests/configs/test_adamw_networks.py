@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 from torch import nn
 
+from mmfixnorm.convert.angle import wrapper_by_angle
 from mmfixnorm.core.layers import WeightNormalized, fill_scales
 from mmfixnorm.core.membership import flagged
 from mmfixnorm.search.methods import parse_settings
@@ -29,7 +30,7 @@ EXPECTED = {
     'angle': ('AdamW', 0.02, 'FixNormSearch', (0.004, 0.064)),
 }
 #: Learning rate of the parameters outside the set, in parts of that of the set.
-OTHER_LR = {'adamw': 1.0, 'fixnorm': 1.0, 'angle-sgd': 20.0, 'angle': 0.1}
+OTHER_LR = {'adamw': 1.0, 'fixnorm': 1.0, 'angle-sgd': 20.0, 'angle': 0.4}
 
 each = pytest.mark.parametrize('network, method', [pytest.param(*key, id='-'.join(key)) for key in PATHS])
 
@@ -90,6 +91,17 @@ def test_what_decays_and_with_which_learning_rate_it_trains(load, network, metho
         factor = 1.0 if is_weight else OTHER_LR[method]
         assert group['lr'] == pytest.approx(factor * cfg.optim_wrapper.optimizer.lr), name
     assert 3e5 < sum(param.numel() for param in model.parameters()) < 8e5
+
+
+@pytest.mark.parametrize('network', ['deit', 'convnext'])
+def test_by_angle_they_are_as_the_converter_writes_them(load, network):
+    plain, by_angle = (load(PATHS[network, method]) for method in ('adamw', 'angle'))
+    converted, _ = wrapper_by_angle(plain, {})
+    own = by_angle.optim_wrapper
+    assert {key: converted[key] for key in ('update', 'per', 'other_lr')} == {
+        key: own[key] for key in ('update', 'per', 'other_lr')
+    }
+    assert converted['optimizer']['lr'] == own.optimizer.lr
 
 
 @pytest.mark.parametrize('network', ['deit', 'convnext'])

@@ -61,9 +61,20 @@ def test_the_range_holds_the_angle_with_room_for_twice_and_half_of_it() -> None:
     assert (low * high) ** 0.5 == pytest.approx(0.016)
 
 
-@pytest.mark.parametrize('optimizer, other_lr', [(SGD, 20 * ANGLE), (ADAMW, 4e-3)], ids=['sgd', 'adamw'])
-def test_others_train_with_20_times_the_angle_or_the_lr_of_an_optimizer_other_than_sgd(optimizer, other_lr) -> None:
-    child = child_of(config(optimizer=optimizer))
+@pytest.mark.parametrize(
+    'optimizer, other_lr, said',
+    [
+        (SGD, 20 * ANGLE, '20 times the angle'),
+        (ADAMW, 16e-3, "4 times the base config's 0.004, as long as the angle is 0.02"),
+        (dict(type='Adam', lr=1e-3), 4e-3, "4 times the base config's 0.001"),
+        (dict(type='RMSprop', lr=4e-3), 4e-3, "0.004, the base config's, as long as the angle is 0.02"),
+    ],
+    ids=['sgd', 'adamw', 'adam', 'rmsprop'],
+)
+def test_others_train_with_20_times_the_angle_or_by_the_lr_of_an_optimizer_other_than_sgd(optimizer, other_lr, said):
+    cfg = config(optimizer=optimizer)
+    child = child_of(cfg)
+    assert said in wrapper_by_angle(cfg, optim_wrapper_edit(cfg, [], decay=False)[0])[1][1]
     wrapper = build_optim_wrapper(nn.Sequential(WNLinear(3, 4)), child.optim_wrapper)
     lrs = {'fix_norm' in group: group['lr'] for group in wrapper.optimizer.param_groups}
     assert lrs == pytest.approx({True: ANGLE, False: other_lr})

@@ -9,7 +9,7 @@ from mmfixnorm.core import WNConv2d
 from mmfixnorm.core.membership import FLAG, WAITING, flagged, places
 
 
-def build(model, optimizer=None, **paramwise_cfg):
+def build(model, optimizer=None, wrapper=None, **paramwise_cfg):
     return build_optim_wrapper(
         model,
         dict(
@@ -17,8 +17,18 @@ def build(model, optimizer=None, **paramwise_cfg):
             constructor='FixNormOptimWrapperConstructor',
             optimizer=optimizer or dict(type='SGD', lr=0.1, momentum=0.9, nesterov=True),
             paramwise_cfg=paramwise_cfg or None,
+            **(wrapper or {}),
         ),
     )
+
+
+@pytest.fixture
+def warnings(monkeypatch):
+    """What the constructor warns of."""
+    said = []
+    module = 'mmfixnorm.engine.optim_wrapper_constructor'
+    monkeypatch.setattr(f'{module}.print_log', lambda text, level=0, **_: said.append(text) if level else None)
+    return said
 
 
 def sorted_names(model, wrapper):
@@ -166,18 +176,24 @@ def test_model_without_anything_to_fix_is_refused():
         build(nn.Sequential(nn.BatchNorm2d(2)))
 
 
-def test_what_has_no_effect_is_warned_of(toy_classifier, monkeypatch):
-    said = []
-    module = 'mmfixnorm.engine.optim_wrapper_constructor'
-    monkeypatch.setattr(f'{module}.print_log', lambda text, level=0, **_: said.append(text) if level else None)
+@pytest.mark.parametrize('kind', ['SGD', torch.optim.SGD, 'AdamW', torch.optim.AdamW])
+@pytest.mark.parametrize('wrapper', [{}, dict(update='angle'), dict(update='angle', other_lr=0.4)])
+def test_the_factor_that_is_for_sgd_is_warned_of_with_another_optimizer(toy_classifier, kind, wrapper, warnings):
+    build(toy_classifier(), dict(type=kind, lr=0.02, weight_decay=0.0), wrapper)
+    is_wrong = 'Adam' in str(kind) and wrapper == dict(update='angle')
+    said = 'optim_wrapper.other_lr: is not set, so AdamW trains all parameters outside the set with 20 times'
+    assert [text[: len(said)] for text in warnings] == [said] * is_wrong
+
+
+def test_what_has_no_effect_is_warned_of(toy_classifier, warnings):
     sgd = dict(type='SGD', lr=0.1, weight_decay=0.1)
     build(toy_classifier(), sgd, custom_keys={'bakbone': dict(lr_mult=0.1), 'backbone': dict(lr_mult=0.5)})
-    assert [text.split(':')[0] for text in said] == [
+    assert [text.split(':')[0] for text in warnings] == [
         'optim_wrapper.paramwise_cfg.custom_keys',
         'optim_wrapper.optimizer.weight_decay=0.1 has no effect',
     ]
-    assert "'bakbone'" in said[0]
-    said.clear()
+    assert "'bakbone'" in warnings[0]
+    warnings.clear()
     build(toy_classifier(), sgd, exclude=[r'^backbone\.0'])  # which is decayed
     build(toy_classifier(), dict(sgd, weight_decay=0.0))
-    assert said == []
+    assert warnings == []
