@@ -293,11 +293,12 @@ def test_the_times_before_and_after_are_of_their_lines() -> None:
 def test_where_an_untuned_angle_is_below_tuned_weight_decay() -> None:
     rows = rotation_report.default_table(report.Results()).splitlines()[2:]
     highs = {row.split(' | ')[0].strip('| '): [float(high) for high in re.findall(r', (\S+)\]', row)] for row in rows}
-    assert highs.keys() == {*report.TUNED, 'gfl', 'fcos', 'uper'}
+    assert highs.keys() == {*report.TUNED, 'deit', 'convnext', 'gfl', 'fcos', 'uper'}
     assert all(highs.values())
-    assert min(high for of_task in highs.values() for high in of_task) > 0
+    assert {task for task, of_task in highs.items() if of_task[0] < 0} == {'deit'}  # tuned, and at a clip below
+    assert {task for task, of_task in highs.items() if min(of_task) < 0} == {'deit', 'convnext'}
     words = ' '.join(README.read_text().split())
-    assert '0.02 itself is seen below tuned weight decay on none ([table]' in words
+    assert '0.02 itself is seen below tuned weight decay on none but a small DeiT ([table]' in words
 
 
 def test_how_far_the_learning_rate_of_a_recipe_is_from_the_best() -> None:

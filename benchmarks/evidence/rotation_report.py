@@ -261,10 +261,11 @@ def default_table(results: Results) -> str:
     head = ['task', f'angle {ANGLE:g}, not tuned', 'weight decay, tuned', 'at T_max', 'difference, 95 %']
     head += ['weight decay, clipped gradients, 7 lrs', 'difference, 95 %']
     rows = [head, ['---'] * len(head)]
-    for task in (*TUNED, *rotation.NETWORKS):
+    for task in {**dict.fromkeys(TUNED), **rotation.TASKS, **rotation.NETWORKS}:
         values = results.values(*rotation.where_default(results, task))
         rival, paid = tuned_decay(results, task)
-        clipped = results.values(f'rotation-{task}', 'wd-clip/test')
+        recipe = {**rotation.TASKS, **rotation.NETWORKS}[task].recipe
+        clipped = results.values(f'rotation-{task}', f'{recipe}-clip/test')
         if not values or not (rival or clipped):
             continue  # not trained yet
         rows.append([task, spread(values)])
