@@ -268,6 +268,8 @@ NETWORKS = {
     for name, lowest_fixnorm in OTHER_NETWORKS.items()
 }  # fmt: skip
 
+ALL_TASKS = {**TASKS, **NETWORKS}
+
 #: Five learning rates each, whose middle is the best of the residual network as it is.
 BESIDE = {'angle': [0.01, 0.02, 0.04, 0.08, 0.16], 'fixnorm': [0.4, 0.8, 1.6, 3.2, 6.4]}
 
@@ -450,7 +452,7 @@ def _swept(lab: Lab, name: str, method: str, group: str, changes: Mapping[float,
 
     Where the highest learning rate of a scan is its best, two higher ones are tried too.
     """
-    of = {**TASKS, **NETWORKS}[name]
+    of = ALL_TASKS[name]
     config, options = trained_by(of, method)
     lrs = seven(lowest(of, method))
     found: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -497,7 +499,7 @@ def default(lab: Lab) -> None:
 
 def where_default(results: Results, name: str) -> tuple[str, str]:
     """Experiment and group of a task's trainings with that angle, on test data."""
-    own, method = f'rotation-{name}', {**TASKS, **NETWORKS}[name].converted
+    own, method = f'rotation-{name}', ALL_TASKS[name].converted
     scanned = results.head(own, f'{method}/test')
     if scanned is not None and scanned['point'][0] == ANGLE:
         return own, f'{method}/test'

@@ -18,7 +18,7 @@ def summary_table(results: Results) -> str:
     """The angle, tuned by seven learning rates and not tuned, beside the best of its rivals on each task."""
     head = ['task', f'{ANGLE:g}, not tuned', '7 lrs', 'best rival, 7 lrs', '7 lrs minus that, 95 %']
     rows = [head, ['---'] * len(head)]
-    for task, about in {**rotation.TASKS, **rotation.NETWORKS}.items():
+    for task, about in rotation.ALL_TASKS.items():
         scanned, ours = f'rotation-{task}', f'{about.converted}/test'
         values = results.values(scanned, ours)
         tested = {of: results.values(scanned, f'{of}/test') for of in about.methods if not of.startswith('angle')}
@@ -261,11 +261,10 @@ def default_table(results: Results) -> str:
     head = ['task', f'angle {ANGLE:g}, not tuned', 'weight decay, tuned', 'at T_max', 'difference, 95 %']
     head += ['weight decay, clipped gradients, 7 lrs', 'difference, 95 %']
     rows = [head, ['---'] * len(head)]
-    for task in {**dict.fromkeys(TUNED), **rotation.TASKS, **rotation.NETWORKS}:
+    for task in {**dict.fromkeys(TUNED), **rotation.ALL_TASKS}:
         values = results.values(*rotation.where_default(results, task))
         rival, paid = tuned_decay(results, task)
-        recipe = {**rotation.TASKS, **rotation.NETWORKS}[task].recipe
-        clipped = results.values(f'rotation-{task}', f'{recipe}-clip/test')
+        clipped = results.values(f'rotation-{task}', f'{rotation.ALL_TASKS[task].recipe}-clip/test')
         if not values or not (rival or clipped):
             continue  # not trained yet
         rows.append([task, spread(values)])
@@ -281,7 +280,7 @@ def tuned_decay(results: Results, task: str) -> tuple[list[float], float]:
     found. On the networks that are trained by AdamW both are of AdamW.
     """
     experiment, _, bo = TUNED.get(task, (f'transfer-{task}', '', 'bo'))
-    scanned, method = f'rotation-{task}', {**rotation.TASKS, **rotation.NETWORKS}[task].recipe
+    scanned, method = f'rotation-{task}', rotation.ALL_TASKS[task].recipe
     rivals = []
     paid = 0.0
     for at, group, test in ((experiment, bo, f'{bo}-test'), (scanned, f'{method}/seed0', f'{method}/test')):

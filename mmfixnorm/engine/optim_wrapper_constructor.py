@@ -168,7 +168,7 @@ class FixNormOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 _warn(
                     f'optim_wrapper.other_lr: is not set, so {kind} trains all parameters outside the set with '
                     f'{OTHER_LR:g} times the learning rate of the set, {OTHER_LR * self.base_lr:g}, as is right for '
-                    'SGD; of Adam and AdamW it is 4 times the learning rate of your recipe, divided by that of the set'
+                    'SGD; for another optimizer, set what `mmfixnorm convert --update angle` writes for a plain config'
                 )
             return OTHER_LR
         if isinstance(other_lr, bool) or not isinstance(other_lr, (int, float)) or not 0 <= other_lr < float('inf'):
